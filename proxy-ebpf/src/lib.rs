@@ -1,0 +1,2 @@
+//! The contract of the kernel programs.
+#![no_std]

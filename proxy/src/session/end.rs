@@ -1,0 +1,120 @@
+//! Why a session ended.
+
+/// The one reason with which a session ends: metric label, log field and API value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum End {
+    /// The client closed its side in order.
+    ClientClosed,
+    /// The client's connection was reset or lost.
+    ClientLost,
+    /// The origin closed its side in order.
+    OriginClosed,
+    /// The origin's connection was reset or lost.
+    OriginLost,
+    /// No byte moved in either direction for the idle time.
+    Idle,
+    /// A peer took no byte for the stall time while some were waiting for it.
+    Stalled,
+    /// The proxy is shutting down.
+    Shutdown,
+    /// The handshake was not done in time.
+    HandshakeTimeout,
+    /// Neither publish nor play was said in time.
+    CommandTimeout,
+    /// The first bytes are not the protocol of this port.
+    NotTheProtocol,
+    /// The chunk stream or a protocol control message is malformed.
+    BadChunk,
+    /// A command message is malformed or out of order.
+    BadCommand,
+    /// A message is larger than the limit.
+    MessageTooLarge,
+    /// More chunk streams are open than the limit.
+    TooManyChunkStreams,
+    /// Too many bytes came before publish or play.
+    TooMuchBeforeStream,
+    /// The application or stream name gives no stream key.
+    BadStream,
+    /// No origin is registered that could serve the stream.
+    NoOrigin,
+    /// Every origin that could serve the stream refused the connection or timed out.
+    OriginUnreachable,
+    /// The origin answered, and said no.
+    OriginRefused,
+    /// The limit of sessions is reached.
+    TooManySessions,
+    /// The limit of sessions of one client address is reached.
+    TooManyFromClient,
+    /// The session's task ended without a word: a defect.
+    Aborted,
+}
+
+impl End {
+    /// Every reason, in the order in which they are counted.
+    pub const ALL: [Self; 22] = [
+        Self::ClientClosed,
+        Self::ClientLost,
+        Self::OriginClosed,
+        Self::OriginLost,
+        Self::Idle,
+        Self::Stalled,
+        Self::Shutdown,
+        Self::HandshakeTimeout,
+        Self::CommandTimeout,
+        Self::NotTheProtocol,
+        Self::BadChunk,
+        Self::BadCommand,
+        Self::MessageTooLarge,
+        Self::TooManyChunkStreams,
+        Self::TooMuchBeforeStream,
+        Self::BadStream,
+        Self::NoOrigin,
+        Self::OriginUnreachable,
+        Self::OriginRefused,
+        Self::TooManySessions,
+        Self::TooManyFromClient,
+        Self::Aborted,
+    ];
+
+    /// The word used in logs, metrics and the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientClosed => "client_closed",
+            Self::ClientLost => "client_lost",
+            Self::OriginClosed => "origin_closed",
+            Self::OriginLost => "origin_lost",
+            Self::Idle => "idle",
+            Self::Stalled => "stalled",
+            Self::Shutdown => "shutdown",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::CommandTimeout => "command_timeout",
+            Self::NotTheProtocol => "not_the_protocol",
+            Self::BadChunk => "bad_chunk",
+            Self::BadCommand => "bad_command",
+            Self::MessageTooLarge => "message_too_large",
+            Self::TooManyChunkStreams => "too_many_chunk_streams",
+            Self::TooMuchBeforeStream => "too_much_before_stream",
+            Self::BadStream => "bad_stream",
+            Self::NoOrigin => "no_origin",
+            Self::OriginUnreachable => "origin_unreachable",
+            Self::OriginRefused => "origin_refused",
+            Self::TooManySessions => "too_many_sessions",
+            Self::TooManyFromClient => "too_many_from_client",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::End;
+
+    #[test]
+    fn every_reason_is_counted_under_its_own_word() {
+        for (index, end) in End::ALL.iter().enumerate() {
+            assert_eq!(*end as usize, index, "{} stands out of order", end.as_str());
+            let same = End::ALL.iter().filter(|other| other.as_str() == end.as_str());
+            assert_eq!(same.count(), 1, "{} is said twice", end.as_str());
+        }
+    }
+}

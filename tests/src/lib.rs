@@ -1,0 +1,1 @@
+//! The rig: real peers and scripted doubles around a running proxy.
