@@ -13,3 +13,5 @@
 pub mod origin;
 pub mod session;
 pub mod stream;
+pub mod proto;
+pub mod plane;

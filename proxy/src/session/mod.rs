@@ -4,6 +4,7 @@
 //! the entry's owner, and its drop is the entry's end.
 
 mod end;
+pub mod rtmp;
 mod meter;
 
 use std::collections::HashMap;
