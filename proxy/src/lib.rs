@@ -10,6 +10,7 @@
 //! Beside the way stand [`config`], [`api`], [`metrics`], [`telemetry`] and [`drain`];
 //! [`app`] wires them.
 
+pub mod config;
 pub mod origin;
 pub mod session;
 pub mod stream;
