@@ -14,3 +14,4 @@ pub mod config;
 pub mod origin;
 pub mod session;
 pub mod stream;
+pub mod telemetry;
