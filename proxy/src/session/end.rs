@@ -113,7 +113,9 @@ mod tests {
     fn every_reason_is_counted_under_its_own_word() {
         for (index, end) in End::ALL.iter().enumerate() {
             assert_eq!(*end as usize, index, "{} stands out of order", end.as_str());
-            let same = End::ALL.iter().filter(|other| other.as_str() == end.as_str());
+            let same = End::ALL
+                .iter()
+                .filter(|other| other.as_str() == end.as_str());
             assert_eq!(same.count(), 1, "{} is said twice", end.as_str());
         }
     }

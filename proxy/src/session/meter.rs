@@ -43,6 +43,9 @@ impl Meter {
     /// Bytes written so far, `[to_origin, to_client]`.
     pub fn read(&self) -> [u64; 2] {
         let [to_origin, to_client] = &self.0;
-        [to_origin.load(Ordering::Relaxed), to_client.load(Ordering::Relaxed)]
+        [
+            to_origin.load(Ordering::Relaxed),
+            to_client.load(Ordering::Relaxed),
+        ]
     }
 }

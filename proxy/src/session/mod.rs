@@ -203,7 +203,11 @@ struct Table {
 impl Sessions {
     /// An empty table with these limits.
     pub fn new(limits: SessionLimits) -> Arc<Self> {
-        Arc::new(Self { limits, table: Mutex::default(), emptied: Notify::new() })
+        Arc::new(Self {
+            limits,
+            table: Mutex::default(),
+            emptied: Notify::new(),
+        })
     }
 
     /// Takes a client in, or says which limit forbids it; a refusal is counted here.
@@ -214,7 +218,11 @@ impl Sessions {
         let mut table = self.table.lock();
         let refusal = if table.live.len() >= self.limits.total {
             Some(End::TooManySessions)
-        } else if table.clients.get(&ip).is_some_and(|&n| n >= self.limits.per_client) {
+        } else if table
+            .clients
+            .get(&ip)
+            .is_some_and(|&n| n >= self.limits.per_client)
+        {
             Some(End::TooManyFromClient)
         } else {
             None
@@ -234,7 +242,11 @@ impl Sessions {
         });
         table.live.insert(session.id, Arc::clone(&session));
         *table.clients.entry(ip).or_default() += 1;
-        Ok(Live { session, table: Arc::clone(self), end: End::Aborted })
+        Ok(Live {
+            session,
+            table: Arc::clone(self),
+            end: End::Aborted,
+        })
     }
 
     /// The live session of this name.
@@ -282,7 +294,11 @@ impl Sessions {
 
 impl Totals {
     fn count_end(&mut self, protocol: Protocol, end: End) {
-        if let Some(n) = self.ends.get_mut(protocol as usize).and_then(|e| e.get_mut(end as usize)) {
+        if let Some(n) = self
+            .ends
+            .get_mut(protocol as usize)
+            .and_then(|e| e.get_mut(end as usize))
+        {
             *n += 1;
         }
     }
