@@ -67,10 +67,7 @@ mod tests {
     fn logged(format: LogFormat, filter: &str) -> String {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let writer = Lines(Arc::clone(&lines));
-        let log = Log {
-            filter: filter.into(),
-            format,
-        };
+        let log = Log { filter: filter.into(), format };
         let subscriber = subscriber(&log, move || writer.clone(), false).unwrap();
         tracing::subscriber::with_default(subscriber, || {
             let _session = tracing::info_span!("session", id = "s000007").entered();
@@ -84,13 +81,8 @@ mod tests {
     #[test]
     fn json_lines_carry_fields_and_session() {
         let text = logged(LogFormat::Json, "info");
-        let lines: Vec<Value> = text
-            .lines()
-            .map(|l| serde_json::from_str(l).unwrap())
-            .collect();
-        let [line] = lines.as_slice() else {
-            panic!("expected one line, not {text}")
-        };
+        let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let [line] = lines.as_slice() else { panic!("expected one line, not {text}") };
         assert_eq!(line["message"], "accepted");
         assert_eq!(line["level"], "INFO");
         assert_eq!(line["client"], "192.0.2.1:5000");
@@ -103,12 +95,7 @@ mod tests {
     fn human_lines_are_plain_where_there_is_no_terminal() {
         let text = logged(LogFormat::Human, "info");
         assert_eq!(text.lines().count(), 1, "{text}");
-        for part in [
-            "INFO",
-            "accepted",
-            "client=\"192.0.2.1:5000\"",
-            "id=\"s000007\"",
-        ] {
+        for part in ["INFO", "accepted", "client=\"192.0.2.1:5000\"", "id=\"s000007\""] {
             assert!(text.contains(part), "{part} is missing in {text}");
         }
         assert!(!text.contains('\x1b'), "colours in {text:?}");

@@ -1,10 +1,6 @@
 //! The daemon as its operator starts it: what it answers, where, and with which exit code.
 
-#![expect(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    reason = "a test fails by panicking"
-)]
+#![expect(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
 use std::process::{Command, Output};
@@ -31,10 +27,7 @@ fn text(bytes: &[u8]) -> &str {
 
 #[test]
 fn a_valid_configuration_is_one_line_and_success() {
-    let environment = [
-        ("PROXY_SYSTEM_API", "127.0.0.1:0"),
-        ("PROXY_RTMP_SERVER", "0"),
-    ];
+    let environment = [("PROXY_SYSTEM_API", "127.0.0.1:0"), ("PROXY_RTMP_SERVER", "0")];
     let output = srs_proxy("", &environment, &["--check-config"]);
     assert!(output.status.success(), "{output:?}");
     let said = text(&output.stdout);
@@ -65,18 +58,8 @@ fn every_refusal_is_one_line_on_standard_error_and_code_2() {
             run,
             "PROXY_LOAD_BALANCER_TYPE=\"redis\" (environment): not part of this version",
         ),
-        (
-            "",
-            [("A", "")],
-            &["--config", "absent.toml"],
-            "cannot read absent.toml: ",
-        ),
-        (
-            "",
-            [("A", "")],
-            &["--config", ".env", "--max-routes=0"],
-            "--max-routes=\"0\" (flag): ",
-        ),
+        ("", [("A", "")], &["--config", "absent.toml"], "cannot read absent.toml: "),
+        ("", [("A", "")], &["--config", ".env", "--max-routes=0"], "--max-routes=\"0\" (flag): "),
     ] {
         let output = srs_proxy(dotenv, &environment, arguments);
         assert_eq!(output.status.code(), Some(2), "{answer}: {output:?}");
@@ -96,10 +79,7 @@ fn the_effective_configuration_names_its_sources_and_hides_its_secrets() {
     );
     assert!(output.status.success(), "{output:?}");
     let said = text(&output.stdout);
-    let rows: Vec<Vec<_>> = said
-        .lines()
-        .map(|l| l.split_whitespace().collect())
-        .collect();
+    let rows: Vec<Vec<_>> = said.lines().map(|l| l.split_whitespace().collect()).collect();
     for row in [
         ["PROXY_RTMP_SERVER", "1935", "environment"],
         ["PROXY_IDLE_TIMEOUT", "1m", ".env"],
@@ -107,20 +87,14 @@ fn the_effective_configuration_names_its_sources_and_hides_its_secrets() {
         ["PROXY_REDIS_PASSWORD", "***", ".env"],
         ["PROXY_HTTP_SERVER", "18080", "default"],
     ] {
-        assert!(
-            rows.iter().any(|shown| shown == &row),
-            "{row:?} is missing in {said}"
-        );
+        assert!(rows.iter().any(|shown| shown == &row), "{row:?} is missing in {said}");
     }
     assert!(!said.contains("hunter2"), "{said}");
 }
 
 #[test]
 fn help_and_version_are_answers() {
-    for (flag, answer) in [
-        ("--help", "--rtmp-server"),
-        ("--version", env!("CARGO_PKG_VERSION")),
-    ] {
+    for (flag, answer) in [("--help", "--rtmp-server"), ("--version", env!("CARGO_PKG_VERSION"))] {
         let output = srs_proxy("", &[], &[flag]);
         assert!(output.status.success(), "{output:?}");
         assert!(text(&output.stdout).contains(answer), "{flag}: {output:?}");

@@ -6,12 +6,8 @@ use super::{Config, Error, ListenAddrs, LoadBalancer};
 
 /// An error if this version cannot serve what the settings say together.
 pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> {
-    let wrong = |setting: &Setting, problem| {
-        Err(Error::Value {
-            said: said.spell(setting),
-            problem,
-        })
-    };
+    let wrong =
+        |setting: &Setting, problem| Err(Error::Value { said: said.spell(setting), problem });
     // Each proxy of a cluster in its own memory would send one stream to two origins.
     if config.balancer.kind == LoadBalancer::Redis {
         let problem = "not part of this version; expected memory".into();
@@ -47,10 +43,7 @@ pub(super) fn warnings(config: &Config, said: &Effective) -> Vec<String> {
     ];
     for setting in unserved {
         if said.of(&setting).source != Source::Default {
-            warnings.push(format!(
-                "{} is not served by this version",
-                said.spell(&setting)
-            ));
+            warnings.push(format!("{} is not served by this version", said.spell(&setting)));
         }
     }
     let api = &config.system_api;
@@ -71,10 +64,7 @@ fn one_server_per_port(servers: &[(Setting, &ListenAddrs)], said: &Effective) ->
             if let Some((here, there)) = listen.overlap(other_listen) {
                 let other = said.spell(other);
                 let problem = format!("{here} is the same port as {there} in {other}");
-                return Err(Error::Value {
-                    said: said.spell(setting),
-                    problem,
-                });
+                return Err(Error::Value { said: said.spell(setting), problem });
             }
         }
     }

@@ -57,20 +57,11 @@ impl Command {
         })?;
         let (config, warnings) = Config::read(&effective)?;
         if matches.get_flag(PRINT) {
-            Ok(Self::Print {
-                text: print(&effective),
-                warnings,
-            })
+            Ok(Self::Print { text: print(&effective), warnings })
         } else if matches.get_flag(CHECK) {
-            Ok(Self::Print {
-                text: check(&effective),
-                warnings,
-            })
+            Ok(Self::Print { text: check(&effective), warnings })
         } else {
-            Ok(Self::Run {
-                config: Box::new(config),
-                warnings,
-            })
+            Ok(Self::Run { config: Box::new(config), warnings })
         }
     }
 
@@ -78,13 +69,10 @@ impl Command {
     fn answer(answer: &clap::Error) -> Result<Self, Error> {
         let text = answer.to_string();
         match answer.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Ok(Self::Print {
-                text,
-                warnings: Vec::new(),
-            }),
-            _ => Err(Error::Usage(
-                text.trim_start_matches("error: ").trim_end().into(),
-            )),
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                Ok(Self::Print { text, warnings: Vec::new() })
+            }
+            _ => Err(Error::Usage(text.trim_start_matches("error: ").trim_end().into())),
         }
     }
 }
@@ -120,10 +108,7 @@ fn flag(setting: &'static Setting) -> Arg {
     if !setting.default.is_empty() {
         help = format!("{help} [default: {}]", setting.default);
     }
-    Arg::new(setting.name)
-        .long(setting.flag())
-        .value_name("VALUE")
-        .help(help)
+    Arg::new(setting.name).long(setting.flag()).value_name("VALUE").help(help)
 }
 
 fn flags(matches: &ArgMatches) -> Vec<(&'static Setting, String)> {
@@ -146,25 +131,17 @@ fn print(effective: &Effective) -> String {
     });
     let rows: Vec<_> = rows.collect();
     let name_width = rows.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
-    let value_width = rows
-        .iter()
-        .map(|(_, value, _)| value.chars().count())
-        .max()
-        .unwrap_or(0);
-    rows.iter()
-        .fold(String::new(), |mut text, (name, value, source)| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{name:name_width$}  {value:value_width$}  {source}");
-            text
-        })
+    let value_width = rows.iter().map(|(_, value, _)| value.chars().count()).max().unwrap_or(0);
+    rows.iter().fold(String::new(), |mut text, (name, value, source)| {
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{name:name_width$}  {value:value_width$}  {source}");
+        text
+    })
 }
 
 /// One line.
 fn check(effective: &Effective) -> String {
-    let set = settings()
-        .iter()
-        .filter(|s| effective.of(s).source != Source::Default)
-        .count();
+    let set = settings().iter().filter(|s| effective.of(s).source != Source::Default).count();
     let total = settings().len();
     format!("the configuration is valid: {set} of {total} settings are set\n")
 }
@@ -193,15 +170,8 @@ mod tests {
         assert_eq!(config.balancer.policy, Policy::LeastStreams);
         assert_eq!(config.balancer.vhosts, VhostList::Listed(vec![]));
         assert_eq!(config.log.format, LogFormat::Human);
-        assert!(
-            config.default_backend.is_none(),
-            "the default backend is off"
-        );
-        assert_eq!(
-            warnings.len(),
-            1,
-            "an open system API is worth one line: {warnings:?}"
-        );
+        assert!(config.default_backend.is_none(), "the default backend is off");
+        assert_eq!(warnings.len(), 1, "an open system API is worth one line: {warnings:?}");
     }
 
     #[test]
@@ -224,16 +194,8 @@ mod tests {
         operator.dotenv("PROXY_RTMP_SERVER=2\nPROXY_SYSTEM_API=");
         operator.environment("PROXY_RTMP_SERVER", "");
         let (config, _) = operator.runs();
-        assert_eq!(
-            config.rtmp.listen.to_string(),
-            "2",
-            ".env speaks where the variable is empty"
-        );
-        assert_eq!(
-            config.system_api.listen.to_string(),
-            "12025",
-            "no default can be emptied"
-        );
+        assert_eq!(config.rtmp.listen.to_string(), "2", ".env speaks where the variable is empty");
+        assert_eq!(config.system_api.listen.to_string(), "12025", "no default can be emptied");
     }
 
     #[test]
@@ -244,28 +206,19 @@ mod tests {
         let answer = format!("max_routes=\"0\" (file {}): {expected}", path.display());
         assert_eq!(operator.refused(), answer);
         operator.dotenv("PROXY_MAX_ROUTES='a few'");
-        assert_eq!(
-            operator.refused(),
-            format!("PROXY_MAX_ROUTES=\"a few\" (.env): {expected}")
-        );
+        assert_eq!(operator.refused(), format!("PROXY_MAX_ROUTES=\"a few\" (.env): {expected}"));
         operator.environment("PROXY_MAX_ROUTES", "-1");
         assert_eq!(
             operator.refused(),
             format!("PROXY_MAX_ROUTES=\"-1\" (environment): {expected}")
         );
         operator.flag("--max-routes=1e3");
-        assert_eq!(
-            operator.refused(),
-            format!("--max-routes=\"1e3\" (flag): {expected}")
-        );
+        assert_eq!(operator.refused(), format!("--max-routes=\"1e3\" (flag): {expected}"));
     }
 
     #[test]
     fn every_setting_can_be_said_everywhere() {
-        for setting in settings()
-            .iter()
-            .filter(|setting| !setting.default.is_empty())
-        {
+        for setting in settings().iter().filter(|setting| !setting.default.is_empty()) {
             let mut operator = Operator::new();
             operator.file(&format!("{} = \"{}\"", setting.key(), setting.default));
             operator.dotenv(&format!("{}={}", setting.name, setting.default));
@@ -302,15 +255,10 @@ mod tests {
     #[test]
     fn a_tcp_and_a_udp_server_may_share_a_port() {
         let mut operator = Operator::new();
-        operator
-            .flag("--http-server=8000")
-            .flag("--webrtc-server=8000");
+        operator.flag("--http-server=8000").flag("--webrtc-server=8000");
         operator.runs();
         operator.flag("--srt-server=8000");
-        assert!(
-            operator.refused().starts_with("--webrtc-server"),
-            "two UDP servers share 8000"
-        );
+        assert!(operator.refused().starts_with("--webrtc-server"), "two UDP servers share 8000");
     }
 
     #[test]
@@ -330,27 +278,14 @@ mod tests {
     fn authentication_needs_type_and_token() {
         let mut operator = Operator::new();
         operator.flag("--http-api-auth-enabled=on");
-        assert!(
-            operator.refused().contains("PROXY_HTTP_API_AUTH_TYPE"),
-            "no type"
-        );
+        assert!(operator.refused().contains("PROXY_HTTP_API_AUTH_TYPE"), "no type");
         operator.flag("--http-api-auth-type=bearer");
-        assert!(
-            operator.refused().contains("PROXY_HTTP_API_AUTH_TOKEN"),
-            "no token"
-        );
+        assert!(operator.refused().contains("PROXY_HTTP_API_AUTH_TOKEN"), "no token");
         operator.flag("--http-api-auth-token=hunter2");
         let (config, warnings) = operator.runs();
-        let token = config
-            .system_api
-            .token
-            .as_ref()
-            .expect("a token is demanded");
+        let token = config.system_api.token.as_ref().expect("a token is demanded");
         assert_eq!(token.reveal(), "hunter2");
-        assert!(
-            !format!("{config:?}").contains("hunter2"),
-            "the token shows in debug output"
-        );
+        assert!(!format!("{config:?}").contains("hunter2"), "the token shows in debug output");
         assert_eq!(warnings, [""; 0], "the system API is not open");
     }
 
@@ -360,10 +295,7 @@ mod tests {
         operator.environment("PROXY_DEFAULT_BACKEND_ENABLED", "on");
         operator.environment("PROXY_DEFAULT_BACKEND_IP", "origin.example");
         let backend = operator.runs().0.default_backend.expect("it is on");
-        assert_eq!(
-            (backend.ip.as_str(), backend.rtmp),
-            ("origin.example", 1935)
-        );
+        assert_eq!((backend.ip.as_str(), backend.rtmp), ("origin.example", 1935));
         assert_eq!(backend.http, None, "HTTP has no default");
     }
 
@@ -391,18 +323,11 @@ mod tests {
     fn a_named_file_must_exist_and_a_malformed_one_is_not_half_read() {
         let mut operator = Operator::new();
         operator.flag("--config=/nowhere/proxy.toml");
-        assert!(
-            operator
-                .refused()
-                .starts_with("cannot read /nowhere/proxy.toml: ")
-        );
+        assert!(operator.refused().starts_with("cannot read /nowhere/proxy.toml: "));
         let mut operator = Operator::new();
         operator.dotenv("PROXY_LOG=info\nPROXY_REDIS_PASSWORD='hunter2\n");
         let answer = operator.refused();
-        assert!(
-            answer.ends_with(".env line 2: the quote is not closed on its line"),
-            "{answer}"
-        );
+        assert!(answer.ends_with(".env line 2: the quote is not closed on its line"), "{answer}");
     }
 
     #[test]
@@ -414,10 +339,7 @@ mod tests {
         operator.flag("--print-config").flag("--idle-timeout=1m");
         let text = operator.printed();
         assert!(!text.contains("hunter2"), "the password is shown: {text}");
-        let rows: Vec<Vec<_>> = text
-            .lines()
-            .map(|l| l.split_whitespace().collect())
-            .collect();
+        let rows: Vec<Vec<_>> = text.lines().map(|l| l.split_whitespace().collect()).collect();
         assert_eq!(rows.len(), settings().len(), "one line per setting");
         let file = path.display().to_string();
         for row in [
@@ -435,9 +357,7 @@ mod tests {
     #[test]
     fn a_check_says_one_line() {
         let mut operator = Operator::new();
-        operator
-            .flag("--check-config")
-            .flag("--system-api=127.0.0.1:0");
+        operator.flag("--check-config").flag("--system-api=127.0.0.1:0");
         let total = settings().len();
         let line = format!("the configuration is valid: 1 of {total} settings are set\n");
         assert_eq!(operator.printed(), line);
@@ -459,10 +379,7 @@ mod tests {
         }
         let mut operator = Operator::new();
         operator.flag("--version");
-        assert_eq!(
-            operator.printed(),
-            format!("srs-proxy {}\n", env!("CARGO_PKG_VERSION"))
-        );
+        assert_eq!(operator.printed(), format!("srs-proxy {}\n", env!("CARGO_PKG_VERSION")));
     }
 
     #[test]

@@ -41,11 +41,7 @@ fn unquote(value: &str) -> Result<String, &'static str> {
     } else {
         return Ok(without_comment(value).to_owned());
     };
-    if without_comment(rest).is_empty() {
-        Ok(value)
-    } else {
-        Err("text follows the closing quote")
-    }
+    if without_comment(rest).is_empty() { Ok(value) } else { Err("text follows the closing quote") }
 }
 
 /// The value up to its closing double quote, and what follows.
@@ -71,13 +67,9 @@ fn unescape(quoted: &str) -> Result<(String, &str), &'static str> {
 /// The text before a `#` that begins it or follows a blank.
 fn without_comment(text: &str) -> &str {
     let is_comment = |&(at, _): &(usize, &str)| {
-        text.get(..at)
-            .is_some_and(|before| before.is_empty() || before.ends_with([' ', '\t']))
+        text.get(..at).is_some_and(|before| before.is_empty() || before.ends_with([' ', '\t']))
     };
-    let end = text
-        .match_indices('#')
-        .find(is_comment)
-        .map_or(text.len(), |(at, _)| at);
+    let end = text.match_indices('#').find(is_comment).map_or(text.len(), |(at, _)| at);
     text.get(..end).unwrap_or(text).trim_end()
 }
 

@@ -10,9 +10,7 @@ use super::source::nearest;
 
 /// The settings that the file's text has, each with its value as text. `path` is for errors.
 pub(super) fn parse(text: &str, path: &Path) -> Result<Vec<(&'static Setting, String)>, Error> {
-    let table: Table = text
-        .parse()
-        .map_err(|error| malformed(text, path, &error))?;
+    let table: Table = text.parse().map_err(|error| malformed(text, path, &error))?;
     let said = table.into_iter().map(|(key, value)| {
         let setting = settings().iter().find(|setting| setting.key() == key);
         let setting = setting.ok_or_else(|| Error::UnknownKey {
@@ -48,10 +46,7 @@ fn as_text(value: &Value) -> Option<String> {
 }
 
 fn malformed(text: &str, path: &Path, error: &toml::de::Error) -> Error {
-    let before = error
-        .span()
-        .and_then(|span| text.get(..span.start))
-        .unwrap_or("");
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
     Error::Malformed {
         path: path.into(),
         line: before.matches('\n').count() + 1,
@@ -67,10 +62,7 @@ mod tests {
     fn parse(text: &str) -> Result<Vec<(&'static str, String)>, String> {
         let said =
             super::parse(text, Path::new("proxy.toml")).map_err(|error| error.to_string())?;
-        Ok(said
-            .into_iter()
-            .map(|(setting, text)| (setting.name, text))
-            .collect())
+        Ok(said.into_iter().map(|(setting, text)| (setting.name, text)).collect())
     }
 
     #[test]
@@ -78,21 +70,9 @@ mod tests {
         for (text, name, value) in [
             ("rtmp_server = \"1935\"", "PROXY_RTMP_SERVER", "1935"),
             ("rtmp_server = 1935", "PROXY_RTMP_SERVER", "1935"),
-            (
-                "rtmp_server = [1935, \"[::1]:1936\"]",
-                "PROXY_RTMP_SERVER",
-                "1935,[::1]:1936",
-            ),
-            (
-                "default_backend_enabled = true",
-                "PROXY_DEFAULT_BACKEND_ENABLED",
-                "true",
-            ),
-            (
-                "vhosts = [\"a.example\", \"b.example\"]",
-                "PROXY_VHOSTS",
-                "a.example,b.example",
-            ),
+            ("rtmp_server = [1935, \"[::1]:1936\"]", "PROXY_RTMP_SERVER", "1935,[::1]:1936"),
+            ("default_backend_enabled = true", "PROXY_DEFAULT_BACKEND_ENABLED", "true"),
+            ("vhosts = [\"a.example\", \"b.example\"]", "PROXY_VHOSTS", "a.example,b.example"),
             ("vhosts = []", "PROXY_VHOSTS", ""),
         ] {
             assert_eq!(parse(text), Ok(vec![(name, value.into())]), "{text}");
@@ -122,9 +102,6 @@ mod tests {
         }
         let answer = parse("log = \"info\"\nredis_password = \"hunter2\n").unwrap_err();
         assert!(answer.starts_with("proxy.toml line 2: "), "{answer}");
-        assert!(
-            !answer.contains("hunter2") && !answer.contains('\n'),
-            "{answer}"
-        );
+        assert!(!answer.contains("hunter2") && !answer.contains('\n'), "{answer}");
     }
 }

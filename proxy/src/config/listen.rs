@@ -15,11 +15,7 @@ impl ListenAddrs {
 
     /// Whether only this host can reach every one of them.
     pub fn are_loopback(&self) -> bool {
-        self.iter().all(|addr| {
-            addr.sockets()
-                .iter()
-                .all(|socket| socket.ip().is_loopback())
-        })
+        self.iter().all(|addr| addr.sockets().iter().all(|socket| socket.ip().is_loopback()))
     }
 
     /// Addresses between commas. The error says what was expected.
@@ -37,8 +33,7 @@ impl ListenAddrs {
 
     /// An address of each that cannot be bound at the same time.
     pub(super) fn overlap(&self, other: &Self) -> Option<(ListenAddr, ListenAddr)> {
-        self.iter()
-            .find_map(|a| Some((a, other.iter().find(|&b| a.overlaps(b))?)))
+        self.iter().find_map(|a| Some((a, other.iter().find(|&b| a.overlaps(b))?)))
     }
 }
 
@@ -66,19 +61,14 @@ impl ListenAddr {
     fn parse(text: &str) -> Result<Self, String> {
         let port = text.strip_prefix(':').unwrap_or(text);
         if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) {
-            return port
-                .parse()
-                .map(Self::Port)
-                .map_err(|_| "a port is at most 65535".into());
+            return port.parse().map(Self::Port).map_err(|_| "a port is at most 65535".into());
         }
         text.parse().map(Self::Socket).map_err(|_| EXPECTED.into())
     }
 
     fn overlaps(self, other: Self) -> bool {
         let sockets = other.sockets();
-        self.sockets()
-            .iter()
-            .any(|a| sockets.iter().any(|b| sockets_overlap(a, b)))
+        self.sockets().iter().any(|a| sockets.iter().any(|b| sockets_overlap(a, b)))
     }
 }
 
@@ -130,18 +120,11 @@ mod tests {
             ("0.0.0.0:1935", "0.0.0.0:1935"),
             ("[::]:1935", "[::]:1935"),
             ("[::1]:0", "[::1]:0"),
-            (
-                "127.0.0.1:1935, [::1]:1935 ,1936",
-                "127.0.0.1:1935,[::1]:1935,1936",
-            ),
+            ("127.0.0.1:1935, [::1]:1935 ,1936", "127.0.0.1:1935,[::1]:1935,1936"),
             ("0.0.0.0:1935,[::]:1935", "0.0.0.0:1935,[::]:1935"),
             ("0,0", "0,0"),
         ] {
-            assert_eq!(
-                parse(text).map(|addrs| addrs.to_string()),
-                Ok(shown.into()),
-                "{text}"
-            );
+            assert_eq!(parse(text).map(|addrs| addrs.to_string()), Ok(shown.into()), "{text}");
         }
     }
 
@@ -190,10 +173,7 @@ mod tests {
             assert!(problem.contains("the same port"), "{text}: {problem}");
         }
         let rtmp = parse("127.0.0.1:1935,1936").unwrap();
-        assert!(
-            rtmp.overlap(&parse("127.0.0.2:1935,[::1]:1935").unwrap())
-                .is_none()
-        );
+        assert!(rtmp.overlap(&parse("127.0.0.2:1935,[::1]:1935").unwrap()).is_none());
         assert!(rtmp.overlap(&parse("[::1]:1936").unwrap()).is_some());
     }
 

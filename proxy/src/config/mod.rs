@@ -256,10 +256,7 @@ fn token(said: &Effective) -> Result<Option<Secret>, Error> {
     let token = said.get(&row::PROXY_HTTP_API_AUTH_TOKEN)?;
     let lacks = |setting: Setting| {
         let said = said.spell(&row::PROXY_HTTP_API_AUTH_ENABLED.setting);
-        Err(Error::Value {
-            said,
-            problem: format!("expected {} to be set, too", setting.name),
-        })
+        Err(Error::Value { said, problem: format!("expected {} to be set, too", setting.name) })
     };
     match (enabled, kind, token) {
         (false, ..) => Ok(None),
@@ -279,7 +276,5 @@ fn default_backend(said: &Effective) -> Result<Option<DefaultBackend>, Error> {
         rtc: said.get(&row::PROXY_DEFAULT_BACKEND_RTC)?,
         srt: said.get(&row::PROXY_DEFAULT_BACKEND_SRT)?,
     };
-    Ok(said
-        .get(&row::PROXY_DEFAULT_BACKEND_ENABLED)?
-        .then_some(backend))
+    Ok(said.get(&row::PROXY_DEFAULT_BACKEND_ENABLED)?.then_some(backend))
 }

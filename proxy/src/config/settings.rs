@@ -27,10 +27,7 @@ pub struct Setting {
 impl Setting {
     /// Its key in a file: `rtmp_server` for `PROXY_RTMP_SERVER`.
     pub fn key(&self) -> String {
-        self.name
-            .strip_prefix(PREFIX)
-            .unwrap_or(self.name)
-            .to_ascii_lowercase()
+        self.name.strip_prefix(PREFIX).unwrap_or(self.name).to_ascii_lowercase()
     }
 
     /// Its flag without the dashes in front: `rtmp-server` for `PROXY_RTMP_SERVER`.
@@ -183,18 +180,9 @@ mod tests {
         assert_eq!(setting.key(), "rtmp_server");
         assert_eq!(setting.flag(), "rtmp-server");
         for setting in settings() {
-            assert!(
-                setting.name.starts_with(PREFIX),
-                "{} is no variable of ours",
-                setting.name
-            );
+            assert!(setting.name.starts_with(PREFIX), "{} is no variable of ours", setting.name);
             let same = settings().iter().filter(|other| other.name == setting.name);
-            assert_eq!(
-                same.count(),
-                1,
-                "{} stands twice in the table",
-                setting.name
-            );
+            assert_eq!(same.count(), 1, "{} stands twice in the table", setting.name);
         }
     }
 
@@ -202,38 +190,20 @@ mod tests {
     #[test]
     fn the_document_shows_this_table() {
         let document = include_str!("../../../docs/configuration.md");
-        let (_, rest) = document
-            .split_once("<!-- settings -->\n")
-            .expect("the opening marker");
-        let (table, _) = rest
-            .split_once("<!-- /settings -->")
-            .expect("the closing marker");
+        let (_, rest) = document.split_once("<!-- settings -->\n").expect("the opening marker");
+        let (table, _) = rest.split_once("<!-- /settings -->").expect("the closing marker");
         let shown: Vec<_> = table.trim().lines().skip(2).collect();
         let rows: Vec<_> = settings().iter().map(row).collect();
         for (shown, row) in zip(&shown, &rows) {
             assert_eq!(shown, row, "docs/configuration.md shows another row");
         }
         let all = rows.join("\n");
-        assert_eq!(
-            shown.len(),
-            rows.len(),
-            "docs/configuration.md should have\n{all}"
-        );
+        assert_eq!(shown.len(), rows.len(), "docs/configuration.md should have\n{all}");
     }
 
     fn row(setting: &Setting) -> String {
-        let Setting {
-            name, default, doc, ..
-        } = setting;
-        let default = if default.is_empty() {
-            String::new()
-        } else {
-            format!("`{default}`")
-        };
-        format!(
-            "| `{name}` | `{}` | `--{}` | {default} | {doc} |",
-            setting.key(),
-            setting.flag()
-        )
+        let Setting { name, default, doc, .. } = setting;
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        format!("| `{name}` | `{}` | `--{}` | {default} | {doc} |", setting.key(), setting.flag())
     }
 }

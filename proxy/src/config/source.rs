@@ -89,19 +89,14 @@ impl Effective {
 
     /// The value of a setting and who said it.
     pub(super) fn of(&self, setting: &Setting) -> Said {
-        let default = || Said {
-            text: setting.default.into(),
-            source: Source::Default,
-        };
+        let default = || Said { text: setting.default.into(), source: Source::Default };
         self.said.get(setting.name).cloned().unwrap_or_else(default)
     }
 
     /// The value of a setting, as what it means.
     pub(super) fn get<T>(&self, row: &Row<T>) -> Result<T, Error> {
-        (row.parse)(&self.of(&row.setting).text).map_err(|problem| Error::Value {
-            said: self.spell(&row.setting),
-            problem,
-        })
+        (row.parse)(&self.of(&row.setting).text)
+            .map_err(|problem| Error::Value { said: self.spell(&row.setting), problem })
     }
 
     /// The setting as its author wrote it, for a message: `PROXY_LOG="x" (environment)`.
@@ -112,11 +107,7 @@ impl Effective {
             Source::Flag => format!("--{}", setting.flag()),
             Source::Default | Source::DotEnv | Source::Environment => setting.name.into(),
         };
-        let value = if setting.secret {
-            "***".into()
-        } else {
-            format!("{text:?}")
-        };
+        let value = if setting.secret { "***".into() } else { format!("{text:?}") };
         format!("{name}={value} ({source})")
     }
 
@@ -125,8 +116,7 @@ impl Effective {
         let setting = settings().iter().find(|setting| setting.name == name);
         if setting.is_none() && name.starts_with(PREFIX) {
             let nearest = nearest(name, settings().iter().map(|setting| setting.name.into()));
-            self.warnings
-                .push(format!("{name} ({source}) is not a setting{nearest}"));
+            self.warnings.push(format!("{name} ({source}) is not a setting{nearest}"));
         }
         setting
     }
@@ -153,10 +143,7 @@ fn read_dotenv(path: &Path) -> Result<Vec<(String, String)>, Error> {
 }
 
 fn unreadable(path: &Path, cause: io::Error) -> Error {
-    Error::Unreadable {
-        path: path.into(),
-        cause,
-    }
+    Error::Unreadable { path: path.into(), cause }
 }
 
 /// A question that names the candidate which was probably meant; empty if there is none.

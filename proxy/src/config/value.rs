@@ -66,8 +66,7 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 
 /// A number from 0 on.
 pub(super) fn index(text: &str) -> Result<u32, String> {
-    text.parse()
-        .map_err(|_| "expected a whole number from 0 on".into())
+    text.parse().map_err(|_| "expected a whole number from 0 on".into())
 }
 
 /// A port to connect to.
@@ -80,19 +79,13 @@ pub(super) fn port(text: &str) -> Result<u16, String> {
 
 /// A port to connect to, or none.
 pub(super) fn optional_port(text: &str) -> Result<Option<u16>, String> {
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        port(text).map(Some)
-    }
+    if text.is_empty() { Ok(None) } else { port(text).map(Some) }
 }
 
 /// An IP address or a host name; it is not looked up here.
 pub(super) fn host(text: &str) -> Result<String, String> {
     let is_name = (1..=253).contains(&text.len())
-        && text
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
     if is_name || text.parse::<IpAddr>().is_ok() {
         Ok(text.to_owned())
     } else {
@@ -124,11 +117,7 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
         .iter()
         .find_map(|&(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
         .unwrap_or((text, 1));
-    match digits
-        .parse::<usize>()
-        .ok()
-        .and_then(|n| n.checked_mul(unit))
-    {
+    match digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)) {
         Some(size) if size > 0 => Ok(size),
         _ => Err("expected a size such as 65536, 64KiB or 8MiB".into()),
     }
@@ -150,11 +139,7 @@ pub(super) fn word<T: Word>(text: &str) -> Result<T, String> {
 
 /// One of the words, or none.
 pub(super) fn optional_word<T: Word>(text: &str) -> Result<Option<T>, String> {
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        word(text).map(Some)
-    }
+    if text.is_empty() { Ok(None) } else { word(text).map(Some) }
 }
 
 /// Where origins and routes are kept.
@@ -294,15 +279,7 @@ mod tests {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         assert_eq!(duration("250us"), duration("250µs"));
-        for text in [
-            "",
-            "20",
-            "-1s",
-            "s",
-            "5 parsecs",
-            "400d",
-            "99999999999999999999h",
-        ] {
+        for text in ["", "20", "-1s", "s", "5 parsecs", "400d", "99999999999999999999h"] {
             assert!(duration(text).is_err(), "{text:?} is no time");
         }
         assert!(positive_duration("0s").is_err(), "zero makes no sense here");
@@ -314,16 +291,7 @@ mod tests {
         assert_eq!(size("65536"), Ok(65536));
         assert_eq!(size("64KiB"), Ok(65536));
         assert_eq!(size("8MiB"), Ok(8 * 1024 * 1024));
-        for text in [
-            "",
-            "0",
-            "KiB",
-            "8MB",
-            "8 M",
-            "-1",
-            "1.5MiB",
-            "99999999999999999GiB",
-        ] {
+        for text in ["", "0", "KiB", "8MB", "8 M", "-1", "1.5MiB", "99999999999999999GiB"] {
             assert!(size(text).is_err(), "{text:?} is no size");
         }
     }
@@ -333,16 +301,9 @@ mod tests {
         let networks = networks("10.1.2.3/8, 192.0.2.7,::1").unwrap();
         let shown: Vec<_> = networks.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
-        assert_eq!(
-            super::networks(""),
-            Ok(vec![]),
-            "nothing said, nothing listed"
-        );
+        assert_eq!(super::networks(""), Ok(vec![]), "nothing said, nothing listed");
         for text in ["10.0.0.0/33", "localhost", "10.0.0.1,", "10.0.0"] {
-            assert!(
-                super::networks(text).is_err(),
-                "{text:?} is no list of networks"
-            );
+            assert!(super::networks(text).is_err(), "{text:?} is no list of networks");
         }
     }
 
@@ -352,17 +313,8 @@ mod tests {
         assert_eq!(VhostList::parse(""), Ok(VhostList::Listed(vec![])));
         let two = VhostList::Listed(vec!["a.example".into(), "b.example".into()]);
         assert_eq!(VhostList::parse("a.example, b.example"), Ok(two));
-        for text in [
-            "*,a.example",
-            "a.example/live",
-            "a.example:1935",
-            ",",
-            "a b",
-        ] {
-            assert!(
-                VhostList::parse(text).is_err(),
-                "{text:?} is no list of vhosts"
-            );
+        for text in ["*,a.example", "a.example/live", "a.example:1935", ",", "a b"] {
+            assert!(VhostList::parse(text).is_err(), "{text:?} is no list of vhosts");
         }
     }
 
@@ -374,10 +326,7 @@ mod tests {
             Err("expected least-streams or random or rendezvous".into())
         );
         assert_eq!(optional_word::<AuthType>(""), Ok(None));
-        assert!(
-            optional_word::<AuthType>("basic").is_err(),
-            "bearer is the only one"
-        );
+        assert!(optional_word::<AuthType>("basic").is_err(), "bearer is the only one");
     }
 
     #[test]
@@ -404,13 +353,7 @@ mod tests {
 
     #[test]
     fn log_directives_are_levels_or_modules() {
-        for text in [
-            "info",
-            "WARN",
-            "off",
-            "warn,srs_proxy=debug",
-            "srs_proxy::session=trace",
-        ] {
+        for text in ["info", "WARN", "off", "warn,srs_proxy=debug", "srs_proxy::session=trace"] {
             assert_eq!(log_filter(text).as_deref(), Ok(text));
         }
         for text in ["inof", "info,srs_proxy=loud"] {

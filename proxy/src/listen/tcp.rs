@@ -32,9 +32,7 @@ pub struct BindError {
 
 /// Binds every address, or none.
 pub fn bind(addresses: &ListenAddrs) -> Result<Vec<TcpListener>, BindError> {
-    let bind = |address| {
-        bind_one(address).map_err(|error| BindError { address, error })
-    };
+    let bind = |address| bind_one(address).map_err(|error| BindError { address, error });
     addresses.iter().map(bind).collect()
 }
 
@@ -42,11 +40,14 @@ fn bind_one(address: ListenAddr) -> io::Result<TcpListener> {
     match address {
         ListenAddr::Socket(address) => bind_socket(address, false),
         // One socket for both families; a host without IPv6 has no such socket.
-        ListenAddr::Port(port) => bind_socket((Ipv6Addr::UNSPECIFIED, port).into(), true)
-            .or_else(|error| match error.kind() {
-                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
-                _ => bind_socket((Ipv4Addr::UNSPECIFIED, port).into(), false),
-            }),
+        ListenAddr::Port(port) => {
+            bind_socket((Ipv6Addr::UNSPECIFIED, port).into(), true).or_else(|error| {
+                match error.kind() {
+                    io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+                    _ => bind_socket((Ipv4Addr::UNSPECIFIED, port).into(), false),
+                }
+            })
+        }
     }
 }
 

@@ -98,12 +98,7 @@ pub trait Filter {
 
     /// `bytes` came from `from`. With [`Passed::Verbatim`] they go on as they are; with
     /// [`Passed::Written`] the filter has put what goes on into `out`, for either leg.
-    fn pass(
-        &mut self,
-        from: Leg,
-        bytes: &[u8],
-        out: &mut Outbox,
-    ) -> Result<Passed, Self::Fault>;
+    fn pass(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Self::Fault>;
 
     /// Whether the bytes need no further look, so that another plane can take the pair.
     fn is_done(&self) -> bool {

@@ -196,11 +196,16 @@ impl ChunkReader {
             return Ok(None);
         };
         let missing = next.length.saturating_sub(known.partial.as_ref().map_or(0, Vec::len));
-        if begins_message && self.announced.saturating_add(next.length) > self.limits.message_bytes {
+        if begins_message && self.announced.saturating_add(next.length) > self.limits.message_bytes
+        {
             return Err(ChunkError::MessageTooLarge(next.length));
         }
-        let header =
-            ChunkHeader { chunk_stream: id, format, begins_message, bytes: input.len() - rest.len() };
+        let header = ChunkHeader {
+            chunk_stream: id,
+            format,
+            begins_message,
+            bytes: input.len() - rest.len(),
+        };
         let stream = self.streams.entry(id).or_default();
         let partial = stream.partial.take().unwrap_or_default();
         *stream = ChunkStream { partial: Some(partial), ..next };

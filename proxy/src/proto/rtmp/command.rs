@@ -77,9 +77,12 @@ impl Command {
         {
             input = rest;
         }
-        let Value::String(name) = Value::read(&mut input)? else { return Err(CommandError::NoName) };
+        let Value::String(name) = Value::read(&mut input)? else {
+            return Err(CommandError::NoName);
+        };
         // RTMP 1.0 asks for a transaction; some onStatus come without.
-        let transaction = if input.is_empty() { None } else { Value::read(&mut input)?.as_number() };
+        let transaction =
+            if input.is_empty() { None } else { Value::read(&mut input)?.as_number() };
         let mut arguments = Vec::new();
         while !input.is_empty() {
             if arguments.len() == MAX_ARGUMENTS {
@@ -162,11 +165,7 @@ impl Command {
 
     /// `_error` of a connect (RTMP 1.0 section 7.2.1.1).
     pub fn connect_error(transaction: f64, status: &Status) -> Self {
-        Self {
-            name: "_error".into(),
-            transaction,
-            arguments: vec![Value::Null, status.to_value()],
-        }
+        Self { name: "_error".into(), transaction, arguments: vec![Value::Null, status.to_value()] }
     }
 
     /// `onStatus` (RTMP 1.0 section 7.2.2).

@@ -209,11 +209,9 @@ mod tests {
 
     #[test]
     fn both_sides_agree_in_every_style_and_split() {
-        for style in [
-            Style::Simple,
-            Style::Digest(Scheme::DigestFirst),
-            Style::Digest(Scheme::KeyFirst),
-        ] {
+        for style in
+            [Style::Simple, Style::Digest(Scheme::DigestFirst), Style::Digest(Scheme::KeyFirst)]
+        {
             for step in [1, 2, 1535, 1536, 1537, 5000] {
                 assert_eq!(shake(style, step), style);
             }

@@ -284,7 +284,12 @@ impl Bridge {
 }
 
 impl Way {
-    fn new(mut reader: ChunkReader, limits: ChunkLimits, window: Option<u32>, received: u64) -> Self {
+    fn new(
+        mut reader: ChunkReader,
+        limits: ChunkLimits,
+        window: Option<u32>,
+        received: u64,
+    ) -> Self {
         reader.set_limits(limits);
         let writer = ChunkWriter::new(DEFAULT_CHUNK_SIZE);
         Self { reader, tail: Vec::new(), writer, window, received, acknowledged: 0 }

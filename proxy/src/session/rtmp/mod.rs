@@ -116,8 +116,7 @@ impl Rtmp {
     ) -> Result<(Box<Bridge>, Joined), Fault> {
         let session = live.session();
         let mut wanted = self.greet(client, session).await?;
-        let ask =
-            Ask::Rtmp { tc_url: &wanted.tc_url, app: &wanted.app, stream: &wanted.name };
+        let ask = Ask::Rtmp { tc_url: &wanted.tc_url, app: &wanted.app, stream: &wanted.name };
         let key = StreamKey::new(&ask, &self.vhosts)
             .map_err(|error| wanted.refuse(End::BadStream, error.to_string()))?;
         session.note(|progress| {
@@ -173,7 +172,13 @@ impl Rtmp {
     }
 
     /// Moves the media until the end.
-    async fn carry(&self, client: TcpStream, mut bridge: Bridge, joined: Joined, live: &Live) -> End {
+    async fn carry(
+        &self,
+        client: TcpStream,
+        mut bridge: Bridge,
+        joined: Joined,
+        live: &Live,
+    ) -> End {
         let Joined { socket, out, _lease } = joined;
         let session = live.session();
         let patience = self.settings.patience;

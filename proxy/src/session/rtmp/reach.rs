@@ -1,7 +1,6 @@
 //! Finds an origin that answers: the stream's own, or the next one before the client notices.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, lookup_host};
@@ -57,9 +56,8 @@ async fn try_origins(
     session: &Session,
 ) -> Result<Reached, Fault> {
     let deadline = Instant::now() + rtmp.settings.setup_timeout;
-    let unreachable = || {
-        wanted.refuse(End::OriginUnreachable, "no origin of this stream can be reached".into())
-    };
+    let unreachable =
+        || wanted.refuse(End::OriginUnreachable, "no origin of this stream can be reached".into());
     let mut tried = Vec::new();
     loop {
         let now = Instant::now().into_std();

@@ -144,7 +144,13 @@ impl Script {
 
     fn video(self, stream: u32, fill: u8) -> Self {
         let payload = vec![fill; 300];
-        self.message(&Message { chunk_stream: 6, timestamp: 40, kind: kind::VIDEO, stream, payload })
+        self.message(&Message {
+            chunk_stream: 6,
+            timestamp: 40,
+            kind: kind::VIDEO,
+            stream,
+            payload,
+        })
     }
 }
 
@@ -178,7 +184,11 @@ fn a_recorded_publish_reaches_the_origin_byte_for_byte_in_every_split() {
         assert!(joined.origin_got == client, "the origin got other bytes, in pieces of {step}");
         let last = messages(&joined.client_got).pop().unwrap();
         assert_eq!(last.chunk_stream, messages(origin).pop().unwrap().chunk_stream);
-        assert_eq!(last, messages(origin).pop().unwrap(), "the client misses the origin's last word");
+        assert_eq!(
+            last,
+            messages(origin).pop().unwrap(),
+            "the client misses the origin's last word"
+        );
     }
 }
 
