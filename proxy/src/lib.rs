@@ -11,6 +11,7 @@
 //! [`app`] wires them.
 
 pub mod config;
+pub mod drain;
 pub mod listen;
 pub mod origin;
 pub mod plane;
