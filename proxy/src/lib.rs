@@ -10,8 +10,10 @@
 //! Beside the way stand [`config`], [`api`], [`metrics`], [`telemetry`] and [`drain`];
 //! [`app`] wires them.
 
+pub mod api;
 pub mod config;
 pub mod listen;
+pub mod metrics;
 pub mod origin;
 pub mod plane;
 pub mod proto;
