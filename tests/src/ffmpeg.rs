@@ -18,9 +18,9 @@ pub fn fixture() -> PathBuf {
 /// What a publisher sends.
 #[derive(Clone, Copy, Debug)]
 pub enum Source {
-    /// The packets of [`fixture`] as they are, in real time, once.
-    FixtureOnce,
-    /// The same, again and again.
+    /// The packets of [`fixture`] as they are, in real time, the first so many seconds.
+    FixtureStart(u32),
+    /// All of them, again and again.
     FixtureForEver,
     /// A test picture and a tone, encoded while they are sent.
     Picture,
@@ -30,12 +30,13 @@ pub enum Source {
 pub fn publish(folder: &Path, name: &str, source: Source, url: &str) -> Result<Process> {
     let mut ffmpeg = ffmpeg();
     match source {
-        Source::FixtureOnce => {
+        Source::FixtureStart(seconds) => {
+            let seconds = seconds.to_string();
             ffmpeg
                 .arg("-re")
                 .arg("-i")
                 .arg(fixture())
-                .args(["-c", "copy"]);
+                .args(["-c", "copy", "-t", &seconds]);
         }
         Source::FixtureForEver => {
             ffmpeg

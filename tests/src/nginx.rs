@@ -3,13 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
-use crate::process::Process;
+use crate::process::{self, Process};
 use crate::{http, ports, wait};
 
 /// An origin with one application, `live`. Killed when dropped.
@@ -46,20 +46,14 @@ impl Nginx {
     /// Starts it on the same ports, as a new process.
     pub fn start_again(&mut self) -> Result<()> {
         let home = self.home();
-        let mut nginx = Command::new(program()?);
+        let mut nginx = Command::new(process::find("nginx")?);
         nginx
             .args(["-e", "stderr", "-c", "nginx.conf", "-p"])
             .arg(&home);
         self.process = Some(Process::start(&mut nginx, &self.folder, &self.name)?);
         self.lives += 1;
         wait::until_true("nginx listens", Duration::from_secs(10), || {
-            if let Some(status) = self
-                .process
-                .as_mut()
-                .map(Process::ended)
-                .transpose()?
-                .flatten()
-            {
+            if let Some(status) = self.ended()? {
                 bail!("nginx ended with {status}");
             }
             Ok(http::get(self.stat, "/")?.status == 200)
@@ -72,6 +66,16 @@ impl Nginx {
             .take()
             .context("the origin is down already")?
             .kill()
+    }
+
+    /// How it ended, if it has without being told to.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self
+            .process
+            .as_mut()
+            .map(Process::ended)
+            .transpose()?
+            .flatten())
     }
 
     /// Its name.
@@ -92,6 +96,11 @@ impl Nginx {
     /// Its process id, while it runs.
     pub fn id(&self) -> Option<u32> {
         self.process.as_ref().map(Process::id)
+    }
+
+    /// What it has written so far, over all its lives.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
     }
 
     /// What an SRS origin in its place would send as a heartbeat.
@@ -178,15 +187,6 @@ http {{
 "
         )
     }
-}
-
-fn program() -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
-    let mut candidates = folders.map(|folder| folder.join("nginx"));
-    candidates
-        .find(|nginx| nginx.is_file())
-        .context("nginx is not installed")
 }
 
 /// The RTMP module as a file, where a system keeps it; none if it is linked in.

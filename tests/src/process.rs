@@ -78,6 +78,16 @@ impl Process {
     }
 }
 
+/// Where this program is.
+pub fn find(program: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian keeps servers where a plain user's PATH does not look.
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    let mut candidates = folders.map(|folder| folder.join(program));
+    let found = candidates.find(|candidate| candidate.is_file());
+    found.with_context(|| format!("{program} is not installed"))
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         // Either fails only if it has been reaped before.

@@ -92,7 +92,7 @@ impl Proxy {
     }
 
     /// The sum of all samples of this metric whose labels have these values; 0 without any.
-    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
         let text = http::get(self.system_api, "/metrics")?.body;
         let samples = text.lines().filter_map(sample);
         let matching = samples.filter(|(sample, has, _)| {
@@ -105,7 +105,7 @@ impl Proxy {
     }
 
     /// How many sessions ended for this reason.
-    pub fn ends(&self, reason: &str) -> Result<f64> {
+    pub fn ends(&self, reason: &str) -> Result<u64> {
         self.metric("srs_proxy_session_ends_total", &[("reason", reason)])
     }
 }
@@ -219,7 +219,7 @@ fn build() -> Result<PathBuf> {
 }
 
 /// One line of the text format: name, labels, value. Comments and broken lines give none.
-fn sample(line: &str) -> Option<(&str, BTreeMap<&str, &str>, f64)> {
+fn sample(line: &str) -> Option<(&str, BTreeMap<&str, &str>, u64)> {
     if line.starts_with('#') {
         return None;
     }
@@ -229,7 +229,9 @@ fn sample(line: &str) -> Option<(&str, BTreeMap<&str, &str>, f64)> {
         let (name, value) = label.split_once('=')?;
         Some((name, value.trim_matches('"')))
     });
-    Some((name, labels.collect(), value.parse().ok()?))
+    // What the rig asks for are counts; some writers give them a fraction of zero.
+    let whole = value.split_once('.').map_or(value, |(whole, _)| whole);
+    Some((name, labels.collect(), whole.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -238,11 +240,11 @@ mod tests {
 
     #[test]
     fn a_line_of_metrics_is_read() {
-        let line = "srs_proxy_session_ends_total{protocol=\"rtmp\",reason=\"idle\"} 3";
+        let line = "srs_proxy_session_ends_total{protocol=\"rtmp\",reason=\"idle\"} 3.0";
         let (name, labels, value) = sample(line).expect("a sample");
         assert_eq!(name, "srs_proxy_session_ends_total");
         assert_eq!((labels["protocol"], labels["reason"]), ("rtmp", "idle"));
-        assert!((value - 3.0).abs() < f64::EPSILON, "{value}");
+        assert_eq!(value, 3);
         assert_eq!(sample("up 1").map(|(name, ..)| name), Some("up"));
         assert!(sample("# EOF").is_none());
     }

@@ -30,6 +30,20 @@ pub fn memory(process: u32) -> Result<u64> {
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
+/// Ids of the children of its first thread.
+pub fn children(process: u32) -> Result<Vec<u32>> {
+    let ids = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;
+    Ok(ids
+        .split_ascii_whitespace()
+        .map(str::parse)
+        .collect::<Result<_, _>>()?)
+}
+
+/// Whether there is a process of this id.
+pub fn is_alive(process: u32) -> bool {
+    fs::exists(format!("/proc/{process}")).unwrap_or(false)
+}
+
 /// Open file descriptors.
 pub fn descriptors(process: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{process}/fd"))?.count())
