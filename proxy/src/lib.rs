@@ -10,6 +10,11 @@
 //! Beside the way stand [`config`], [`api`], [`metrics`], [`telemetry`] and [`drain`];
 //! [`app`] wires them.
 
+pub mod config;
+pub mod listen;
 pub mod origin;
+pub mod plane;
+pub mod proto;
 pub mod session;
 pub mod stream;
+pub mod telemetry;

@@ -1,1 +1,18 @@
-//! Who serves a stream.
+//! Who serves a stream: always the same live origin, whoever asks.
+//!
+//! [`registration`] turns a heartbeat into an [`Origin`]; [`Balancer`] keeps the origins and the
+//! streams routed to them, and gives out a [`Lease`] per client.
+
+mod balance;
+mod balancer;
+mod health;
+#[expect(clippy::module_inception, reason = "the origin itself, beside what is done with it")]
+mod origin;
+pub mod registration;
+mod registry;
+mod routes;
+
+pub use balance::Policy;
+pub use balancer::{Balancer, BalancerSettings, Counts, Explanation, Lease, NoOrigin, OriginView};
+pub use origin::{Endpoint, Listener, Origin, OriginHost, OriginId, ServerName, Transport};
+pub use registry::{NotRegistered, Registered};

@@ -5,6 +5,7 @@
 
 mod end;
 mod meter;
+pub mod rtmp;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -282,7 +283,8 @@ impl Sessions {
 
 impl Totals {
     fn count_end(&mut self, protocol: Protocol, end: End) {
-        if let Some(n) = self.ends.get_mut(protocol as usize).and_then(|e| e.get_mut(end as usize)) {
+        if let Some(n) = self.ends.get_mut(protocol as usize).and_then(|e| e.get_mut(end as usize))
+        {
             *n += 1;
         }
     }

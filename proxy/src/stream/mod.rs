@@ -1,5 +1,9 @@
 //! What the client wants: one [`StreamKey`] for all spellings that SRS takes for one stream.
 
+mod ask;
 mod key;
+mod vhosts;
 
-pub use key::StreamKey;
+pub use ask::Ask;
+pub use key::{BadStream, StreamKey};
+pub use vhosts::Vhosts;

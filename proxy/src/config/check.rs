@@ -1,0 +1,72 @@
+//! What no setting can see alone: conflicts between settings, and what deserves a warning.
+
+use super::settings::{self as row, Setting};
+use super::source::{Effective, Source};
+use super::{Config, Error, ListenAddrs, LoadBalancer};
+
+/// An error if this version cannot serve what the settings say together.
+pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> {
+    let wrong =
+        |setting: &Setting, problem| Err(Error::Value { said: said.spell(setting), problem });
+    // Each proxy of a cluster in its own memory would send one stream to two origins.
+    if config.balancer.kind == LoadBalancer::Redis {
+        let problem = "not part of this version; expected memory".into();
+        return wrong(&row::PROXY_LOAD_BALANCER_TYPE.setting, problem);
+    }
+    if config.shutdown.force < config.shutdown.grace {
+        let grace = said.spell(&row::PROXY_GRACE_QUIT_TIMEOUT.setting);
+        let problem = format!("expected no less than {grace}");
+        return wrong(&row::PROXY_FORCE_QUIT_TIMEOUT.setting, problem);
+    }
+    let tcp = [
+        (row::PROXY_RTMP_SERVER.setting, &config.rtmp.listen),
+        (row::PROXY_SYSTEM_API.setting, &config.system_api.listen),
+        (row::PROXY_HTTP_SERVER.setting, &config.unserved.http_server),
+        (row::PROXY_HTTP_API.setting, &config.unserved.http_api),
+    ];
+    let udp = [
+        (row::PROXY_WEBRTC_SERVER.setting, &config.unserved.webrtc),
+        (row::PROXY_SRT_SERVER.setting, &config.unserved.srt),
+    ];
+    one_server_per_port(&tcp, said)?;
+    one_server_per_port(&udp, said)
+}
+
+/// What the operator should know, one line each.
+pub(super) fn warnings(config: &Config, said: &Effective) -> Vec<String> {
+    let mut warnings = said.warnings.clone();
+    let unserved = [
+        row::PROXY_HTTP_SERVER.setting,
+        row::PROXY_HTTP_API.setting,
+        row::PROXY_WEBRTC_SERVER.setting,
+        row::PROXY_SRT_SERVER.setting,
+    ];
+    for setting in unserved {
+        if said.of(&setting).source != Source::Default {
+            warnings.push(format!("{} is not served by this version", said.spell(&setting)));
+        }
+    }
+    let api = &config.system_api;
+    if api.token.is_none() && api.allow.is_empty() && !api.listen.are_loopback() {
+        warnings.push(format!(
+            "any host that reaches {} may register origins: set {} or {}",
+            said.spell(&row::PROXY_SYSTEM_API.setting),
+            row::PROXY_SYSTEM_API_ALLOW.setting.name,
+            row::PROXY_HTTP_API_AUTH_ENABLED.setting.name,
+        ));
+    }
+    warnings
+}
+
+fn one_server_per_port(servers: &[(Setting, &ListenAddrs)], said: &Effective) -> Result<(), Error> {
+    for (index, (setting, listen)) in servers.iter().enumerate() {
+        for (other, other_listen) in servers.iter().skip(index + 1) {
+            if let Some((here, there)) = listen.overlap(other_listen) {
+                let other = said.spell(other);
+                let problem = format!("{here} is the same port as {there} in {other}");
+                return Err(Error::Value { said: said.spell(setting), problem });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,280 @@
+//! What the operator wants, from flags, environment, `.env`, a file and defaults.
+//!
+//! [`settings`] is the one table; a setting's TOML key, flag, help and documentation follow from
+//! its row. [`Command::from_process`] reads everything and understands everything before
+//! anything starts.
+
+mod check;
+mod command;
+mod dotenv;
+mod error;
+mod file;
+mod listen;
+mod settings;
+mod source;
+mod value;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use self::command::Command;
+pub use self::error::Error;
+pub use self::listen::{ListenAddr, ListenAddrs};
+use self::settings as row;
+pub use self::settings::{Setting, settings};
+use self::source::Effective;
+pub use self::value::{AuthType, LoadBalancer, LogFormat, Policy, Secret, VhostList};
+
+/// Every setting, read and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// RTMP clients.
+    pub rtmp: Rtmp,
+    /// Addresses of protocols that this version does not serve.
+    pub unserved: Unserved,
+    /// The API of origins and operators.
+    pub system_api: SystemApi,
+    /// How streams find their origins.
+    pub balancer: Balancer,
+    /// The store that proxies share.
+    pub redis: Redis,
+    /// How origins come, go and are connected.
+    pub origin: Origin,
+    /// The origin that need not register, if there is one.
+    pub default_backend: Option<DefaultBackend>,
+    /// Limits of sessions, whatever their protocol.
+    pub session: Session,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// What is logged.
+    pub log: Log,
+}
+
+/// RTMP clients.
+#[derive(Clone, Debug)]
+pub struct Rtmp {
+    /// Where they are accepted.
+    pub listen: ListenAddrs,
+    /// Time for the handshake.
+    pub handshake_timeout: Duration,
+    /// Time from the handshake to publish or play.
+    pub command_timeout: Duration,
+    /// The largest message, in bytes.
+    pub max_message: usize,
+    /// Chunk streams that one connection may use.
+    pub max_chunk_streams: usize,
+}
+
+/// Addresses of protocols that this version does not serve.
+#[derive(Clone, Debug)]
+pub struct Unserved {
+    /// HTTP-FLV, HTTP-TS, HLS and static files, TCP.
+    pub http_server: ListenAddrs,
+    /// WHIP and WHEP, TCP.
+    pub http_api: ListenAddrs,
+    /// WebRTC, UDP.
+    pub webrtc: ListenAddrs,
+    /// SRT, UDP.
+    pub srt: ListenAddrs,
+    /// Folder of static files.
+    pub static_files: PathBuf,
+}
+
+/// The API of origins and operators.
+#[derive(Clone, Debug)]
+pub struct SystemApi {
+    /// Where it is served, TCP.
+    pub listen: ListenAddrs,
+    /// Who may use it; empty for all.
+    pub allow: Vec<IpNet>,
+    /// The bearer token that registration demands, if it does.
+    pub token: Option<Secret>,
+}
+
+/// How streams find their origins.
+#[derive(Clone, Debug)]
+pub struct Balancer {
+    /// Where origins and routes are kept.
+    pub kind: LoadBalancer,
+    /// How a new stream finds its origin.
+    pub policy: Policy,
+    /// A stream without a session keeps its origin this long.
+    pub route_idle_ttl: Duration,
+    /// Streams whose origin is remembered at once.
+    pub max_routes: usize,
+    /// Host names that are vhosts of their own.
+    pub vhosts: VhostList,
+}
+
+/// The store that proxies share.
+#[derive(Clone, Debug)]
+pub struct Redis {
+    /// Address or host name.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Password, if it demands one.
+    pub password: Option<Secret>,
+    /// Number of the database.
+    pub db: u32,
+    /// Put with a colon in front of every key, unless empty.
+    pub key_prefix: String,
+}
+
+/// How origins come, go and are connected.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// An origin is gone this long after its last heartbeat.
+    pub ttl: Duration,
+    /// Origins that may be registered at once.
+    pub max: usize,
+    /// Time for one TCP connection.
+    pub connect_timeout: Duration,
+    /// Time for the whole set-up, further attempts included.
+    pub setup_timeout: Duration,
+}
+
+/// An origin that need not register.
+#[derive(Clone, Debug)]
+pub struct DefaultBackend {
+    /// Address or host name.
+    pub ip: String,
+    /// RTMP, TCP port.
+    pub rtmp: u16,
+    /// HTTP-FLV and HLS, TCP port.
+    pub http: Option<u16>,
+    /// HTTP API, TCP port.
+    pub api: u16,
+    /// WebRTC, UDP port.
+    pub rtc: u16,
+    /// SRT, UDP port.
+    pub srt: u16,
+}
+
+/// Limits of sessions, whatever their protocol.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Sessions at once.
+    pub max: usize,
+    /// Sessions of one client address at once.
+    pub max_per_client: usize,
+    /// A session in which no byte moves ends after this time.
+    pub idle_timeout: Duration,
+    /// A session whose peer takes none of the bytes that wait for it ends after this time.
+    pub stall_timeout: Duration,
+}
+
+/// How the process ends.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// Sessions may go on this long after the signal.
+    pub grace: Duration,
+    /// The process is gone this long after the signal; at least [`Self::grace`].
+    pub force: Duration,
+}
+
+/// What is logged.
+#[derive(Clone, Debug)]
+pub struct Log {
+    /// Directives of `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Config {
+    /// Every setting as what it means, and what the operator should know.
+    fn read(said: &Effective) -> Result<(Self, Vec<String>), Error> {
+        let config = Self {
+            rtmp: Rtmp {
+                listen: said.get(&row::PROXY_RTMP_SERVER)?,
+                handshake_timeout: said.get(&row::PROXY_RTMP_HANDSHAKE_TIMEOUT)?,
+                command_timeout: said.get(&row::PROXY_RTMP_COMMAND_TIMEOUT)?,
+                max_message: said.get(&row::PROXY_RTMP_MAX_MESSAGE)?,
+                max_chunk_streams: said.get(&row::PROXY_RTMP_MAX_CHUNK_STREAMS)?,
+            },
+            unserved: Unserved {
+                http_server: said.get(&row::PROXY_HTTP_SERVER)?,
+                http_api: said.get(&row::PROXY_HTTP_API)?,
+                webrtc: said.get(&row::PROXY_WEBRTC_SERVER)?,
+                srt: said.get(&row::PROXY_SRT_SERVER)?,
+                static_files: said.get(&row::PROXY_STATIC_FILES)?,
+            },
+            system_api: SystemApi {
+                listen: said.get(&row::PROXY_SYSTEM_API)?,
+                allow: said.get(&row::PROXY_SYSTEM_API_ALLOW)?,
+                token: token(said)?,
+            },
+            balancer: Balancer {
+                kind: said.get(&row::PROXY_LOAD_BALANCER_TYPE)?,
+                policy: said.get(&row::PROXY_BALANCER_POLICY)?,
+                route_idle_ttl: said.get(&row::PROXY_ROUTE_IDLE_TTL)?,
+                max_routes: said.get(&row::PROXY_MAX_ROUTES)?,
+                vhosts: said.get(&row::PROXY_VHOSTS)?,
+            },
+            redis: Redis {
+                host: said.get(&row::PROXY_REDIS_HOST)?,
+                port: said.get(&row::PROXY_REDIS_PORT)?,
+                password: said.get(&row::PROXY_REDIS_PASSWORD)?,
+                db: said.get(&row::PROXY_REDIS_DB)?,
+                key_prefix: said.get(&row::PROXY_REDIS_KEY_PREFIX)?,
+            },
+            origin: Origin {
+                ttl: said.get(&row::PROXY_ORIGIN_SERVER_TTL)?,
+                max: said.get(&row::PROXY_MAX_ORIGINS)?,
+                connect_timeout: said.get(&row::PROXY_ORIGIN_CONNECT_TIMEOUT)?,
+                setup_timeout: said.get(&row::PROXY_ORIGIN_SETUP_TIMEOUT)?,
+            },
+            default_backend: default_backend(said)?,
+            session: Session {
+                max: said.get(&row::PROXY_MAX_SESSIONS)?,
+                max_per_client: said.get(&row::PROXY_MAX_SESSIONS_PER_CLIENT)?,
+                idle_timeout: said.get(&row::PROXY_IDLE_TIMEOUT)?,
+                stall_timeout: said.get(&row::PROXY_STALL_TIMEOUT)?,
+            },
+            shutdown: Shutdown {
+                grace: said.get(&row::PROXY_GRACE_QUIT_TIMEOUT)?,
+                force: said.get(&row::PROXY_FORCE_QUIT_TIMEOUT)?,
+            },
+            log: Log {
+                filter: said.get(&row::PROXY_LOG)?,
+                format: said.get(&row::PROXY_LOG_FORMAT)?,
+            },
+        };
+        check::conflicts(&config, said)?;
+        let warnings = check::warnings(&config, said);
+        Ok((config, warnings))
+    }
+}
+
+/// The token that registration demands, if it is switched on.
+fn token(said: &Effective) -> Result<Option<Secret>, Error> {
+    let enabled = said.get(&row::PROXY_HTTP_API_AUTH_ENABLED)?;
+    let kind = said.get(&row::PROXY_HTTP_API_AUTH_TYPE)?;
+    let token = said.get(&row::PROXY_HTTP_API_AUTH_TOKEN)?;
+    let lacks = |setting: Setting| {
+        let said = said.spell(&row::PROXY_HTTP_API_AUTH_ENABLED.setting);
+        Err(Error::Value { said, problem: format!("expected {} to be set, too", setting.name) })
+    };
+    match (enabled, kind, token) {
+        (false, ..) => Ok(None),
+        (true, None, _) => lacks(row::PROXY_HTTP_API_AUTH_TYPE.setting),
+        (true, _, None) => lacks(row::PROXY_HTTP_API_AUTH_TOKEN.setting),
+        (true, Some(AuthType::Bearer), token) => Ok(token),
+    }
+}
+
+/// The default backend, if it is switched on; its settings are checked in any case.
+fn default_backend(said: &Effective) -> Result<Option<DefaultBackend>, Error> {
+    let backend = DefaultBackend {
+        ip: said.get(&row::PROXY_DEFAULT_BACKEND_IP)?,
+        rtmp: said.get(&row::PROXY_DEFAULT_BACKEND_RTMP)?,
+        http: said.get(&row::PROXY_DEFAULT_BACKEND_HTTP)?,
+        api: said.get(&row::PROXY_DEFAULT_BACKEND_API)?,
+        rtc: said.get(&row::PROXY_DEFAULT_BACKEND_RTC)?,
+        srt: said.get(&row::PROXY_DEFAULT_BACKEND_SRT)?,
+    };
+    Ok(said.get(&row::PROXY_DEFAULT_BACKEND_ENABLED)?.then_some(backend))
+}

@@ -1,0 +1,209 @@
+//! The table of settings: one row each, from which everything else about it follows.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::listen::ListenAddrs;
+use super::value::{
+    self, AuthType, LoadBalancer, LogFormat, Policy, Secret, VhostList, count, duration, host,
+    positive_duration,
+};
+
+/// One thing that the operator can set.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Name of its environment variable.
+    pub name: &'static str,
+    /// The text that counts where nobody says another; empty if there is none.
+    pub default: &'static str,
+    /// Whether its value is never shown.
+    pub secret: bool,
+    /// What it does, in one line of Markdown.
+    pub doc: &'static str,
+}
+
+impl Setting {
+    /// Its key in a file: `rtmp_server` for `PROXY_RTMP_SERVER`.
+    pub fn key(&self) -> String {
+        self.name.strip_prefix(PREFIX).unwrap_or(self.name).to_ascii_lowercase()
+    }
+
+    /// Its flag without the dashes in front: `rtmp-server` for `PROXY_RTMP_SERVER`.
+    pub fn flag(&self) -> String {
+        self.key().replace('_', "-")
+    }
+}
+
+/// Every setting, in the order in which they are documented.
+pub fn settings() -> &'static [Setting] {
+    SETTINGS
+}
+
+/// What the name of every setting begins with.
+pub(super) const PREFIX: &str = "PROXY_";
+
+/// A setting with the type of its value.
+pub(super) struct Row<T> {
+    pub(super) setting: Setting,
+    /// Reads the text; the error says what was expected, and never repeats the text.
+    pub(super) parse: fn(&str) -> Result<T, String>,
+}
+
+const OPEN: bool = false;
+const SECRET: bool = true;
+
+macro_rules! settings {
+    ($($name:ident: $type:ty = $parse:expr, $default:literal, $secret:ident, $doc:literal;)*) => {
+        $(pub(super) const $name: Row<$type> = Row {
+            setting: Setting {
+                name: stringify!($name),
+                default: $default,
+                secret: $secret,
+                doc: $doc,
+            },
+            parse: $parse,
+        };)*
+
+        const SETTINGS: &[Setting] = &[$($name.setting),*];
+    };
+}
+
+settings! {
+    PROXY_RTMP_SERVER: ListenAddrs = ListenAddrs::parse, "11935", OPEN,
+        "TCP addresses of RTMP.";
+    PROXY_HTTP_SERVER: ListenAddrs = ListenAddrs::parse, "18080", OPEN,
+        "TCP addresses of HTTP-FLV, HTTP-TS, HLS and static files. Not served by this version.";
+    PROXY_HTTP_API: ListenAddrs = ListenAddrs::parse, "11985", OPEN,
+        "TCP addresses of WHIP and WHEP. Not served by this version.";
+    PROXY_WEBRTC_SERVER: ListenAddrs = ListenAddrs::parse, "18000", OPEN,
+        "UDP addresses of WebRTC. Not served by this version.";
+    PROXY_SRT_SERVER: ListenAddrs = ListenAddrs::parse, "20080", OPEN,
+        "UDP addresses of SRT. Not served by this version.";
+    PROXY_SYSTEM_API: ListenAddrs = ListenAddrs::parse, "12025", OPEN,
+        "TCP addresses of the system API, where origins register.";
+    PROXY_STATIC_FILES: PathBuf = value::path, "../trunk/research", OPEN,
+        "Folder of static files, such as the players. Not served by this version.";
+
+    PROXY_LOAD_BALANCER_TYPE: LoadBalancer = value::word, "memory", OPEN,
+        "Where origins and routes are kept: `memory`. With `redis` this version refuses to start.";
+    PROXY_REDIS_HOST: String = host, "127.0.0.1", OPEN,
+        "Host of Redis.";
+    PROXY_REDIS_PORT: u16 = value::port, "6379", OPEN,
+        "TCP port of Redis.";
+    PROXY_REDIS_PASSWORD: Option<Secret> = value::secret, "", SECRET,
+        "Password of Redis.";
+    PROXY_REDIS_DB: u32 = value::index, "0", OPEN,
+        "Number of the Redis database.";
+    PROXY_REDIS_KEY_PREFIX: String = value::text, "", OPEN,
+        "Put with a colon in front of every Redis key.";
+
+    PROXY_DEFAULT_BACKEND_ENABLED: bool = value::switch, "off", OPEN,
+        "`on` serves an origin that need not register.";
+    PROXY_DEFAULT_BACKEND_IP: String = host, "127.0.0.1", OPEN,
+        "Address or host name of that origin.";
+    PROXY_DEFAULT_BACKEND_RTMP: u16 = value::port, "1935", OPEN,
+        "Its RTMP port.";
+    PROXY_DEFAULT_BACKEND_HTTP: Option<u16> = value::optional_port, "", OPEN,
+        "Its port of HTTP-FLV and HLS.";
+    PROXY_DEFAULT_BACKEND_API: u16 = value::port, "1985", OPEN,
+        "Its port of the HTTP API.";
+    PROXY_DEFAULT_BACKEND_RTC: u16 = value::port, "8000", OPEN,
+        "Its UDP port of WebRTC.";
+    PROXY_DEFAULT_BACKEND_SRT: u16 = value::port, "10080", OPEN,
+        "Its UDP port of SRT.";
+
+    PROXY_ORIGIN_SERVER_TTL: Duration = positive_duration, "300s", OPEN,
+        "An origin is gone this long after its last heartbeat.";
+    PROXY_MAX_ORIGINS: usize = count, "1024", OPEN,
+        "Origins that may be registered at once.";
+    PROXY_ORIGIN_CONNECT_TIMEOUT: Duration = positive_duration, "2s", OPEN,
+        "Time for one TCP connection to an origin.";
+    PROXY_ORIGIN_SETUP_TIMEOUT: Duration = positive_duration, "10s", OPEN,
+        "Time for the whole set-up towards origins, further attempts included.";
+
+    PROXY_BALANCER_POLICY: Policy = value::word, "least-streams", OPEN,
+        "How a new stream finds its origin: `least-streams`, `random` or `rendezvous`.";
+    PROXY_ROUTE_IDLE_TTL: Duration = positive_duration, "120s", OPEN,
+        "A stream without a session keeps its origin this long.";
+    PROXY_MAX_ROUTES: usize = count, "100000", OPEN,
+        "Streams whose origin is remembered at once.";
+    PROXY_VHOSTS: VhostList = VhostList::parse, "", OPEN,
+        "Host names that are vhosts of their own; `*` for all of them. Any other is `__defaultVhost__`.";
+
+    PROXY_HTTP_API_AUTH_ENABLED: bool = value::switch, "off", OPEN,
+        "`on` lets only origins with the token register.";
+    PROXY_HTTP_API_AUTH_TYPE: Option<AuthType> = value::optional_word, "", OPEN,
+        "Kind of the token: `bearer`.";
+    PROXY_HTTP_API_AUTH_TOKEN: Option<Secret> = value::secret, "", SECRET,
+        "The token.";
+    PROXY_SYSTEM_API_ALLOW: Vec<IpNet> = value::networks, "", OPEN,
+        "Addresses and CIDR networks that may use the system API; empty for all.";
+
+    PROXY_MAX_SESSIONS: usize = count, "20000", OPEN,
+        "Sessions that may live at once.";
+    PROXY_MAX_SESSIONS_PER_CLIENT: usize = count, "2000", OPEN,
+        "Sessions of one client address that may live at once.";
+    PROXY_IDLE_TIMEOUT: Duration = positive_duration, "5m", OPEN,
+        "A session in which no byte moves ends after this time.";
+    PROXY_STALL_TIMEOUT: Duration = positive_duration, "30s", OPEN,
+        "A session whose peer takes no byte of those that wait for it ends after this time.";
+    PROXY_RTMP_HANDSHAKE_TIMEOUT: Duration = positive_duration, "5s", OPEN,
+        "Time for the RTMP handshake of a client.";
+    PROXY_RTMP_COMMAND_TIMEOUT: Duration = positive_duration, "10s", OPEN,
+        "Time from the handshake to publish or play.";
+    PROXY_RTMP_MAX_MESSAGE: usize = value::size, "8MiB", OPEN,
+        "Size of the largest RTMP message.";
+    PROXY_RTMP_MAX_CHUNK_STREAMS: usize = count, "64", OPEN,
+        "Chunk streams that one RTMP connection may use.";
+
+    PROXY_GRACE_QUIT_TIMEOUT: Duration = duration, "20s", OPEN,
+        "Sessions may go on this long after SIGTERM or SIGINT.";
+    PROXY_FORCE_QUIT_TIMEOUT: Duration = duration, "30s", OPEN,
+        "The process is gone this long after SIGTERM or SIGINT; not shorter than the one before.";
+    PROXY_LOG: String = value::log_filter, "info", OPEN,
+        "What is logged: a level, or directives such as `info,srs_proxy::session=debug`.";
+    PROXY_LOG_FORMAT: LogFormat = value::word, "human", OPEN,
+        "`human` or `json`, one line per event on standard output.";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::iter::zip;
+
+    use super::*;
+
+    #[test]
+    fn names_of_a_setting_follow_from_its_variable() {
+        let setting = PROXY_RTMP_SERVER.setting;
+        assert_eq!(setting.key(), "rtmp_server");
+        assert_eq!(setting.flag(), "rtmp-server");
+        for setting in settings() {
+            assert!(setting.name.starts_with(PREFIX), "{} is no variable of ours", setting.name);
+            let same = settings().iter().filter(|other| other.name == setting.name);
+            assert_eq!(same.count(), 1, "{} stands twice in the table", setting.name);
+        }
+    }
+
+    /// The document between its markers is this table, row by row.
+    #[test]
+    fn the_document_shows_this_table() {
+        let document = include_str!("../../../docs/configuration.md");
+        let (_, rest) = document.split_once("<!-- settings -->\n").expect("the opening marker");
+        let (table, _) = rest.split_once("<!-- /settings -->").expect("the closing marker");
+        let shown: Vec<_> = table.trim().lines().skip(2).collect();
+        let rows: Vec<_> = settings().iter().map(row).collect();
+        for (shown, row) in zip(&shown, &rows) {
+            assert_eq!(shown, row, "docs/configuration.md shows another row");
+        }
+        let all = rows.join("\n");
+        assert_eq!(shown.len(), rows.len(), "docs/configuration.md should have\n{all}");
+    }
+
+    fn row(setting: &Setting) -> String {
+        let Setting { name, default, doc, .. } = setting;
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        format!("| `{name}` | `{}` | `--{}` | {default} | {doc} |", setting.key(), setting.flag())
+    }
+}

@@ -1,0 +1,370 @@
+//! The kinds of values: what the text of a setting may be, and what it becomes.
+//!
+//! Every parser's error completes the sentence that names the setting and its value; it says
+//! what was expected and repeats nothing.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+/// Text that is never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one place that needs it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Any text; none if it is empty.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
+pub(super) fn secret(text: &str) -> Result<Option<Secret>, String> {
+    Ok((!text.is_empty()).then(|| Secret(text.to_owned())))
+}
+
+/// Any text.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
+pub(super) fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+/// A path, absolute or from the working directory.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(text.into())
+}
+
+/// `on` or `off`.
+pub(super) fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("expected on or off".into()),
+    }
+}
+
+/// A number from 1 on.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("expected a whole number from 1 on".into()),
+    }
+}
+
+/// A number from 0 on.
+pub(super) fn index(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "expected a whole number from 0 on".into())
+}
+
+/// A port to connect to.
+pub(super) fn port(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err("expected a port from 1 to 65535".into()),
+    }
+}
+
+/// A port to connect to, or none.
+pub(super) fn optional_port(text: &str) -> Result<Option<u16>, String> {
+    if text.is_empty() { Ok(None) } else { port(text).map(Some) }
+}
+
+/// An IP address or a host name; it is not looked up here.
+pub(super) fn host(text: &str) -> Result<String, String> {
+    let is_name = (1..=253).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    if is_name || text.parse::<IpAddr>().is_ok() {
+        Ok(text.to_owned())
+    } else {
+        Err("expected an IP address or a host name, without a port".into())
+    }
+}
+
+/// A time, at least zero, in the forms in which Go writes durations: `300s`, `1m30s`, `500ms`,
+/// `1.5h`.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= LONGEST => Ok(time),
+        Ok(_) => Err("expected at most 365 days".into()),
+        Err(_) => Err(DURATION_FORMS.into()),
+    }
+}
+
+/// The same, longer than zero.
+pub(super) fn positive_duration(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(Duration::ZERO) => Err("expected a time longer than zero".into()),
+        other => other,
+    }
+}
+
+/// A size in bytes, from 1 on: `65536`, `64KiB`, `8MiB`.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let (digits, unit) = UNITS
+        .iter()
+        .find_map(|&(suffix, unit)| Some((text.strip_suffix(suffix)?, unit)))
+        .unwrap_or((text, 1));
+    match digits.parse::<usize>().ok().and_then(|n| n.checked_mul(unit)) {
+        Some(size) if size > 0 => Ok(size),
+        _ => Err("expected a size such as 65536, 64KiB or 8MiB".into()),
+    }
+}
+
+/// A choice between words.
+pub(super) trait Word: Copy + 'static {
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+/// One of the words.
+pub(super) fn word<T: Word>(text: &str) -> Result<T, String> {
+    let found = T::WORDS.iter().find(|(word, _)| *word == text);
+    found.map(|&(_, choice)| choice).ok_or_else(|| {
+        let words: Vec<_> = T::WORDS.iter().map(|&(word, _)| word).collect();
+        format!("expected {}", words.join(" or "))
+    })
+}
+
+/// One of the words, or none.
+pub(super) fn optional_word<T: Word>(text: &str) -> Result<Option<T>, String> {
+    if text.is_empty() { Ok(None) } else { word(text).map(Some) }
+}
+
+/// Where origins and routes are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadBalancer {
+    /// In this process alone.
+    Memory,
+    /// In Redis, shared with other proxies.
+    Redis,
+}
+
+impl Word for LoadBalancer {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("memory", Self::Memory), ("redis", Self::Redis)];
+}
+
+/// How a new stream finds its origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The origin with the fewest streams.
+    LeastStreams,
+    /// Any origin.
+    Random,
+    /// The origin with the highest hash of its name and the stream's.
+    Rendezvous,
+}
+
+impl Word for Policy {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("least-streams", Self::LeastStreams),
+        ("random", Self::Random),
+        ("rendezvous", Self::Rendezvous),
+    ];
+}
+
+/// How an origin proves that it may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthType {
+    /// `Authorization: Bearer` and the token, RFC 6750 2.1.
+    Bearer,
+}
+
+impl Word for AuthType {
+    const WORDS: &'static [(&'static str, Self)] = &[("bearer", Self::Bearer)];
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+impl Word for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
+}
+
+/// Which host names are vhosts of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VhostList {
+    /// Every one.
+    All,
+    /// These.
+    Listed(Vec<String>),
+}
+
+impl VhostList {
+    /// `*`, or names between commas; empty for none.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        if text == "*" {
+            return Ok(Self::All);
+        }
+        let names = items(text).map(|name| match name {
+            "*" => Err("expected * alone, or host names without it".into()),
+            name => host(name).map_err(|_| "expected * or host names between commas".into()),
+        });
+        names.collect::<Result<_, _>>().map(Self::Listed)
+    }
+}
+
+/// Networks and addresses between commas; empty for none.
+pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let network = |item: &str| match item.parse::<IpNet>() {
+        Ok(network) => Ok(network.trunc()),
+        Err(_) => item.parse::<IpAddr>().map(IpNet::from),
+    };
+    items(text)
+        .map(network)
+        .collect::<Result<_, _>>()
+        .map_err(|_| "expected addresses and networks such as 192.0.2.7,10.0.0.0/8,::1".into())
+}
+
+/// Directives of `tracing_subscriber::EnvFilter`. It takes a lone word that is no level for the
+/// name of a module, and would log nothing else: more likely a slip of the pen.
+pub(super) fn log_filter(text: &str) -> Result<String, String> {
+    let is_word = text.bytes().all(|b| b.is_ascii_alphabetic());
+    if EnvFilter::try_new(text).is_err() || (is_word && text.parse::<LevelFilter>().is_err()) {
+        return Err("expected a level (error, warn, info, debug, trace, off) \
+                    or directives such as info,srs_proxy::session=debug"
+            .into());
+    }
+    Ok(text.to_owned())
+}
+
+/// The items of a list between commas; an empty text has none.
+fn items(text: &str) -> impl Iterator<Item = &str> {
+    let list = (!text.is_empty()).then(|| text.split(','));
+    list.into_iter().flatten().map(str::trim)
+}
+
+const DURATION_FORMS: &str = "expected a time such as 500ms, 20s, 1m30s or 1.5h";
+
+/// A deadline this far from now can still be computed.
+const LONGEST: Duration = Duration::from_hours(365 * 24);
+
+const UNITS: [(&str, usize); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, millis) in [
+            ("300s", 300_000),
+            ("1m30s", 90_000),
+            ("1h30m", 5_400_000),
+            ("1h0m0s", 3_600_000),
+            ("500ms", 500),
+            ("1.5h", 5_400_000),
+            ("0.25s", 250),
+            ("0s", 0),
+            ("0", 0),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        assert_eq!(duration("250us"), duration("250µs"));
+        for text in ["", "20", "-1s", "s", "5 parsecs", "400d", "99999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text:?} is no time");
+        }
+        assert!(positive_duration("0s").is_err(), "zero makes no sense here");
+        assert_eq!(positive_duration("1ns"), Ok(Duration::from_nanos(1)));
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_binary_units() {
+        assert_eq!(size("65536"), Ok(65536));
+        assert_eq!(size("64KiB"), Ok(65536));
+        assert_eq!(size("8MiB"), Ok(8 * 1024 * 1024));
+        for text in ["", "0", "KiB", "8MB", "8 M", "-1", "1.5MiB", "99999999999999999GiB"] {
+            assert!(size(text).is_err(), "{text:?} is no size");
+        }
+    }
+
+    #[test]
+    fn a_network_list_takes_bare_addresses() {
+        let networks = networks("10.1.2.3/8, 192.0.2.7,::1").unwrap();
+        let shown: Vec<_> = networks.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
+        assert_eq!(super::networks(""), Ok(vec![]), "nothing said, nothing listed");
+        for text in ["10.0.0.0/33", "localhost", "10.0.0.1,", "10.0.0"] {
+            assert!(super::networks(text).is_err(), "{text:?} is no list of networks");
+        }
+    }
+
+    #[test]
+    fn vhosts_are_all_some_or_none() {
+        assert_eq!(VhostList::parse("*"), Ok(VhostList::All));
+        assert_eq!(VhostList::parse(""), Ok(VhostList::Listed(vec![])));
+        let two = VhostList::Listed(vec!["a.example".into(), "b.example".into()]);
+        assert_eq!(VhostList::parse("a.example, b.example"), Ok(two));
+        for text in ["*,a.example", "a.example/live", "a.example:1935", ",", "a b"] {
+            assert!(VhostList::parse(text).is_err(), "{text:?} is no list of vhosts");
+        }
+    }
+
+    #[test]
+    fn a_wrong_word_is_told_the_right_ones() {
+        assert_eq!(word("random"), Ok(Policy::Random));
+        assert_eq!(
+            word::<Policy>("Random"),
+            Err("expected least-streams or random or rendezvous".into())
+        );
+        assert_eq!(optional_word::<AuthType>(""), Ok(None));
+        assert!(optional_word::<AuthType>("basic").is_err(), "bearer is the only one");
+    }
+
+    #[test]
+    fn hosts_are_names_or_addresses_of_both_families() {
+        for text in ["127.0.0.1", "::1", "origin-1.example", "srs_1"] {
+            assert_eq!(host(text).as_deref(), Ok(text));
+        }
+        for text in ["", "origin:1935", "[::1]", "a b", "rtmp://origin"] {
+            assert!(host(text).is_err(), "{text:?} is no host");
+        }
+    }
+
+    #[test]
+    fn ports_counts_and_switches_have_bounds() {
+        assert_eq!(port("65535"), Ok(65535));
+        assert!(port("0").is_err(), "nobody listens on port 0");
+        assert!(port("65536").is_err(), "a port has 16 bits");
+        assert_eq!(optional_port(""), Ok(None));
+        assert!(count("0").is_err(), "a limit of none serves nobody");
+        assert_eq!(index("0"), Ok(0));
+        assert_eq!((switch("on"), switch("false")), (Ok(true), Ok(false)));
+        assert!(switch("yes").is_err(), "on and off are the words");
+    }
+
+    #[test]
+    fn log_directives_are_levels_or_modules() {
+        for text in ["info", "WARN", "off", "warn,srs_proxy=debug", "srs_proxy::session=trace"] {
+            assert_eq!(log_filter(text).as_deref(), Ok(text));
+        }
+        for text in ["inof", "info,srs_proxy=loud"] {
+            assert!(log_filter(text).is_err(), "{text:?} would silence the log");
+        }
+    }
+
+    #[test]
+    fn a_secret_hides_from_debug_output() {
+        let secret = secret("hunter2").unwrap().unwrap();
+        assert_eq!(format!("{secret:?}"), "***");
+        assert_eq!(secret.reveal(), "hunter2");
+    }
+}

@@ -1,0 +1,110 @@
+//! TCP listeners: bound all or none, and accepted from until the proxy stops.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use crate::config::{ListenAddr, ListenAddrs};
+
+/// Connections that the kernel holds while the proxy is busy; the kernel caps it at its own
+/// limit.
+const BACKLOG: i32 = 4096;
+
+/// How long to wait when the process is out of descriptors: some session must end first.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+
+/// An address that cannot be listened on.
+#[derive(Debug, Error)]
+#[error("cannot listen on {address}: {error}")]
+pub struct BindError {
+    /// As it was configured.
+    pub address: ListenAddr,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+/// Binds every address, or none.
+pub fn bind(addresses: &ListenAddrs) -> Result<Vec<TcpListener>, BindError> {
+    let bind = |address| bind_one(address).map_err(|error| BindError { address, error });
+    addresses.iter().map(bind).collect()
+}
+
+fn bind_one(address: ListenAddr) -> io::Result<TcpListener> {
+    match address {
+        ListenAddr::Socket(address) => bind_socket(address, false),
+        // One socket for both families; a host without IPv6 has no such socket.
+        ListenAddr::Port(port) => {
+            bind_socket((Ipv6Addr::UNSPECIFIED, port).into(), true).or_else(|error| {
+                match error.kind() {
+                    io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+                    _ => bind_socket((Ipv4Addr::UNSPECIFIED, port).into(), false),
+                }
+            })
+        }
+    }
+}
+
+fn bind_socket(address: SocketAddr, both_families: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!both_families)?;
+    }
+    // On Windows the option lets two processes share a port, which is not what is meant.
+    if !cfg!(windows) {
+        socket.set_reuse_address(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Hands every connection to `serve`, which must not block, until `stop`.
+pub async fn accept(
+    listener: TcpListener,
+    stop: CancellationToken,
+    mut serve: impl FnMut(TcpStream, SocketAddr),
+) {
+    let mut failing = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((socket, address)) => {
+                failing = false;
+                for_media(&socket);
+                serve(socket, address);
+            }
+            // The peer gave up between its SYN and our accept.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                if !failing {
+                    warn!(%error, "cannot accept connections");
+                }
+                failing = true;
+                sleep(OUT_OF_DESCRIPTORS).await;
+            }
+        }
+    }
+}
+
+/// What every media socket gets: no waiting to fill segments, because media is written when it is
+/// there; and probes, so that a peer whose host is gone is found even on an idle session.
+pub fn for_media(socket: &TcpStream) {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(60))
+        .with_interval(Duration::from_secs(10));
+    let socket = SockRef::from(socket);
+    // Neither is worth losing the session for.
+    let _nodelay = socket.set_tcp_nodelay(true);
+    let _keepalive = socket.set_tcp_keepalive(&keepalive);
+}

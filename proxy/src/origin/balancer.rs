@@ -1,0 +1,416 @@
+//! Origins and routes behind one lock, and the decision between them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use super::balance::{Candidate, Policy, choose, scramble};
+use super::origin::{Endpoint, Listener, Origin, ServerName};
+use super::registry::{Member, NotRegistered, Registered, Registry};
+use super::routes::{Generation, Routes};
+use crate::stream::StreamKey;
+
+/// What a balancer is made of.
+#[derive(Clone, Debug)]
+pub struct BalancerSettings {
+    /// How a new stream gets its origin.
+    pub policy: Policy,
+    /// How long an origin lives after a heartbeat.
+    pub origin_ttl: Duration,
+    /// How long a stream keeps its origin after its last client.
+    pub route_idle_ttl: Duration,
+    /// Most origins; the default one is not counted against registrations of others, but is in
+    /// the table.
+    pub max_origins: usize,
+    /// Most streams; should exceed the limit of sessions, since a route in use stays.
+    pub max_routes: usize,
+    /// The default origin: a member like those that register, which never expires.
+    pub fixed: Option<Origin>,
+    /// Start of the random numbers of the policy `random`.
+    pub seed: u64,
+}
+
+impl Default for BalancerSettings {
+    fn default() -> Self {
+        Self {
+            policy: Policy::default(),
+            origin_ttl: Duration::from_mins(5),
+            route_idle_ttl: Duration::from_mins(5),
+            max_origins: 1000,
+            max_routes: 100_000,
+            fixed: None,
+            seed: 0,
+        }
+    }
+}
+
+/// Gives each stream to one origin. Safe to share; every call holds one lock shortly.
+///
+/// `now` must come from one clock. It may run backwards a little between threads.
+#[derive(Debug)]
+pub struct Balancer {
+    policy: Policy,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    registry: Registry,
+    routes: Routes,
+    /// The latest `now`: the time of a dropped lease, which cannot ask for it.
+    latest: Option<Instant>,
+    rolls: u64,
+}
+
+/// Why a stream has no origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoOrigin {
+    /// No origin is alive.
+    #[error("no origin is registered")]
+    NoneAlive,
+    /// Origins are alive, but those that could take the stream do not listen for the protocol.
+    #[error("no origin listens for this protocol")]
+    NotOffered,
+    /// Every origin that could take the stream was tried.
+    #[error("every origin was tried")]
+    AllTried,
+    /// The table of streams is full of streams in use.
+    #[error("the limit of streams is reached")]
+    TooManyStreams,
+}
+
+impl Balancer {
+    /// A balancer that knows the default origin, if there is one.
+    pub fn new(settings: BalancerSettings) -> Self {
+        let fixed = usize::from(settings.fixed.is_some());
+        let max_origins = settings.max_origins.saturating_add(fixed);
+        let mut registry = Registry::new(max_origins, settings.origin_ttl);
+        if let Some(origin) = settings.fixed {
+            registry.add_fixed(origin);
+        }
+        let state = State {
+            registry,
+            routes: Routes::new(settings.max_routes, settings.route_idle_ttl),
+            latest: None,
+            rolls: settings.seed,
+        };
+        Self { policy: settings.policy, state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Takes a heartbeat. A server that restarted takes the place of its former run at once,
+    /// and keeps its streams.
+    pub fn register(&self, origin: Origin, now: Instant) -> Result<Registered, NotRegistered> {
+        let (name, host) = (Arc::clone(origin.name()), origin.host().clone());
+        let registered = self.at(now).registry.register(origin, now)?;
+        if registered != Registered::Again {
+            tracing::info!(origin = &*name, host = host.as_str(), change = ?registered, "origin registered");
+        }
+        Ok(registered)
+    }
+
+    /// The origin of a stream: the one it has, if that can be used, or a new one. Whoever races,
+    /// all get the same.
+    ///
+    /// A stream leaves its origin when that is dead, in `tried`, or in back-off while another
+    /// is not. Origins in back-off are used when there are no others. An origin that does not
+    /// listen for this protocol keeps its streams: they are there by another one.
+    pub fn pick(
+        &self,
+        key: &StreamKey,
+        listener: Listener,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> Result<Lease, NoOrigin> {
+        let mut state = self.at(now);
+        let state = &mut *state;
+        let (origin, generation) = match state.decide(key, listener, tried, now)? {
+            Decision::Keep(member) => {
+                let origin = Arc::clone(&member.origin);
+                (origin, state.routes.join(key).ok_or(NoOrigin::TooManyStreams)?)
+            }
+            Decision::Place(candidates) => {
+                state.rolls = state.rolls.wrapping_add(GOLDEN_GAMMA);
+                let chosen = choose(self.policy, key, &candidates, scramble(state.rolls));
+                let server = &chosen.ok_or(NoOrigin::NoneAlive)?.server;
+                let member = state.registry.get(server, now).ok_or(NoOrigin::NoneAlive)?;
+                let origin = Arc::clone(&member.origin);
+                let generation = state.routes.place(key, server);
+                tracing::debug!(stream = %key, origin = &**origin.name(), "stream placed");
+                (origin, generation.ok_or(NoOrigin::TooManyStreams)?)
+            }
+        };
+        Ok(Lease { origin, key: key.clone(), generation, state: Arc::clone(&self.state) })
+    }
+
+    /// Notes that the lease's origin could not be connected: it is left alone for a while.
+    pub fn failed(&self, lease: &Lease, now: Instant) {
+        let mut state = self.at(now);
+        let member = state.registry.same(&lease.origin);
+        if member.is_some_and(|member| member.health.fail(now)) {
+            drop(state);
+            tracing::info!(origin = &**lease.origin.name(), "origin down: connect failed");
+        }
+    }
+
+    /// Notes that the lease's origin was connected.
+    pub fn reached(&self, lease: &Lease) {
+        let mut state = self.state.lock();
+        let member = state.registry.same(&lease.origin);
+        if member.is_some_and(|member| member.health.clear()) {
+            drop(state);
+            tracing::info!(origin = &**lease.origin.name(), "origin up: connected again");
+        }
+    }
+
+    /// Drops what has expired. To be called about every second.
+    pub fn sweep(&self, now: Instant) {
+        let mut state = self.at(now);
+        state.routes.expire(now);
+        let gone = state.registry.expire(now);
+        drop(state);
+        for origin in gone {
+            tracing::info!(origin = &**origin.name(), "origin gone: no heartbeat");
+        }
+    }
+
+    /// Where a client of this stream would go, and why. Changes nothing.
+    pub fn explain(&self, key: &StreamKey, listener: Listener, now: Instant) -> Explanation {
+        let state = self.state.lock();
+        let (chosen, reason) = match state.decide(key, listener, &[], now) {
+            Ok(Decision::Keep(member)) => (Some(member), "the stream is routed to it".to_owned()),
+            Ok(Decision::Place(_)) if self.policy == Policy::Random => {
+                (None, "a new route, to any of the candidates".to_owned())
+            }
+            Ok(Decision::Place(candidates)) => {
+                let chosen = choose(self.policy, key, &candidates, 0);
+                let member = chosen.and_then(|chosen| state.registry.get(&chosen.server, now));
+                (member, format!("a new route, by the policy {}", self.policy.as_str()))
+            }
+            Err(none) => (None, none.to_string()),
+        };
+        Explanation {
+            stream: key.to_string(),
+            listener: listener.as_str(),
+            origin: chosen.map(|member| Arc::clone(member.origin.name())),
+            target: chosen.and_then(|member| {
+                let (host, port) = member.origin.targets(listener).next()?;
+                Some(Target { host: host.to_owned(), port })
+            }),
+            reason,
+            policy: self.policy.as_str(),
+            candidates: state.registry.alive(now).map(|member| state.view(member, now)).collect(),
+        }
+    }
+
+    /// Every origin that is alive.
+    pub fn origins(&self, now: Instant) -> Vec<OriginView> {
+        let state = self.state.lock();
+        state.registry.alive(now).map(|member| state.view(member, now)).collect()
+    }
+
+    /// How much there is of everything.
+    pub fn counts(&self, now: Instant) -> Counts {
+        let state = self.state.lock();
+        let down = state.registry.alive(now).filter(|member| member.health.is_down(now)).count();
+        Counts {
+            up: state.registry.alive(now).count() - down,
+            down,
+            routes_idle: state.routes.len() - state.routes.in_use(),
+            routes_in_use: state.routes.in_use(),
+        }
+    }
+
+    fn at(&self, now: Instant) -> parking_lot::MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        state.latest = state.latest.max(Some(now));
+        state
+    }
+}
+
+/// Step of `SplitMix64`, whose finalizer makes the random numbers.
+const GOLDEN_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// What to do about a stream.
+enum Decision<'a> {
+    /// Use the origin it has.
+    Keep(&'a Member),
+    /// Choose one of these.
+    Place(Vec<Candidate>),
+}
+
+impl State {
+    fn decide(
+        &self,
+        key: &StreamKey,
+        listener: Listener,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> Result<Decision<'_>, NoOrigin> {
+        let untried = |member: &&Member| !tried.contains(member.origin.server());
+        let routed = self.routes.get(key).and_then(|server| self.registry.get(server, now));
+        let routed = routed.filter(untried);
+        if let Some(member) = routed {
+            if !member.origin.offers(listener) {
+                return Err(NoOrigin::NotOffered);
+            }
+            if !member.health.is_down(now) {
+                return Ok(Decision::Keep(member));
+            }
+        }
+        if self.registry.alive(now).next().is_none() {
+            return Err(NoOrigin::NoneAlive);
+        }
+        let offering = || self.registry.alive(now).filter(|member| member.origin.offers(listener));
+        if offering().next().is_none() {
+            return Err(NoOrigin::NotOffered);
+        }
+        let candidate = |member: &Member| {
+            let server = member.origin.server().clone();
+            Candidate { streams: self.routes.of(&server), server }
+        };
+        let up = |member: &&Member| !member.health.is_down(now);
+        let candidates: Vec<_> = offering().filter(untried).filter(up).map(candidate).collect();
+        if !candidates.is_empty() {
+            return Ok(Decision::Place(candidates));
+        }
+        if let Some(member) = routed {
+            return Ok(Decision::Keep(member));
+        }
+        let candidates: Vec<_> = offering().filter(untried).map(candidate).collect();
+        if candidates.is_empty() {
+            Err(NoOrigin::AllTried)
+        } else {
+            Ok(Decision::Place(candidates))
+        }
+    }
+
+    fn view(&self, member: &Member, now: Instant) -> OriginView {
+        let Member { origin, heard, health } = member;
+        let endpoints = Listener::ALL.into_iter().filter_map(|listener| {
+            let endpoints = origin.endpoints(listener);
+            (!endpoints.is_empty()).then(|| (listener.as_str(), endpoints.to_vec()))
+        });
+        OriginView {
+            id: Arc::clone(origin.name()),
+            server: origin.server().clone(),
+            service: origin.id().service.clone(),
+            pid: origin.id().pid.clone(),
+            device_id: origin.device_id().map(str::to_owned),
+            ip: origin.host().as_str().to_owned(),
+            endpoints: endpoints.collect(),
+            state: if health.is_down(now) { "down" } else { "up" },
+            fixed: heard.is_none(),
+            age_seconds: heard.map(|heard| now.saturating_duration_since(heard).as_secs_f64()),
+            streams: self.routes.of(origin.server()),
+            connect_failures: health.failures(),
+        }
+    }
+}
+
+/// One client's hold on a stream's origin. While it lives, the route does not expire.
+#[derive(Debug)]
+pub struct Lease {
+    origin: Arc<Origin>,
+    key: StreamKey,
+    generation: Generation,
+    state: Arc<Mutex<State>>,
+}
+
+impl Lease {
+    /// The origin to connect.
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+
+    /// The stream.
+    pub fn key(&self) -> &StreamKey {
+        &self.key
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.state.lock();
+        if let Some(now) = state.latest {
+            state.routes.leave(&self.key, self.generation, now);
+        }
+    }
+}
+
+/// One origin in `GET /api/v1/origins`.
+#[derive(Clone, Debug, Serialize)]
+pub struct OriginView {
+    /// `server-service-pid`
+    pub id: Arc<str>,
+    /// The server, whichever run.
+    pub server: ServerName,
+    /// New at each start of the server.
+    pub service: String,
+    /// Process id of the server.
+    pub pid: String,
+    /// The operator's label.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
+    /// Address or host name that is dialled.
+    pub ip: String,
+    /// By listener; those without an endpoint are absent.
+    pub endpoints: BTreeMap<&'static str, Vec<Endpoint>>,
+    /// `up`, or `down` while left alone after a failed connection.
+    pub state: &'static str,
+    /// Whether it is the default origin, which sends no heartbeat.
+    pub fixed: bool,
+    /// Since the last heartbeat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age_seconds: Option<f64>,
+    /// Streams routed to it.
+    pub streams: usize,
+    /// Failed connections of this run.
+    pub connect_failures: u64,
+}
+
+/// The answer of `GET /api/v1/streams/route`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Explanation {
+    /// The stream's key.
+    pub stream: String,
+    /// Which listener of the origin would be connected.
+    pub listener: &'static str,
+    /// The origin's id; null if there is none, or if chance decides.
+    pub origin: Option<Arc<str>>,
+    /// Where the origin would be connected.
+    pub target: Option<Target>,
+    /// Why.
+    pub reason: String,
+    /// The policy for new routes.
+    pub policy: &'static str,
+    /// Every origin that is alive.
+    pub candidates: Vec<OriginView>,
+}
+
+/// What would be dialled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Target {
+    /// Address or host name.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// How much a balancer has of everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Origins in use.
+    pub up: usize,
+    /// Origins in back-off.
+    pub down: usize,
+    /// Streams with clients.
+    pub routes_in_use: usize,
+    /// Streams remembered for their next client.
+    pub routes_idle: usize,
+}
+
+#[cfg(test)]
+mod tests;

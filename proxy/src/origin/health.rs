@@ -1,0 +1,80 @@
+//! Whether an origin can be reached, learned from the connections to it.
+
+use std::time::{Duration, Instant};
+
+/// Connect failures of one origin. After each, it is left alone for a while: one second at
+/// first, twice as long each time, at most half a minute, until a connection succeeds.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Back-offs in a row.
+    strikes: u32,
+    down_until: Option<Instant>,
+    failures: u64,
+}
+
+impl Health {
+    /// Notes a failed connection. True if this is what takes the origin down.
+    ///
+    /// Clients that fail together are one strike: while down, a failure is only counted.
+    pub(super) fn fail(&mut self, now: Instant) -> bool {
+        self.failures += 1;
+        if self.is_down(now) {
+            return false;
+        }
+        let back_off =
+            FIRST_BACK_OFF.saturating_mul(1 << self.strikes.min(5)).min(LONGEST_BACK_OFF);
+        self.strikes = self.strikes.saturating_add(1);
+        self.down_until = Some(now + back_off);
+        true
+    }
+
+    /// Notes a connection that succeeded. True if the origin had been failing.
+    pub(super) fn clear(&mut self) -> bool {
+        self.down_until = None;
+        std::mem::take(&mut self.strikes) > 0
+    }
+
+    /// Whether the origin is to be left alone now.
+    pub(super) fn is_down(&self, now: Instant) -> bool {
+        self.down_until.is_some_and(|until| now < until)
+    }
+
+    /// Failed connections, ever.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures
+    }
+}
+
+const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
+const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_failure_in_a_row_doubles_the_back_off_up_to_half_a_minute() {
+        let mut now = Instant::now();
+        let mut health = Health::default();
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            assert!(health.fail(now));
+            let back_off = Duration::from_secs(seconds);
+            assert!(health.is_down(now + back_off.mul_f64(0.99)), "up before {seconds} s");
+            assert!(!health.is_down(now + back_off), "still down after {seconds} s");
+            now += back_off;
+        }
+        assert!(health.clear());
+        assert!(health.fail(now));
+        assert!(!health.is_down(now + FIRST_BACK_OFF), "a success starts the row anew");
+    }
+
+    #[test]
+    fn a_hundred_clients_that_fail_together_are_one_strike() {
+        let now = Instant::now();
+        let mut health = Health::default();
+        let strikes = (0..100).filter(|_| health.fail(now)).count();
+        assert_eq!(strikes, 1);
+        assert_eq!(health.failures(), 100);
+        assert!(!health.is_down(now + FIRST_BACK_OFF));
+    }
+}

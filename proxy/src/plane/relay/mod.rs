@@ -1,0 +1,3 @@
+//! The portable relay: always compiled, the reference that every other plane must equal.
+
+pub mod stream;

@@ -1,0 +1,4 @@
+//! What the bytes mean: parsers and writers that do no I/O, read no clock, and import nothing of
+//! ours.
+
+pub mod rtmp;

@@ -1,0 +1,123 @@
+//! The log: one line per event on standard output.
+
+use std::io::{self, IsTerminal};
+
+use tracing::Subscriber;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::{Log, LogFormat};
+
+/// Sends every event and span of this process to standard output from here on, times in UTC.
+/// Fails if the directives are malformed, or if the log has been set up before.
+pub fn init(log: &Log) -> Result<(), Error> {
+    subscriber(log, io::stdout, io::stdout().is_terminal())?.try_init()?;
+    Ok(())
+}
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The directives are malformed.
+    #[error("log directives")]
+    Filter(#[from] tracing_subscriber::filter::ParseError),
+    /// There is one already.
+    #[error("log")]
+    Init(#[from] tracing_subscriber::util::TryInitError),
+}
+
+fn subscriber<W>(
+    log: &Log,
+    writer: W,
+    is_terminal: bool,
+) -> Result<Box<dyn Subscriber + Send + Sync>, Error>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(&log.filter)?)
+        .with_writer(writer)
+        .with_ansi(is_terminal)
+        // A reader of the log that went away is no reason to write elsewhere.
+        .log_internal_errors(false);
+    Ok(match log.format {
+        LogFormat::Human => Box::new(builder.compact().finish()),
+        LogFormat::Json => Box::new(
+            builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(true)
+                .with_span_list(false)
+                .finish(),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// What is logged by a session that starts, in this format.
+    fn logged(format: LogFormat, filter: &str) -> String {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = Lines(Arc::clone(&lines));
+        let log = Log { filter: filter.into(), format };
+        let subscriber = subscriber(&log, move || writer.clone(), false).unwrap();
+        tracing::subscriber::with_default(subscriber, || {
+            let _session = tracing::info_span!("session", id = "s000007").entered();
+            tracing::info!(client = "192.0.2.1:5000", "accepted");
+            tracing::debug!("too much detail");
+        });
+        let lines = lines.lock().clone();
+        String::from_utf8(lines).unwrap()
+    }
+
+    #[test]
+    fn json_lines_carry_fields_and_session() {
+        let text = logged(LogFormat::Json, "info");
+        let lines: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let [line] = lines.as_slice() else { panic!("expected one line, not {text}") };
+        assert_eq!(line["message"], "accepted");
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(line["client"], "192.0.2.1:5000");
+        assert_eq!(line["span"]["id"], "s000007");
+        let time = line["timestamp"].as_str().unwrap();
+        assert!(time.ends_with('Z'), "{time} is not in UTC");
+    }
+
+    #[test]
+    fn human_lines_are_plain_where_there_is_no_terminal() {
+        let text = logged(LogFormat::Human, "info");
+        assert_eq!(text.lines().count(), 1, "{text}");
+        for part in ["INFO", "accepted", "client=\"192.0.2.1:5000\"", "id=\"s000007\""] {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+        assert!(!text.contains('\x1b'), "colours in {text:?}");
+    }
+
+    #[test]
+    fn directives_choose_what_is_logged() {
+        assert_eq!(logged(LogFormat::Human, "debug").lines().count(), 2);
+        assert_eq!(logged(LogFormat::Human, "off"), "");
+    }
+
+    #[derive(Clone)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}
