@@ -32,30 +32,16 @@ pub fn publish(folder: &Path, name: &str, source: Source, url: &str) -> Result<P
     match source {
         Source::FixtureStart(seconds) => {
             let seconds = seconds.to_string();
-            ffmpeg
-                .arg("-re")
-                .arg("-i")
-                .arg(fixture())
-                .args(["-c", "copy", "-t", &seconds]);
+            ffmpeg.arg("-re").arg("-i").arg(fixture()).args(["-c", "copy", "-t", &seconds]);
         }
         Source::FixtureForEver => {
-            ffmpeg
-                .args(["-re", "-stream_loop", "-1", "-i"])
-                .arg(fixture())
-                .args(["-c", "copy"]);
+            ffmpeg.args(["-re", "-stream_loop", "-1", "-i"]).arg(fixture()).args(["-c", "copy"]);
         }
         Source::Picture => {
             ffmpeg
                 .args(["-re", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25"])
                 .args(["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=44100"])
-                .args([
-                    "-c:v",
-                    "libx264",
-                    "-preset",
-                    "ultrafast",
-                    "-profile:v",
-                    "baseline",
-                ])
+                .args(["-c:v", "libx264", "-preset", "ultrafast", "-profile:v", "baseline"])
                 .args(["-pix_fmt", "yuv420p", "-b:v", "800k", "-g", "25"])
                 .args(["-c:a", "aac", "-b:a", "96k"]);
         }
@@ -76,26 +62,12 @@ pub fn play(folder: &Path, name: &str, url: &str, seconds: Option<u32>) -> Resul
     let hashes = folder.join(format!("{name}.hashes"));
     let mut ffmpeg = ffmpeg();
     // The head of the stream says all there is to know of it.
-    ffmpeg.args([
-        "-analyzeduration",
-        "500000",
-        "-i",
-        url,
-        "-map",
-        "0",
-        "-c",
-        "copy",
-    ]);
+    ffmpeg.args(["-analyzeduration", "500000", "-i", url, "-map", "0", "-c", "copy"]);
     if let Some(seconds) = seconds {
         ffmpeg.args(["-t", &seconds.to_string()]);
     }
-    ffmpeg
-        .args(["-flush_packets", "1", "-f", "framehash", "-hash", "md5"])
-        .arg(&hashes);
-    Ok(Player {
-        process: Process::start(&mut ffmpeg, folder, name)?,
-        hashes,
-    })
+    ffmpeg.args(["-flush_packets", "1", "-f", "framehash", "-hash", "md5"]).arg(&hashes);
+    Ok(Player { process: Process::start(&mut ffmpeg, folder, name)?, hashes })
 }
 
 impl Player {
@@ -127,13 +99,6 @@ pub fn fixture_packets(folder: &Path) -> Result<Packets> {
 
 fn ffmpeg() -> Command {
     let mut ffmpeg = Command::new("ffmpeg");
-    ffmpeg.args([
-        "-hide_banner",
-        "-nostdin",
-        "-nostats",
-        "-loglevel",
-        "level+verbose",
-        "-y",
-    ]);
+    ffmpeg.args(["-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+verbose", "-y"]);
     ffmpeg
 }

@@ -33,19 +33,12 @@ pub fn get(server: SocketAddr, path: &str) -> Result<Answer> {
 /// POST of this text.
 pub fn post(server: SocketAddr, path: &str, body: &str) -> Result<Answer> {
     let request = AGENT.post(format!("http://{server}{path}"));
-    answer(
-        request
-            .header("Content-Type", "application/json")
-            .send(body)?,
-    )
+    answer(request.header("Content-Type", "application/json").send(body)?)
 }
 
 fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
     let status = response.status().as_u16();
-    Ok(Answer {
-        status,
-        body: response.body_mut().read_to_string()?,
-    })
+    Ok(Answer { status, body: response.body_mut().read_to_string()? })
 }
 
 static AGENT: LazyLock<Agent> = LazyLock::new(|| {

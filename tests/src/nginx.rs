@@ -47,9 +47,7 @@ impl Nginx {
     pub fn start_again(&mut self) -> Result<()> {
         let home = self.home();
         let mut nginx = Command::new(process::find("nginx")?);
-        nginx
-            .args(["-e", "stderr", "-c", "nginx.conf", "-p"])
-            .arg(&home);
+        nginx.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(&home);
         self.process = Some(Process::start(&mut nginx, &self.folder, &self.name)?);
         self.lives += 1;
         wait::until_true("nginx listens", Duration::from_secs(10), || {
@@ -62,20 +60,12 @@ impl Nginx {
 
     /// Ends it at once; its sockets are closed by the system.
     pub fn kill(&mut self) -> Result<()> {
-        self.process
-            .take()
-            .context("the origin is down already")?
-            .kill()
+        self.process.take().context("the origin is down already")?.kill()
     }
 
     /// How it ended, if it has without being told to.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self
-            .process
-            .as_mut()
-            .map(Process::ended)
-            .transpose()?
-            .flatten())
+        Ok(self.process.as_mut().map(Process::ended).transpose()?.flatten())
     }
 
     /// Its name.
@@ -120,12 +110,7 @@ impl Nginx {
     pub fn register_at(&self, proxy: SocketAddr) -> Result<()> {
         let answer = http::post(proxy, "/api/v1/srs/register", &self.heartbeat())?;
         if answer.status != 200 || answer.json()?.get("code") != Some(&json!(0)) {
-            bail!(
-                "{} was not registered: {} {}",
-                self.name,
-                answer.status,
-                answer.body
-            );
+            bail!("{} was not registered: {} {}", self.name, answer.status, answer.body);
         }
         Ok(())
     }
@@ -191,14 +176,8 @@ http {{
 
 /// The RTMP module as a file, where a system keeps it; none if it is linked in.
 fn module() -> Option<PathBuf> {
-    let folders = [
-        "/usr/lib/nginx/modules",
-        "/usr/lib64/nginx/modules",
-        "/etc/nginx/modules",
-    ];
-    let mut files = folders
-        .map(|folder| Path::new(folder).join("ngx_rtmp_module.so"))
-        .into_iter();
+    let folders = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/etc/nginx/modules"];
+    let mut files = folders.map(|folder| Path::new(folder).join("ngx_rtmp_module.so")).into_iter();
     files.find(|file| file.is_file())
 }
 

@@ -37,10 +37,7 @@ impl Packets {
                 if let [stream, _, _, _, size, hash] = fields[..]
                     && let Some(kind) = kinds.get(stream)
                 {
-                    packets
-                        .entry(*kind)
-                        .or_default()
-                        .push(format!("{size} {hash}"));
+                    packets.entry(*kind).or_default().push(format!("{size} {hash}"));
                 }
             }
         }
@@ -58,10 +55,7 @@ impl Packets {
         for kind in [Kind::Video, Kind::Audio] {
             let (part, whole) = (self.of(kind), source.of(kind));
             if part.len() < least {
-                bail!(
-                    "{kind:?}: {} packets, at least {least} expected",
-                    part.len()
-                );
+                bail!("{kind:?}: {} packets, at least {least} expected", part.len());
             }
             let starts = 0..whole.len();
             let longest = starts.map(|start| common_start(part, whole.iter().cycle().skip(start)));
@@ -80,10 +74,7 @@ impl Packets {
 
 /// How many packets are the same from the start.
 fn common_start<'a>(part: &[String], source: impl Iterator<Item = &'a String>) -> usize {
-    part.iter()
-        .zip(source)
-        .take_while(|(part, source)| part == source)
-        .count()
+    part.iter().zip(source).take_while(|(part, source)| part == source).count()
 }
 
 #[cfg(test)]
@@ -109,19 +100,11 @@ mod tests {
             let line = |v: &str| format!("1, 0, 0, 0, 9{}, v{v}\n", 10 - v.parse::<u32>().unwrap());
             let video = video.split(' ').map(line).collect::<Vec<_>>().concat();
             let head = "#media_type 0: audio\n#media_type 1: video\n";
-            Packets::parse(&format!(
-                "{head}0, 0, 0, 0, 11, ab\n0, 0, 0, 0, 12, ac\n{video}"
-            ))
+            Packets::parse(&format!("{head}0, 0, 0, 0, 11, ab\n0, 0, 0, 0, 12, ac\n{video}"))
         };
-        part("2 3 1")
-            .must_be_a_part_of(&source, 2)
-            .expect("the source goes round");
-        let error = part("1 3")
-            .must_be_a_part_of(&source, 2)
-            .expect_err("v2 is missing");
+        part("2 3 1").must_be_a_part_of(&source, 2).expect("the source goes round");
+        let error = part("1 3").must_be_a_part_of(&source, 2).expect_err("v2 is missing");
         assert!(error.to_string().contains("1 packets in a row"), "{error}");
-        part("1")
-            .must_be_a_part_of(&source, 2)
-            .expect_err("too few");
+        part("1").must_be_a_part_of(&source, 2).expect_err("too few");
     }
 }

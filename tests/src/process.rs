@@ -31,11 +31,7 @@ impl Process {
             .stderr(file)
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
-        Ok(Self {
-            child,
-            name: name.to_owned(),
-            log,
-        })
+        Ok(Self { child, name: name.to_owned(), log })
     }
 
     /// Its process id.
@@ -56,9 +52,7 @@ impl Process {
     /// Waits for its own end.
     pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let Self { child, name, .. } = self;
-        wait::until(&format!("the end of {name}"), limit, || {
-            Ok(child.try_wait()?)
-        })
+        wait::until(&format!("the end of {name}"), limit, || Ok(child.try_wait()?))
     }
 
     /// Sends a signal, if it still runs.

@@ -42,11 +42,7 @@ impl Proxy {
             }
             Ok(http::get(system_api, "/readyz")?.status == 200)
         })?;
-        Ok(Self {
-            process,
-            rtmp,
-            system_api,
-        })
+        Ok(Self { process, rtmp, system_api })
     }
 
     /// Where it takes RTMP.
@@ -76,10 +72,7 @@ impl Proxy {
     /// Live sessions.
     pub fn sessions(&self) -> Result<Vec<Session>> {
         let all = self.get("/api/v1/sessions")?;
-        let list = all
-            .get("sessions")
-            .and_then(Value::as_array)
-            .context("no list of sessions")?;
+        let list = all.get("sessions").and_then(Value::as_array).context("no list of sessions")?;
         Ok(list.iter().map(Session::of).collect())
     }
 
@@ -96,10 +89,7 @@ impl Proxy {
         let text = http::get(self.system_api, "/metrics")?.body;
         let samples = text.lines().filter_map(sample);
         let matching = samples.filter(|(sample, has, _)| {
-            *sample == name
-                && labels
-                    .iter()
-                    .all(|(label, value)| has.get(label) == Some(value))
+            *sample == name && labels.iter().all(|(label, value)| has.get(label) == Some(value))
         });
         Ok(matching.map(|(_, _, value)| value).sum())
     }
@@ -131,13 +121,7 @@ pub struct Session {
 
 impl Session {
     fn of(value: &Value) -> Self {
-        let text = |name| {
-            value
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text = |name| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let number = |name| value.get(name).and_then(Value::as_u64).unwrap_or_default();
         Self {
             id: text("id"),
@@ -153,9 +137,7 @@ impl Session {
 
 /// The proxy, to be started in this folder, with no variable but those the caller adds.
 pub fn command(folder: &Path) -> Result<Command> {
-    let program = BINARY
-        .as_ref()
-        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    let program = BINARY.as_ref().map_err(|error| anyhow::anyhow!("{error}"))?;
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PROXY_") {
@@ -180,40 +162,23 @@ fn build() -> Result<PathBuf> {
     // <target>/<profile>/deps/<test> or <target>/<profile>/<bin>
     let folder = this.parent().context("this program is in no folder")?;
     let in_deps = folder.file_name().is_some_and(|name| name == "deps");
-    let folder = if in_deps {
-        folder.parent()
-    } else {
-        Some(folder)
-    };
+    let folder = if in_deps { folder.parent() } else { Some(folder) };
     let profile_folder = folder.context("this program is not in a target folder")?;
-    let target = profile_folder
-        .parent()
-        .context("this program is not in a target folder")?;
+    let target = profile_folder.parent().context("this program is not in a target folder")?;
     let profile = match profile_folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(name) => name,
     };
     // Cargo's own lock makes several test programs wait for one build.
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--locked",
-            "--quiet",
-            "-p",
-            "srs-proxy",
-            "--bin",
-            "srs-proxy",
-        ])
+        .args(["build", "--locked", "--quiet", "-p", "srs-proxy", "--bin", "srs-proxy"])
         .args(["--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("cannot start cargo")?;
     if !output.status.success() {
-        bail!(
-            "the proxy does not build: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        bail!("the proxy does not build: {}", String::from_utf8_lossy(&output.stderr));
     }
     Ok(profile_folder.join(format!("srs-proxy{}", std::env::consts::EXE_SUFFIX)))
 }

@@ -11,9 +11,7 @@ use anyhow::Result;
 /// Processes that the test starts in this folder write their logs there; when the test fails,
 /// the end of each log is printed.
 pub fn story(tell: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let folder = tempfile::Builder::new()
-        .prefix("srs-proxy-test-")
-        .tempdir()?;
+    let folder = tempfile::Builder::new().prefix("srs-proxy-test-").tempdir()?;
     let outcome = catch_unwind(AssertUnwindSafe(|| tell(folder.path())));
     if !matches!(outcome, Ok(Ok(()))) {
         print_logs(folder.path());

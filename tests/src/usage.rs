@@ -11,11 +11,7 @@ pub fn cpu(process: u32) -> Result<Duration> {
     // proc(5): the second field may have blanks, and ends at the last parenthesis;
     // utime and stime are fields 14 and 15, in ticks of which Linux shows 100 a second.
     let (_, fields) = stat.rsplit_once(')').context("no process name in stat")?;
-    let ticks = fields
-        .split_ascii_whitespace()
-        .skip(11)
-        .take(2)
-        .map(str::parse::<u64>);
+    let ticks = fields.split_ascii_whitespace().skip(11).take(2).map(str::parse::<u64>);
     let ticks: u64 = ticks.collect::<Result<Vec<_>, _>>()?.into_iter().sum();
     Ok(Duration::from_millis(ticks * 10))
 }
@@ -24,19 +20,14 @@ pub fn cpu(process: u32) -> Result<Duration> {
 pub fn memory(process: u32) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
     let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line
-        .and_then(|line| line.trim().strip_suffix(" kB"))
-        .context("no Pss in smaps")?;
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no Pss in smaps")?;
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
 /// Ids of the children of its first thread.
 pub fn children(process: u32) -> Result<Vec<u32>> {
     let ids = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;
-    Ok(ids
-        .split_ascii_whitespace()
-        .map(str::parse)
-        .collect::<Result<_, _>>()?)
+    Ok(ids.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>()?)
 }
 
 /// Whether there is a process of this id.

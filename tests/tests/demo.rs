@@ -18,11 +18,7 @@ fn the_demo_shows_bytes_and_ends_by_itself() -> Result<()> {
         let mut demo = start(folder, &["3"])?;
         let status = demo.wait(A_WHILE)?;
         assert!(status.success(), "{status}");
-        for said in [
-            "ffplay rtmp://",
-            "__defaultVhost__/live/demo",
-            "kB to the origin",
-        ] {
+        for said in ["ffplay rtmp://", "__defaultVhost__/live/demo", "kB to the origin"] {
             assert!(demo.log().contains(said), "the demo does not say {said}");
         }
         nothing_is_left(folder)
@@ -42,10 +38,7 @@ fn a_signal_ends_the_demo_and_all_that_it_started() -> Result<()> {
             demo.signal(signal)?;
             let status = demo.wait(SOON)?;
             assert!(status.success(), "{status}");
-            let alive: Vec<_> = children
-                .into_iter()
-                .filter(|id| usage::is_alive(*id))
-                .collect();
+            let alive: Vec<_> = children.into_iter().filter(|id| usage::is_alive(*id)).collect();
             assert!(alive.is_empty(), "still alive: {alive:?}");
             nothing_is_left(folder)
         })?;
@@ -57,13 +50,9 @@ fn a_signal_ends_the_demo_and_all_that_it_started() -> Result<()> {
 fn the_demo_ends_when_one_of_its_programs_dies() -> Result<()> {
     story(|folder| {
         let mut demo = start(folder, &[])?;
-        wait::until_true("bytes flow", A_WHILE, || {
-            Ok(demo.log().contains("kB to the origin"))
-        })?;
+        wait::until_true("bytes flow", A_WHILE, || Ok(demo.log().contains("kB to the origin")))?;
         let children = usage::children(demo.id())?;
-        Command::new("kill")
-            .args(["-9", &children[0].to_string()])
-            .status()?;
+        Command::new("kill").args(["-9", &children[0].to_string()]).status()?;
         assert!(!demo.wait(SOON)?.success(), "an origin died");
         nothing_is_left(folder)
     })

@@ -37,28 +37,16 @@ fn fifty_sessions_play_on_until_the_grace_is_over() -> Result<()> {
         let (mut proxy, mut players, _origin) = playing(folder, "3s", 50)?;
         let told = Instant::now();
         tell_to_end(&mut proxy, 50)?;
-        assert!(
-            TcpStream::connect(proxy.rtmp()).is_err(),
-            "nobody new is let in"
-        );
+        assert!(TcpStream::connect(proxy.rtmp()).is_err(), "nobody new is let in");
         for player in &mut players {
             player.read_bytes(10_000)?;
         }
-        assert!(
-            told.elapsed() < Duration::from_secs(3),
-            "the players were read in time"
-        );
+        assert!(told.elapsed() < Duration::from_secs(3), "the players were read in time");
         let status = proxy.process.wait(SOON)?;
         let took = told.elapsed();
         assert_eq!(status.code(), Some(0), "{status}");
-        assert!(
-            took > Duration::from_millis(2500),
-            "ended after {took:?} of 3 s grace"
-        );
-        assert!(
-            took < Duration::from_secs(5),
-            "ended {took:?} after the signal"
-        );
+        assert!(took > Duration::from_millis(2500), "ended after {took:?} of 3 s grace");
+        assert!(took < Duration::from_secs(5), "ended {took:?} after the signal");
         for player in &mut players {
             player.must_be_closed_within(SOON)?;
         }
@@ -132,15 +120,8 @@ fn refused(folder: &Path, variable: &str, value: &str) -> Result<String> {
     let log = process.log();
     // What was listening before the bad one may have said so.
     let lines: Vec<&str> = log.lines().filter(|line| line.contains(variable)).collect();
-    ensure!(
-        lines.len() == 1,
-        "{variable}={value}: {} lines name it: {log}",
-        lines.len()
-    );
-    ensure!(
-        log.contains(value),
-        "{variable}={value}: the value is not named: {log}"
-    );
+    ensure!(lines.len() == 1, "{variable}={value}: {} lines name it: {log}", lines.len());
+    ensure!(log.contains(value), "{variable}={value}: the value is not named: {log}");
     ensure!(!log.contains("panicked"), "{variable}={value}: {log}");
     Ok(log)
 }

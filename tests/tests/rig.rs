@@ -18,17 +18,15 @@ fn ffmpeg_gets_from_nginx_the_packets_that_ffmpeg_sent() -> Result<()> {
         let origin = Nginx::start(folder, "a")?;
         let url = origin.url("direct");
         let mut publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
-        wait::until_true("the origin has the stream", SOON, || {
-            origin.has_publisher("direct")
-        })?;
+        wait::until_true("the origin has the stream", SOON, || origin.has_publisher("direct"))?;
         let player = ffmpeg::play(folder, "player", &url, Some(3))?;
-        player
-            .finish(Duration::from_secs(15))?
-            .must_be_a_part_of(&source, 50)?;
+        player.finish(Duration::from_secs(15))?.must_be_a_part_of(&source, 50)?;
         publisher.kill()?;
-        wait::until_true("the origin lost the stream", SOON, || {
-            Ok(!origin.has_publisher("direct")?)
-        })
+        wait::until_true(
+            "the origin lost the stream",
+            SOON,
+            || Ok(!origin.has_publisher("direct")?),
+        )
     })
 }
 
@@ -58,10 +56,7 @@ fn scripted_peers_understand_each_other() -> Result<()> {
     let mut player = Client::play(paced.address(), "any")?;
     let (bytes, open) = player.watch(Instant::now() + Duration::from_secs(2))?;
     assert!(open, "a paced player is fed for ever");
-    assert!(
-        (800_000..1_200_000).contains(&bytes),
-        "{bytes} bytes in 2 s at 4 Mb/s"
-    );
+    assert!((800_000..1_200_000).contains(&bytes), "{bytes} bytes in 2 s at 4 Mb/s");
     let mut publisher = Client::publish(paced.address(), "any")?;
     publisher.send_video(5000)?;
     wait::until_true("the origin got it", SOON, || Ok(paced.received() >= 5000))?;

@@ -33,9 +33,7 @@ fn a_dead_origin_s_stream_is_back_on_the_other_one_within_three_seconds() -> Res
         for player in &mut players {
             player.must_be_closed_within(AT_ONCE)?;
         }
-        publisher
-            .wait(AT_ONCE)
-            .context("the publisher was not told")?;
+        publisher.wait(AT_ONCE).context("the publisher was not told")?;
         // An encoder comes back by itself; FFmpeg is started again.
         let _publisher = ffmpeg::publish(folder, "after", Source::FixtureForEver, &url)?;
         let mut player = Client::play(cluster.proxy.rtmp(), "show")?;
@@ -62,10 +60,7 @@ fn a_restarted_origin_takes_the_place_of_its_old_self() -> Result<()> {
         origin.register_at(system_api)?;
 
         let origins = cluster.proxy.get("/api/v1/origins")?;
-        let list = origins
-            .get("origins")
-            .and_then(Value::as_array)
-            .context("no list")?;
+        let list = origins.get("origins").and_then(Value::as_array).context("no list")?;
         assert_eq!(list.len(), 2, "the old self is gone: {origins}");
         // Streams are spread over both again.
         let mut homes = [0, 0];
@@ -74,10 +69,7 @@ fn a_restarted_origin_takes_the_place_of_its_old_self() -> Result<()> {
             publishers.push(Client::publish(cluster.proxy.rtmp(), name)?);
             homes[cluster.home_of(name)?] += 1;
         }
-        assert!(
-            homes.iter().all(|&n| n > 0),
-            "streams of each origin: {homes:?}"
-        );
+        assert!(homes.iter().all(|&n| n > 0), "streams of each origin: {homes:?}");
         Ok(())
     })
 }
@@ -91,10 +83,7 @@ fn the_only_origin_serves_again_as_soon_as_it_is_back() -> Result<()> {
         let mut publisher = Client::publish(proxy.rtmp(), "show")?;
         origin.kill()?;
         publisher.must_be_closed_within(AT_ONCE)?;
-        assert!(
-            Client::publish(proxy.rtmp(), "show").is_err(),
-            "nobody is there to publish to"
-        );
+        assert!(Client::publish(proxy.rtmp(), "show").is_err(), "nobody is there to publish to");
         origin.start_again()?;
         origin.register_at(proxy.system_api())?;
         Client::publish(proxy.rtmp(), "show")?;
@@ -116,15 +105,8 @@ fn nobody_notices_an_origin_that_refuses_connections() -> Result<()> {
         let mut publishers = Vec::new();
         for n in 0..12 {
             let start = Instant::now();
-            publishers.push(Client::publish(
-                cluster.proxy.rtmp(),
-                &format!("stream{n}"),
-            )?);
-            assert!(
-                start.elapsed() < AT_ONCE,
-                "stream {n} waited {:?}",
-                start.elapsed()
-            );
+            publishers.push(Client::publish(cluster.proxy.rtmp(), &format!("stream{n}"))?);
+            assert!(start.elapsed() < AT_ONCE, "stream {n} waited {:?}", start.elapsed());
         }
         Ok(())
     })
@@ -142,11 +124,7 @@ fn nobody_waits_long_for_an_origin_that_never_answers() -> Result<()> {
         for n in 0..4 {
             let start = Instant::now();
             Client::play(proxy.rtmp(), &format!("stream{n}"))?.read_bytes(1000)?;
-            assert!(
-                start.elapsed() < 4 * AT_ONCE,
-                "stream {n} waited {:?}",
-                start.elapsed()
-            );
+            assert!(start.elapsed() < 4 * AT_ONCE, "stream {n} waited {:?}", start.elapsed());
         }
 
         drop(good);
@@ -155,9 +133,11 @@ fn nobody_waits_long_for_an_origin_that_never_answers() -> Result<()> {
         let status = refused.status()?;
         assert_eq!(status.level, "error", "{status}");
         refused.must_be_closed_within(SOON)?;
-        wait::until_true("the reason is counted", SOON, || {
-            Ok(proxy.ends("origin_unreachable")? > 0)
-        })
+        wait::until_true(
+            "the reason is counted",
+            SOON,
+            || Ok(proxy.ends("origin_unreachable")? > 0),
+        )
     })
 }
 
@@ -174,9 +154,7 @@ fn without_any_origin_the_client_hears_so_and_nothing_of_the_inside() -> Result<
             assert!(!status.description.contains("127.0.0.1"), "{status}");
             client.must_be_closed_within(SOON)?;
         }
-        wait::until_true("both are counted", SOON, || {
-            Ok(proxy.ends("no_origin")? >= 2)
-        })
+        wait::until_true("both are counted", SOON, || Ok(proxy.ends("no_origin")? >= 2))
     })
 }
 

@@ -24,9 +24,7 @@ fn players_get_the_very_packets_that_were_published() -> Result<()> {
         let at_home = cluster.origin(home)?.url("frames");
         let through_proxy = ffmpeg::play(folder, "player", &url, Some(4))?;
         let direct = ffmpeg::play(folder, "direct", &at_home, Some(4))?;
-        through_proxy
-            .finish(A_WHILE)?
-            .must_be_a_part_of(&source, 75)?;
+        through_proxy.finish(A_WHILE)?.must_be_a_part_of(&source, 75)?;
         direct.finish(A_WHILE)?.must_be_a_part_of(&source, 75)
     })
 }
@@ -39,21 +37,13 @@ fn a_player_who_came_first_sees_the_stream_from_its_start_to_its_end() -> Result
         let url = cluster.proxy.url("early");
         let player = ffmpeg::play(folder, "player", &url, None)?;
         wait::until_true("the player waits at an origin", SOON, || {
-            Ok(cluster
-                .proxy
-                .sessions_of("early")?
-                .iter()
-                .any(|s| !s.origin_address.is_empty()))
+            Ok(cluster.proxy.sessions_of("early")?.iter().any(|s| !s.origin_address.is_empty()))
         })?;
         ffmpeg::publish(folder, "publisher", Source::FixtureStart(5), &url)?.wait(A_WHILE)?;
         let packets = player.finish(A_WHILE)?;
         packets.must_be_a_part_of(&source, 120)?;
         for kind in [Kind::Video, Kind::Audio] {
-            assert_eq!(
-                packets.of(kind).first(),
-                source.of(kind).first(),
-                "the first {kind:?}"
-            );
+            assert_eq!(packets.of(kind).first(), source.of(kind).first(), "the first {kind:?}");
         }
         Ok(())
     })
@@ -68,11 +58,7 @@ fn the_origin_hears_what_the_client_said() -> Result<()> {
         let home = cluster.home_of("secret")?;
         let tc_url = format!("tc_url='rtmp://{}/live'", cluster.proxy.rtmp());
         let log = cluster.origin(home)?.log();
-        for said in [
-            "flashver='FMLE/3.0",
-            &tc_url,
-            "name='secret' args='token=abc&x=1'",
-        ] {
+        for said in ["flashver='FMLE/3.0", &tc_url, "name='secret' args='token=abc&x=1'"] {
             assert!(log.contains(said), "{said} did not reach the origin");
         }
         Ok(())
@@ -105,11 +91,7 @@ fn ten_streams_are_spread_over_both_origins_and_each_stays_at_one() -> Result<()
             // The origins' own word for it: both clients on one side, none on the other.
             let at = |place: usize| -> Result<usize> {
                 let streams = cluster.origins[place].streams()?;
-                Ok(streams
-                    .iter()
-                    .filter(|(it, _)| it == name)
-                    .map(|(_, n)| n)
-                    .sum())
+                Ok(streams.iter().filter(|(it, _)| it == name).map(|(_, n)| n).sum())
             };
             let mut clients = [at(0)?, at(1)?];
             clients.sort_unstable();
@@ -129,22 +111,14 @@ fn the_second_publisher_of_a_name_is_told_why_it_may_not() -> Result<()> {
         let mut second = ffmpeg::publish(folder, "second", Source::FixtureForEver, &url)?;
         let status = second.wait(SOON)?;
         assert!(!status.success(), "the second publisher was let in");
-        assert!(
-            second.log().contains("Already publishing"),
-            "said: {}",
-            second.log()
-        );
+        assert!(second.log().contains("Already publishing"), "said: {}", second.log());
 
         let bytes = || -> Result<u64> {
             let sessions = cluster.proxy.sessions_of("mine")?;
             Ok(sessions.iter().map(|session| session.bytes_to_origin).sum())
         };
         let before = bytes()?;
-        wait::until_true(
-            "the first publisher goes on",
-            SOON,
-            || Ok(bytes()? > before),
-        )?;
+        wait::until_true("the first publisher goes on", SOON, || Ok(bytes()? > before))?;
         assert!(first.ended()?.is_none(), "the first publisher ended");
         Ok(())
     })

@@ -17,10 +17,7 @@ const SOON: Duration = Duration::from_secs(5);
 const BOUND: Duration = Duration::from_secs(4);
 
 fn start(folder: &Path) -> Result<Proxy> {
-    let limits = [
-        ("PROXY_RTMP_HANDSHAKE_TIMEOUT", "1s"),
-        ("PROXY_RTMP_COMMAND_TIMEOUT", "2s"),
-    ];
+    let limits = [("PROXY_RTMP_HANDSHAKE_TIMEOUT", "1s"), ("PROXY_RTMP_COMMAND_TIMEOUT", "2s")];
     Proxy::start(folder, &limits)
 }
 
@@ -47,45 +44,15 @@ fn attacks() -> Vec<Attack> {
     };
     let mut attacks = vec![
         attack("a silent peer", "handshake_timeout", false, b""),
-        attack(
-            "a web browser",
-            "not_the_protocol",
-            false,
-            b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-        ),
-        attack(
-            "a TLS client",
-            "not_the_protocol",
-            false,
-            &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3],
-        ),
+        attack("a web browser", "not_the_protocol", false, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
+        attack("a TLS client", "not_the_protocol", false, &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]),
         attack("noise", "not_the_protocol", false, &[0xa5; 4096]),
         attack("a peer that only greets", "command_timeout", true, b""),
         // RTMP 1.0 5.3.1.2: a chunk without a message header has nothing to go on from.
-        attack(
-            "a chunk that continues nothing",
-            "bad_chunk",
-            true,
-            &[0xc3, 0, 0, 0, 0],
-        ),
-        attack(
-            "a message of 16 MiB",
-            "message_too_large",
-            true,
-            &header(3, 0x00ff_ffff, 20),
-        ),
-        attack(
-            "a chunk size of zero",
-            "bad_chunk",
-            true,
-            &message(2, 1, &[0, 0, 0, 0]),
-        ),
-        attack(
-            "AMF nested 20000 deep",
-            "bad_command",
-            true,
-            &nested_connect(20_000),
-        ),
+        attack("a chunk that continues nothing", "bad_chunk", true, &[0xc3, 0, 0, 0, 0]),
+        attack("a message of 16 MiB", "message_too_large", true, &header(3, 0x00ff_ffff, 20)),
+        attack("a chunk size of zero", "bad_chunk", true, &message(2, 1, &[0, 0, 0, 0])),
+        attack("AMF nested 20000 deep", "bad_command", true, &nested_connect(20_000)),
     ];
     attacks.push(Attack {
         again: vec![0],
@@ -95,12 +62,7 @@ fn attacks() -> Vec<Attack> {
     attacks.push(Attack {
         again: vec![0xc3],
         pause: Duration::from_millis(50),
-        ..attack(
-            "a message byte by byte",
-            "command_timeout",
-            true,
-            &header(3, 100_000, 20),
-        )
+        ..attack("a message byte by byte", "command_timeout", true, &header(3, 100_000, 20))
     });
     let unfinished = |id| [header(id, 1000, 20), vec![0; 128]].concat();
     // RTMP 1.0 5.3.1.1: an id of 0 says that the next byte is the id, less 64.
@@ -109,10 +71,8 @@ fn attacks() -> Vec<Attack> {
         bytes.insert(1, id);
         bytes
     };
-    let all = (3..=63)
-        .flat_map(unfinished)
-        .chain((0..=255).flat_map(unfinished_far))
-        .collect::<Vec<_>>();
+    let all =
+        (3..=63).flat_map(unfinished).chain((0..=255).flat_map(unfinished_far)).collect::<Vec<_>>();
     attacks.push(attack(
         "messages begun on every chunk stream",
         "too_many_chunk_streams",
@@ -146,10 +106,8 @@ fn hostile_peers_are_ended_for_the_right_reason_while_others_play_on() -> Result
         let attacks = attacks();
         let proxy = &proxy;
         thread::scope(|scope| {
-            let threads: Vec<_> = attacks
-                .iter()
-                .map(|attack| scope.spawn(|| attack.run(proxy)))
-                .collect();
+            let threads: Vec<_> =
+                attacks.iter().map(|attack| scope.spawn(|| attack.run(proxy))).collect();
             for (attack, thread) in attacks.iter().zip(threads) {
                 let outcome = thread.join().ok().context("the attacker panicked")?;
                 outcome.with_context(|| attack.name)?;
@@ -157,10 +115,7 @@ fn hostile_peers_are_ended_for_the_right_reason_while_others_play_on() -> Result
             anyhow::Ok(())
         })?;
         for attack in &attacks {
-            let due = attacks
-                .iter()
-                .filter(|other| other.reason == attack.reason)
-                .count();
+            let due = attacks.iter().filter(|other| other.reason == attack.reason).count();
             wait::until_true(
                 &format!("{}: {due} ends by {}", attack.name, attack.reason),
                 SOON,
@@ -171,10 +126,7 @@ fn hostile_peers_are_ended_for_the_right_reason_while_others_play_on() -> Result
         assert!(grown < 16 << 20, "the attacks left {grown} bytes of memory");
 
         let (player, bytes) = watch.join().ok().context("the player panicked")??;
-        assert!(
-            bytes > 1_500_000,
-            "the player got {bytes} bytes in 8 s at 2 Mb/s"
-        );
+        assert!(bytes > 1_500_000, "the player got {bytes} bytes in 8 s at 2 Mb/s");
         assert_eq!(proxy.sessions()?.len(), 1, "only the player remains");
         drop(player);
         Ok(())
@@ -199,10 +151,7 @@ fn a_hundred_unfinished_messages_cost_bounded_memory() -> Result<()> {
             peers.push(peer);
         }
         let grown = usage::memory(proxy.process.id())?.saturating_sub(memory);
-        assert!(
-            grown < 64 << 20,
-            "{grown} bytes of memory for 100 hostile peers"
-        );
+        assert!(grown < 64 << 20, "{grown} bytes of memory for 100 hostile peers");
         wait::until_true("all are ended", SOON, || Ok(proxy.sessions()?.is_empty()))
     })
 }
@@ -212,11 +161,7 @@ impl Attack {
     fn run(&self, proxy: &Proxy) -> Result<()> {
         let socket = TcpStream::connect(proxy.rtmp())?;
         let start = Instant::now();
-        let peer = if self.greets {
-            Some(Peer::greet(socket.try_clone()?)?)
-        } else {
-            None
-        };
+        let peer = if self.greets { Some(Peer::greet(socket.try_clone()?)?) } else { None };
         let mut socket = peer.as_ref().map_or(socket.try_clone()?, |_| socket);
         socket.set_read_timeout(Some(self.pause))?;
         let mut gone = socket.write_all(&self.first).is_err();

@@ -38,26 +38,9 @@ enum Case {
 pub(crate) fn bench(args: &Args) -> Result<()> {
     needs::install(needs::BENCHES)?;
     let proxy = run::build_release()?;
-    let What::Rtmp {
-        rounds,
-        seconds,
-        case,
-    } = &args.what;
-    let mut bench = cargo([
-        "run",
-        "--release",
-        "--quiet",
-        "--locked",
-        "-p",
-        "srs-proxy-tests",
-    ])?;
-    bench.args([
-        "--bin",
-        "bench_rtmp",
-        "--",
-        &rounds.to_string(),
-        &seconds.to_string(),
-    ]);
+    let What::Rtmp { rounds, seconds, case } = &args.what;
+    let mut bench = cargo(["run", "--release", "--quiet", "--locked", "-p", "srs-proxy-tests"])?;
+    bench.args(["--bin", "bench_rtmp", "--", &rounds.to_string(), &seconds.to_string()]);
     if let Some(name) = case.and_then(|case| case.to_possible_value()) {
         bench.arg(name.get_name());
     }

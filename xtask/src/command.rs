@@ -11,9 +11,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) fn workspace() -> Result<PathBuf> {
     let xtask = std::env::var_os("CARGO_MANIFEST_DIR")
         .context("CARGO_MANIFEST_DIR is not set: start this as `cargo xtask`")?;
-    let workspace = Path::new(&xtask)
-        .parent()
-        .context("the manifest has no folder above it")?;
+    let workspace = Path::new(&xtask).parent().context("the manifest has no folder above it")?;
     Ok(workspace.to_path_buf())
 }
 
@@ -29,20 +27,14 @@ pub(crate) fn target_dir() -> Result<PathBuf> {
     let output = cargo(["metadata", "--no-deps", "--format-version=1"])?.output()?;
     let metadata: serde_json::Value =
         serde_json::from_slice(&output.stdout).context("cannot read cargo metadata")?;
-    let path = metadata
-        .get("target_directory")
-        .and_then(serde_json::Value::as_str);
-    Ok(PathBuf::from(
-        path.context("cargo metadata names no target directory")?,
-    ))
+    let path = metadata.get("target_directory").and_then(serde_json::Value::as_str);
+    Ok(PathBuf::from(path.context("cargo metadata names no target directory")?))
 }
 
 /// Runs to the end; an exit other than success is an error that names the command.
 pub(crate) fn succeed(command: &mut Command) -> Result<()> {
     let shown = show(command);
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start `{shown}`"))?;
+    let status = command.status().with_context(|| format!("cannot start `{shown}`"))?;
     if !status.success() {
         bail!("`{shown}` ended with {status}");
     }
@@ -95,8 +87,5 @@ pub(crate) fn find(program: &str) -> Option<PathBuf> {
 
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(OsStr::to_string_lossy)
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }

@@ -15,17 +15,8 @@ pub(crate) struct Args {
 pub(crate) fn demo(args: &Args) -> Result<()> {
     needs::install(needs::TESTS)?;
     let proxy = run::build_release()?;
-    let mut demo = cargo([
-        "run",
-        "--quiet",
-        "--locked",
-        "-p",
-        "srs-proxy-tests",
-        "--bin",
-        "demo",
-    ])?;
-    demo.arg("--")
-        .args(args.seconds.map(|seconds| seconds.to_string()));
+    let mut demo = cargo(["run", "--quiet", "--locked", "-p", "srs-proxy-tests", "--bin", "demo"])?;
+    demo.arg("--").args(args.seconds.map(|seconds| seconds.to_string()));
     // Cargo becomes the demo: a signal to this process is a signal to the demo.
     become_it(demo.env("SRS_PROXY_BIN", proxy))
 }

@@ -16,29 +16,14 @@ pub(crate) struct Need {
 
 /// What the tests and the demo need.
 pub(crate) const TESTS: &[Need] = &[
-    Need {
-        what: "FFmpeg",
-        package: "ffmpeg",
-        is_here: || find("ffmpeg").is_some(),
-    },
-    Need {
-        what: "nginx",
-        package: "nginx",
-        is_here: || find("nginx").is_some(),
-    },
-    Need {
-        what: "nginx's RTMP module",
-        package: "libnginx-mod-rtmp",
-        is_here: nginx_speaks_rtmp,
-    },
+    Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
+    Need { what: "nginx", package: "nginx", is_here: || find("nginx").is_some() },
+    Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
 ];
 
 /// What the benches need.
-pub(crate) const BENCHES: &[Need] = &[Need {
-    what: "HAProxy",
-    package: "haproxy",
-    is_here: || find("haproxy").is_some(),
-}];
+pub(crate) const BENCHES: &[Need] =
+    &[Need { what: "HAProxy", package: "haproxy", is_here: || find("haproxy").is_some() }];
 
 /// Installs what is missing where that is this user's right; else says the one command.
 pub(crate) fn install(needs: &[Need]) -> Result<()> {
@@ -46,11 +31,7 @@ pub(crate) fn install(needs: &[Need]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let names = missing
-        .iter()
-        .map(|need| need.what)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let names = missing.iter().map(|need| need.what).collect::<Vec<_>>().join(", ");
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     let command = format!(
         "apt-get update && apt-get install -y --no-install-recommends {}",
@@ -64,10 +45,7 @@ pub(crate) fn install(needs: &[Need]) -> Result<()> {
     }
     println!("missing: {names}; running: {command}");
     let mut apt = Command::new("sh");
-    succeed(
-        apt.args(["-c", &command])
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )?;
+    succeed(apt.args(["-c", &command]).env("DEBIAN_FRONTEND", "noninteractive"))?;
     match needs.iter().find(|need| !(need.is_here)()) {
         Some(need) => bail!("{} is still missing after `{command}`", need.what),
         None => Ok(()),
@@ -76,15 +54,8 @@ pub(crate) fn install(needs: &[Need]) -> Result<()> {
 
 /// Whether nginx has its RTMP module, linked in or beside it.
 fn nginx_speaks_rtmp() -> bool {
-    let folders = [
-        "/usr/lib/nginx/modules",
-        "/usr/lib64/nginx/modules",
-        "/etc/nginx/modules",
-    ];
-    if folders
-        .iter()
-        .any(|folder| Path::new(folder).join("ngx_rtmp_module.so").is_file())
-    {
+    let folders = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/etc/nginx/modules"];
+    if folders.iter().any(|folder| Path::new(folder).join("ngx_rtmp_module.so").is_file()) {
         return true;
     }
     let Some(nginx) = find("nginx") else {
@@ -97,8 +68,5 @@ fn nginx_speaks_rtmp() -> bool {
 }
 
 fn is_root() -> bool {
-    Command::new("id")
-        .arg("-u")
-        .output()
-        .is_ok_and(|out| out.stdout == b"0\n")
+    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n")
 }

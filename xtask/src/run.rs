@@ -22,14 +22,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds the release and says where it is.
 pub(crate) fn build_release() -> Result<PathBuf> {
-    succeed(&mut cargo([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "srs-proxy",
-    ])?)?;
-    Ok(target_dir()?
-        .join("release")
-        .join(format!("srs-proxy{}", std::env::consts::EXE_SUFFIX)))
+    succeed(&mut cargo(["build", "--release", "--locked", "-p", "srs-proxy"])?)?;
+    Ok(target_dir()?.join("release").join(format!("srs-proxy{}", std::env::consts::EXE_SUFFIX)))
 }

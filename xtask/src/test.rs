@@ -35,9 +35,8 @@ enum Step {
 
 pub(crate) fn test(args: &Args) -> Result<()> {
     let all = Step::value_variants().iter().copied();
-    let chosen: Vec<Step> = all
-        .filter(|step| args.only.is_empty() || args.only.contains(step))
-        .collect();
+    let chosen: Vec<Step> =
+        all.filter(|step| args.only.is_empty() || args.only.contains(step)).collect();
     if chosen.contains(&Step::Tests) {
         needs::install(needs::TESTS)?;
     }
@@ -60,10 +59,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
             }
             Ok(Outcome::NotHere(why)) => {
                 sum.failed += 1;
-                notes.push(format!(
-                    "failed: {}: CI requires it, but {why}",
-                    step.name()
-                ));
+                notes.push(format!("failed: {}: CI requires it, but {why}", step.name()));
             }
             Err(error) => {
                 // A failed test is counted by its own name; any other failure counts as one.
@@ -81,10 +77,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
     for note in notes {
         println!("{note}");
     }
-    println!(
-        "{} passed, {} failed, {} skipped",
-        sum.passed, sum.failed, sum.skipped
-    );
+    println!("{} passed, {} failed, {} skipped", sum.passed, sum.failed, sum.skipped);
     if sum.failed > 0 {
         std::process::exit(1);
     }
@@ -100,9 +93,7 @@ enum Outcome {
 
 impl Step {
     fn name(self) -> String {
-        self.to_possible_value()
-            .map(|value| value.get_name().to_owned())
-            .unwrap_or_default()
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     fn run(self, args: &Args) -> Result<Outcome> {
@@ -127,10 +118,7 @@ impl Step {
             },
             Self::Tests => return cargo_test(&args.cargo_test).map(Outcome::Done),
         }
-        Ok(Outcome::Done(Tally {
-            passed: 1,
-            ..Tally::default()
-        }))
+        Ok(Outcome::Done(Tally { passed: 1, ..Tally::default() }))
     }
 }
 
@@ -153,17 +141,11 @@ impl Tally {
     fn of_line(line: &str) -> Option<Self> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |word: &str| {
-            let part = counts
-                .split("; ")
-                .find_map(|part| part.strip_suffix(word))?;
+            let part = counts.split("; ").find_map(|part| part.strip_suffix(word))?;
             part.trim().parse().ok()
         };
         let (passed, failed) = (count("passed")?, count("failed")?);
-        Some(Self {
-            passed,
-            failed,
-            skipped: count("ignored")?,
-        })
+        Some(Self { passed, failed, skipped: count("ignored")? })
     }
 }
 
@@ -208,14 +190,7 @@ mod tests {
     fn the_harness_s_last_line_is_counted() {
         let line = "test result: FAILED. 11 passed; 2 failed; 1 ignored; 0 measured; \
                     3 filtered out; finished in 0.33s";
-        assert_eq!(
-            Tally::of_line(line),
-            Some(Tally {
-                passed: 11,
-                failed: 2,
-                skipped: 1
-            })
-        );
+        assert_eq!(Tally::of_line(line), Some(Tally { passed: 11, failed: 2, skipped: 1 }));
         assert_eq!(Tally::of_line("test rtmp::publish ... ok"), None);
     }
 }

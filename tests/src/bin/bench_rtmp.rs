@@ -23,28 +23,16 @@ use srs_proxy_tests::{ports, usage, wait};
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
-    let rounds = arguments
-        .next()
-        .map_or(Ok(6), |text| text.parse::<usize>())?;
+    let rounds = arguments.next().map_or(Ok(6), |text| text.parse::<usize>())?;
     let seconds = arguments.next().map_or(Ok(8), |text| text.parse::<u64>())?;
     let only = arguments.next();
-    let folder = tempfile::Builder::new()
-        .prefix("srs-proxy-bench-")
-        .tempdir()?;
-    for case in CASES
-        .iter()
-        .filter(|case| only.as_ref().is_none_or(|only| case.name == only))
-    {
+    let folder = tempfile::Builder::new().prefix("srs-proxy-bench-").tempdir()?;
+    for case in CASES.iter().filter(|case| only.as_ref().is_none_or(|only| case.name == only)) {
         let mut runs = Vec::new();
         for round in 0..rounds {
             for relay in RELAYS {
                 let run = measure(folder.path(), case, relay, Duration::from_secs(seconds))?;
-                eprintln!(
-                    "{} round {}: {}: {run:?}",
-                    case.name,
-                    round + 1,
-                    relay.name()
-                );
+                eprintln!("{} round {}: {}: {run:?}", case.name, round + 1, relay.name());
                 runs.push((relay, run));
             }
         }
@@ -74,12 +62,7 @@ const CASES: &[Case] = &[
         players: 200,
         feed: Feed::Paced(4_000_000),
     },
-    Case {
-        name: "memory",
-        title: "500 players of nothing",
-        players: 500,
-        feed: Feed::Silence,
-    },
+    Case { name: "memory", title: "500 players of nothing", players: 500, feed: Feed::Silence },
 ];
 
 /// What carries the load.
@@ -173,18 +156,10 @@ fn measure(folder: &Path, case: &Case, relay: Relay, window: Duration) -> Result
     let mut players = Vec::new();
     for n in 0..case.players {
         let patience = window + Duration::from_secs(30);
-        players.push(Player::start(
-            address,
-            &format!("stream{n}"),
-            Arc::clone(&bytes),
-        )?);
+        players.push(Player::start(address, &format!("stream{n}"), Arc::clone(&bytes), patience)?);
     }
     thread::sleep(WARM_UP);
-    let (start, cpu, count) = (
-        Instant::now(),
-        usage::cpu(id)?,
-        bytes.load(Ordering::Relaxed),
-    );
+    let (start, cpu, count) = (Instant::now(), usage::cpu(id)?, bytes.load(Ordering::Relaxed));
     thread::sleep(window);
     let count = bytes.load(Ordering::Relaxed) - count;
     let cpu = usage::cpu(id)?.saturating_sub(cpu);
@@ -225,9 +200,7 @@ impl Player {
                 bytes.fetch_add(n as u64, Ordering::Relaxed);
             }
         };
-        Ok(Self {
-            thread: thread::Builder::new().stack_size(64 * 1024).spawn(count)?,
-        })
+        Ok(Self { thread: thread::Builder::new().stack_size(64 * 1024).spawn(count)? })
     }
 }
 
@@ -249,17 +222,11 @@ fn print_table(case: &Case, runs: &[(Relay, Run)]) {
         let show = |spread: &Option<Spread>, show: fn(&Spread) -> String| {
             spread.as_ref().map_or("-".to_owned(), show)
         };
-        let ratio = cpu
-            .as_ref()
-            .zip(reference.as_ref())
-            .map(|(a, b)| a.median / b.median);
+        let ratio = cpu.as_ref().zip(reference.as_ref()).map(|(a, b)| a.median / b.median);
         println!(
             "| {} | {} | {} | {} | {} |",
             relay.name(),
-            show(&cpu, |it| format!(
-                "{:.3} / {:.3} / {:.3}",
-                it.least, it.median, it.most
-            )),
+            show(&cpu, |it| format!("{:.3} / {:.3} / {:.3}", it.least, it.median, it.most)),
             ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
             show(&gigabits, |it| format!("{:.2}", it.median)),
             show(&memory, |it| format!("{:.1}", it.median)),
@@ -279,24 +246,13 @@ impl Spread {
         figures.sort_by(f64::total_cmp);
         let middle = figures.len() / 2;
         let upper = figures.get(middle)?;
-        let lower = if figures.len().is_multiple_of(2) {
-            figures.get(middle - 1)?
-        } else {
-            upper
-        };
+        let lower = if figures.len().is_multiple_of(2) { figures.get(middle - 1)? } else { upper };
         let (least, most) = (*figures.first()?, *figures.last()?);
-        Some(Self {
-            least,
-            median: f64::midpoint(*lower, *upper),
-            most,
-        })
+        Some(Self { least, median: f64::midpoint(*lower, *upper), most })
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "a benchmark's byte count needs no 53 bits"
-)]
+#[expect(clippy::cast_precision_loss, reason = "a benchmark's byte count needs no 53 bits")]
 fn as_float(count: u64) -> f64 {
     count as f64
 }

@@ -14,29 +14,17 @@ use srs_proxy_tests::proxy::Proxy;
 use srs_proxy_tests::wait;
 
 fn main() -> Result<()> {
-    let seconds = std::env::args()
-        .nth(1)
-        .map(|text| text.parse())
-        .transpose()?;
+    let seconds = std::env::args().nth(1).map(|text| text.parse()).transpose()?;
     // Ctrl-C, SIGTERM and a closed terminal end the demo by way of its own end, so that
     // everything that it started is dropped.
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
 
-    let folder = tempfile::Builder::new()
-        .prefix("srs-proxy-demo-")
-        .tempdir()?;
-    let mut origins = [
-        Nginx::start(folder.path(), "a")?,
-        Nginx::start(folder.path(), "b")?,
-    ];
+    let folder = tempfile::Builder::new().prefix("srs-proxy-demo-").tempdir()?;
+    let mut origins = [Nginx::start(folder.path(), "a")?, Nginx::start(folder.path(), "b")?];
     let mut proxy = Proxy::start(folder.path(), &[])?;
     for origin in &origins {
         origin.register_at(proxy.system_api())?;
-        println!(
-            "origin {} is nginx-rtmp on {}",
-            origin.name(),
-            origin.rtmp()
-        );
+        println!("origin {} is nginx-rtmp on {}", origin.name(), origin.rtmp());
     }
     let url = proxy.url(STREAM);
     let mut publisher = ffmpeg::publish(folder.path(), "ffmpeg", Source::Picture, &url)?;

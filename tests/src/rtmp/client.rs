@@ -71,21 +71,14 @@ impl Client {
     /// `createStream` and `play`, without waiting for what comes of it.
     pub fn ask_to_play(&mut self, stream: &str) -> Result<()> {
         self.create_stream()?;
-        self.peer.call(
-            self.stream,
-            "play",
-            4.0,
-            Amf0Value::Null,
-            vec![text(stream)],
-        )
+        self.peer.call(self.stream, "play", 4.0, Amf0Value::Null, vec![text(stream)])
     }
 
     /// `createStream` and `publish`, without waiting for what comes of it.
     pub fn ask_to_publish(&mut self, stream: &str) -> Result<()> {
         self.create_stream()?;
         let arguments = vec![text(stream), text("live")];
-        self.peer
-            .call(self.stream, "publish", 4.0, Amf0Value::Null, arguments)
+        self.peer.call(self.stream, "publish", 4.0, Amf0Value::Null, arguments)
     }
 
     /// The next `onStatus`.
@@ -155,9 +148,7 @@ impl Client {
 
     fn expect(&mut self, code: &str) -> Result<()> {
         loop {
-            let status = self
-                .status()
-                .with_context(|| format!("waiting for {code}"))?;
+            let status = self.status().with_context(|| format!("waiting for {code}"))?;
             if status.code == code {
                 return Ok(());
             }
@@ -168,8 +159,7 @@ impl Client {
     }
 
     fn create_stream(&mut self) -> Result<()> {
-        self.peer
-            .call(0, "createStream", 2.0, Amf0Value::Null, Vec::new())?;
+        self.peer.call(0, "createStream", 2.0, Amf0Value::Null, Vec::new())?;
         match self.result(2.0).context("createStream")?.arguments.first() {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -205,11 +195,7 @@ impl Status {
             Some(Amf0Value::Utf8String(text)) => text.clone(),
             _ => String::new(),
         };
-        Ok(Self {
-            level: text("level"),
-            code: text("code"),
-            description: text("description"),
-        })
+        Ok(Self { level: text("level"), code: text("code"), description: text("description") })
     }
 }
 

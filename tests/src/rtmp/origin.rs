@@ -70,11 +70,7 @@ impl Origin {
                 let (Ok(ours), Ok(listed)) = (socket.try_clone(), socket.try_clone()) else {
                     continue;
                 };
-                inside
-                    .sockets
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(listed);
+                inside.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(listed);
                 let connection = Arc::clone(&inside);
                 thread::spawn(move || {
                     // An end by the other side is the usual end, and so are errors of an end.
@@ -107,11 +103,7 @@ impl Origin {
         });
         let answer = http::post(proxy, "/api/v1/srs/register", &body.to_string())?;
         if answer.status != 200 {
-            bail!(
-                "{name} was not registered: {} {}",
-                answer.status,
-                answer.body
-            );
+            bail!("{name} was not registered: {} {}", answer.status, answer.body);
         }
         Ok(())
     }
@@ -120,13 +112,7 @@ impl Origin {
 impl Drop for Origin {
     fn drop(&mut self) {
         self.shared.over.store(true, Ordering::Relaxed);
-        for socket in self
-            .shared
-            .sockets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .drain(..)
-        {
+        for socket in self.shared.sockets.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
             // It may be closed already.
             let _ = socket.shutdown(Shutdown::Both);
         }
@@ -169,8 +155,7 @@ impl Shared {
         say(peer, status("status", "NetStream.Publish.Start", "Go on"))?;
         loop {
             let bytes = peer.read()?.data.len();
-            self.received
-                .fetch_add(bytes.try_into()?, Ordering::Relaxed);
+            self.received.fetch_add(bytes.try_into()?, Ordering::Relaxed);
         }
     }
 }
@@ -178,18 +163,10 @@ impl Shared {
 fn answer_connect(peer: &mut Peer, transaction: f64) -> Result<()> {
     peer.send(RtmpMessage::WindowAcknowledgement { size: WINDOW }, 0)?;
     let limit_type = PeerBandwidthLimitType::Dynamic;
-    peer.send(
-        RtmpMessage::SetPeerBandwidth {
-            size: WINDOW,
-            limit_type,
-        },
-        0,
-    )?;
+    peer.send(RtmpMessage::SetPeerBandwidth { size: WINDOW, limit_type }, 0)?;
     peer.set_chunk_size(CHUNK_SIZE)?;
-    let properties = object([
-        ("fmsVer", text("FMS/3,0,1,123")),
-        ("capabilities", Amf0Value::Number(31.0)),
-    ]);
+    let properties =
+        object([("fmsVer", text("FMS/3,0,1,123")), ("capabilities", Amf0Value::Number(31.0))]);
     let code = "NetConnection.Connect.Success";
     let information = vec![status("status", code, "Connection succeeded")];
     peer.call(0, "_result", transaction, properties, information)
@@ -207,10 +184,7 @@ fn serve_player(mut peer: Peer, feed: Feed) -> Result<()> {
         timestamp: None,
     };
     peer.send(begin, 0)?;
-    say(
-        &mut peer,
-        status("status", "NetStream.Play.Start", "Here it comes"),
-    )?;
+    say(&mut peer, status("status", "NetStream.Play.Start", "Here it comes"))?;
     let mut frame = |bytes: usize| {
         let data = vec![KEY_FRAME; bytes].into();
         peer.encode(RtmpMessage::VideoData { data }, STREAM)
@@ -221,10 +195,7 @@ fn serve_player(mut peer: Peer, feed: Feed) -> Result<()> {
         },
         Feed::Paced(bits) => {
             let second = Duration::from_secs(1);
-            (
-                frame((bits / 8 / FRAMES_PER_SECOND).try_into()?)?,
-                Some(second / FRAMES_PER_SECOND),
-            )
+            (frame((bits / 8 / FRAMES_PER_SECOND).try_into()?)?, Some(second / FRAMES_PER_SECOND))
         }
         Feed::Bulk => (frame(64 * 1024)?.repeat(8), None),
     };

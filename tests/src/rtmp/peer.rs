@@ -63,10 +63,7 @@ impl Peer {
                 HandshakeProcessResult::InProgress { response_bytes } => {
                     socket.write_all(&response_bytes)?;
                 }
-                HandshakeProcessResult::Completed {
-                    response_bytes,
-                    remaining_bytes,
-                } => {
+                HandshakeProcessResult::Completed { response_bytes, remaining_bytes } => {
                     socket.write_all(&response_bytes)?;
                     return Ok(Self {
                         socket,
@@ -87,10 +84,7 @@ impl Peer {
         loop {
             if let Some(message) = self.chunks.get_next_message(bytes)? {
                 if message.type_id == SET_CHUNK_SIZE {
-                    let size = message
-                        .data
-                        .get(..4)
-                        .context("a chunk size of too few bytes")?;
+                    let size = message.data.get(..4).context("a chunk size of too few bytes")?;
                     let size = u32::from_be_bytes(size.try_into()?);
                     self.chunks.set_max_chunk_size(size.try_into()?)?;
                 }
@@ -150,9 +144,7 @@ impl Peer {
 
     /// Says and then uses this chunk size.
     pub fn set_chunk_size(&mut self, size: u32) -> Result<()> {
-        let packet = self
-            .writer
-            .set_max_chunk_size(size, RtmpTimestamp::new(0))?;
+        let packet = self.writer.set_max_chunk_size(size, RtmpTimestamp::new(0))?;
         self.socket.write_all(&packet.bytes)?;
         Ok(())
     }
@@ -172,12 +164,7 @@ impl Peer {
 
 /// An object of these members.
 pub(super) fn object<'a>(members: impl IntoIterator<Item = (&'a str, Amf0Value)>) -> Amf0Value {
-    Amf0Value::Object(
-        members
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect(),
-    )
+    Amf0Value::Object(members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 /// A string.
@@ -187,11 +174,7 @@ pub(super) fn text(text: &str) -> Amf0Value {
 
 /// An `onStatus` object.
 pub(super) fn status(level: &str, code: &str, description: &str) -> Amf0Value {
-    object([
-        ("level", text(level)),
-        ("code", text(code)),
-        ("description", text(description)),
-    ])
+    object([("level", text(level)), ("code", text(code)), ("description", text(description))])
 }
 
 fn read<'a>(socket: &mut TcpStream, buffer: &'a mut [u8]) -> Result<&'a [u8]> {

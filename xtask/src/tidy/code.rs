@@ -12,16 +12,12 @@ pub(super) fn code_lines(text: &str) -> Vec<(usize, String)> {
         if line.trim_start().starts_with("#[cfg(test)]") {
             let column = line.len() - line.trim_start().len();
             let closes = |line: &str| {
-                let brace = line
-                    .get(..column)
-                    .is_some_and(|start| start.trim().is_empty());
+                let brace = line.get(..column).is_some_and(|start| start.trim().is_empty());
                 brace && line.get(column..).is_some_and(|rest| rest.starts_with('}'))
             };
             // An item of one line, such as `mod tests;`, has no brace of its own.
             let one_line = |line: &str| line.trim_end().ends_with(';');
-            let item = lines
-                .by_ref()
-                .find(|(_, line)| !line.trim_start().starts_with("#["));
+            let item = lines.by_ref().find(|(_, line)| !line.trim_start().starts_with("#["));
             if item.is_some_and(|(_, item)| !one_line(item)) {
                 lines.by_ref().find(|(_, line)| closes(line));
             }
@@ -56,28 +52,18 @@ fn comment(text: &str) -> Option<usize> {
     if text.starts_with("//") {
         return Some(text.find('\n').unwrap_or(text.len()));
     }
-    text.starts_with("/*")
-        .then(|| text.find("*/").map_or(text.len(), |end| end + 2))
+    text.starts_with("/*").then(|| text.find("*/").map_or(text.len(), |end| end + 2))
 }
 
 /// Length of the string or character literal that begins here, after the character `before`.
 fn literal(text: &str, before: Option<char>) -> Option<usize> {
     let after_name = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    if let Some(raw) = text
-        .strip_prefix('r')
-        .filter(|_| !after_name || before == Some('b'))
-    {
+    if let Some(raw) = text.strip_prefix('r').filter(|_| !after_name || before == Some('b')) {
         let hashes = raw.len() - raw.trim_start_matches('#').len();
-        if raw
-            .get(hashes..)
-            .is_some_and(|quote| quote.starts_with('"'))
-        {
+        if raw.get(hashes..).is_some_and(|quote| quote.starts_with('"')) {
             let close = format!("\"{}", "#".repeat(hashes));
             let open = 1 + hashes + 1;
-            let end = text
-                .get(open..)?
-                .find(&close)
-                .map(|end| open + end + close.len());
+            let end = text.get(open..)?.find(&close).map(|end| open + end + close.len());
             return Some(end.unwrap_or(text.len()));
         }
     }

@@ -36,9 +36,7 @@ fn imported(code: &str) -> impl Iterator<Item = &str> {
             None => vec![rest],
         };
         let end = |c: char| !(c.is_alphanumeric() || c == '_');
-        names
-            .into_iter()
-            .filter_map(move |name| name.trim().split(end).next())
+        names.into_iter().filter_map(move |name| name.trim().split(end).next())
     })
 }
 

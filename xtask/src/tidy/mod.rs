@@ -70,11 +70,7 @@ struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: {}: {}",
-            self.path, self.line, self.rule, self.what
-        )
+        write!(f, "{}:{}: {}: {}", self.path, self.line, self.rule, self.what)
     }
 }
 
@@ -83,34 +79,17 @@ impl Tree {
     fn of_workspace() -> Result<Self> {
         let root = workspace()?;
         let mut git = std::process::Command::new("git");
-        git.args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ]);
-        let output = git
-            .current_dir(&root)
-            .output()
-            .context("cannot start git")?;
+        git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+        let output = git.current_dir(&root).output().context("cannot start git")?;
         if !output.status.success() {
-            bail!(
-                "git ls-files: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
         let listed = String::from_utf8(output.stdout).context("a path is not text")?;
         let files = listed.split_terminator('\0').filter_map(|path| {
             let text = std::fs::read_to_string(root.join(path)).ok()?;
-            Some(File {
-                path: path.to_owned(),
-                text,
-            })
+            Some(File { path: path.to_owned(), text })
         });
-        Ok(Self {
-            files: files.collect(),
-        })
+        Ok(Self { files: files.collect() })
     }
 
     fn get(&self, path: &str) -> Option<&File> {
@@ -129,30 +108,25 @@ impl Tree {
 
     #[cfg(test)]
     fn of(files: &[(&str, &str)]) -> Self {
-        let files = files.iter().map(|(path, text)| File {
-            path: (*path).to_owned(),
-            text: (*text).to_owned(),
-        });
-        Self {
-            files: files.collect(),
-        }
+        let files = files
+            .iter()
+            .map(|(path, text)| File { path: (*path).to_owned(), text: (*text).to_owned() });
+        Self { files: files.collect() }
     }
 }
 
 impl File {
     fn has_extension(&self, extension: &str) -> bool {
-        Path::new(&self.path)
-            .extension()
-            .is_some_and(|it| it == extension)
+        Path::new(&self.path).extension().is_some_and(|it| it == extension)
+    }
+
+    /// Whether the whole file is a test module of the file beside or above it.
+    fn is_test(&self) -> bool {
+        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
     }
 
     fn finding(&self, line: usize, rule: &'static str, what: impl Into<String>) -> Finding {
-        Finding {
-            path: self.path.clone(),
-            line,
-            rule,
-            what: what.into(),
-        }
+        Finding { path: self.path.clone(), line, rule, what: what.into() }
     }
 
     /// Findings for each line of code, tests apart, that has one of these words.
@@ -174,9 +148,7 @@ fn has_word(code: &str, word: &str) -> bool {
     let open_end = word.ends_with(is_name);
     code.match_indices(word).any(|(at, _)| {
         let before = code.get(..at).and_then(|text| text.chars().next_back());
-        let after = code
-            .get(at + word.len()..)
-            .and_then(|text| text.chars().next());
+        let after = code.get(at + word.len()..).and_then(|text| text.chars().next());
         !(open_start && before.is_some_and(is_name) || open_end && after.is_some_and(is_name))
     })
 }

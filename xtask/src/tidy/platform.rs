@@ -15,29 +15,15 @@ const SYSTEMS: &[&str] = &[
 ];
 
 pub(super) fn unsafe_is_listed(tree: &Tree) -> Vec<Finding> {
-    let files = tree
-        .rust("")
-        .filter(|file| !UNSAFE.contains(&file.path.as_str()));
-    files
-        .flat_map(|file| file.words(&["unsafe"], "unlisted unsafe"))
-        .collect()
+    let files = tree.rust("").filter(|file| !UNSAFE.contains(&file.path.as_str()));
+    files.flat_map(|file| file.words(&["unsafe"], "unlisted unsafe")).collect()
 }
 
 pub(super) fn system_cfgs_are_listed(tree: &Tree) -> Vec<Finding> {
-    let words = [
-        "target_os",
-        "target_family",
-        "cfg(unix)",
-        "cfg(windows)",
-        "not(unix)",
-        "not(windows)",
-    ];
-    let files = tree
-        .rust("")
-        .filter(|file| !SYSTEMS.contains(&file.path.as_str()));
-    files
-        .flat_map(|file| file.words(&words, "unlisted system"))
-        .collect()
+    let words =
+        ["target_os", "target_family", "cfg(unix)", "cfg(windows)", "not(unix)", "not(windows)"];
+    let files = tree.rust("").filter(|file| !SYSTEMS.contains(&file.path.as_str()));
+    files.flat_map(|file| file.words(&words, "unlisted system")).collect()
 }
 
 #[cfg(test)]
@@ -49,22 +35,13 @@ mod tests {
     fn unsafe_in_any_file_is_found_but_not_the_lint_of_that_name() {
         let text = "#![forbid(unsafe_code)]\nfn f() {\n    unsafe { g() }\n}\n";
         let found = unsafe_is_listed(&Tree::of(&[("proxy/src/app.rs", text)]));
-        assert_eq!(
-            found.iter().map(|finding| finding.line).collect::<Vec<_>>(),
-            [3]
-        );
+        assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [3]);
     }
 
     #[test]
     fn a_system_in_any_file_is_found() {
         let text = "#[cfg(target_os = \"linux\")]\nmod linux;\n";
-        assert_eq!(
-            system_cfgs_are_listed(&Tree::of(&[("proxy/src/app.rs", text)])).len(),
-            1
-        );
-        assert_eq!(
-            system_cfgs_are_listed(&Tree::of(&[("proxy/src/plane/mod.rs", text)])),
-            []
-        );
+        assert_eq!(system_cfgs_are_listed(&Tree::of(&[("proxy/src/app.rs", text)])).len(), 1);
+        assert_eq!(system_cfgs_are_listed(&Tree::of(&[("proxy/src/plane/mod.rs", text)])), []);
     }
 }

@@ -24,10 +24,9 @@ pub(super) fn no_machine_paths(tree: &Tree) -> Vec<Finding> {
         !before.is_some_and(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '}'))
     };
     in_lines(tree, "machine path", |line| {
-        let mut found = paths.iter().filter(|path| {
-            line.match_indices(path.as_str())
-                .any(|(at, _)| is_absolute(line, at))
-        });
+        let mut found = paths
+            .iter()
+            .filter(|path| line.match_indices(path.as_str()).any(|(at, _)| is_absolute(line, at)));
         found.next().cloned()
     })
 }
@@ -35,10 +34,7 @@ pub(super) fn no_machine_paths(tree: &Tree) -> Vec<Finding> {
 pub(super) fn nothing_left_open(tree: &Tree) -> Vec<Finding> {
     let marks = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"]].map(|parts| parts.concat());
     in_lines(tree, "left open", |line| {
-        marks
-            .iter()
-            .find(|mark| super::has_word(line, mark))
-            .cloned()
+        marks.iter().find(|mark| super::has_word(line, mark)).cloned()
     })
 }
 
@@ -71,13 +67,7 @@ mod tests {
         let long = format!("{code}g();\n");
         let tree = Tree::of(&[("a.rs", &commented), ("b.rs", &long)]);
         let found = files_are_short(&tree);
-        assert_eq!(
-            found
-                .iter()
-                .map(|finding| finding.path.as_str())
-                .collect::<Vec<_>>(),
-            ["b.rs"]
-        );
+        assert_eq!(found.iter().map(|finding| finding.path.as_str()).collect::<Vec<_>>(), ["b.rs"]);
     }
 
     #[test]
@@ -85,19 +75,13 @@ mod tests {
         let work = ["/wo", "rk/main"].concat();
         let text = format!("see {work}\nsee net{work}\nsee ../work/x\n");
         let found = no_machine_paths(&Tree::of(&[("README.md", &text)]));
-        assert_eq!(
-            found.iter().map(|finding| finding.line).collect::<Vec<_>>(),
-            [1]
-        );
+        assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [1]);
     }
 
     #[test]
     fn an_open_end_is_found() {
         let text = ["// TO", "DO: later\nlet todo = 1;\n"].concat();
         let found = nothing_left_open(&Tree::of(&[("a.rs", &text)]));
-        assert_eq!(
-            found.iter().map(|finding| finding.line).collect::<Vec<_>>(),
-            [1]
-        );
+        assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [1]);
     }
 }
