@@ -10,8 +10,11 @@
 //! Beside the way stand [`config`], [`api`], [`metrics`], [`telemetry`] and [`drain`];
 //! [`app`] wires them.
 
+pub mod api;
 pub mod config;
+pub mod drain;
 pub mod listen;
+pub mod metrics;
 pub mod origin;
 pub mod plane;
 pub mod proto;

@@ -157,7 +157,9 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::{LogFormat, Policy, VhostList};
+    use crate::config::LogFormat;
+    use crate::origin::Policy;
+    use crate::stream::Vhosts;
 
     #[test]
     fn with_nothing_said_every_default_counts() {
@@ -168,7 +170,7 @@ mod tests {
         assert_eq!(config.origin.ttl.as_secs(), 300);
         assert_eq!(config.session.idle_timeout.as_secs(), 300);
         assert_eq!(config.balancer.policy, Policy::LeastStreams);
-        assert_eq!(config.balancer.vhosts, VhostList::Listed(vec![]));
+        assert_eq!(config.balancer.vhosts, Vhosts::default());
         assert_eq!(config.log.format, LogFormat::Human);
         assert!(config.default_backend.is_none(), "the default backend is off");
         assert_eq!(warnings.len(), 1, "an open system API is worth one line: {warnings:?}");

@@ -25,7 +25,9 @@ pub use self::listen::{ListenAddr, ListenAddrs};
 use self::settings as row;
 pub use self::settings::{Setting, settings};
 use self::source::Effective;
-pub use self::value::{AuthType, LoadBalancer, LogFormat, Policy, Secret, VhostList};
+pub use self::value::{AuthType, LoadBalancer, LogFormat, Secret};
+use crate::origin::Policy;
+use crate::stream::Vhosts;
 
 /// Every setting, read and checked.
 #[derive(Clone, Debug)]
@@ -105,7 +107,7 @@ pub struct Balancer {
     /// Streams whose origin is remembered at once.
     pub max_routes: usize,
     /// Host names that are vhosts of their own.
-    pub vhosts: VhostList,
+    pub vhosts: Vhosts,
 }
 
 /// The store that proxies share.

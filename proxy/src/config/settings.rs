@@ -7,9 +7,10 @@ use ipnet::IpNet;
 
 use super::listen::ListenAddrs;
 use super::value::{
-    self, AuthType, LoadBalancer, LogFormat, Policy, Secret, VhostList, count, duration, host,
-    positive_duration,
+    self, AuthType, LoadBalancer, LogFormat, Secret, count, duration, host, positive_duration,
 };
+use crate::origin::Policy;
+use crate::stream::Vhosts;
 
 /// One thing that the operator can set.
 #[derive(Clone, Copy, Debug)]
@@ -129,7 +130,7 @@ settings! {
         "A stream without a session keeps its origin this long.";
     PROXY_MAX_ROUTES: usize = count, "100000", OPEN,
         "Streams whose origin is remembered at once.";
-    PROXY_VHOSTS: VhostList = VhostList::parse, "", OPEN,
+    PROXY_VHOSTS: Vhosts = value::vhosts, "", OPEN,
         "Host names that are vhosts of their own; `*` for all of them. Any other is `__defaultVhost__`.";
 
     PROXY_HTTP_API_AUTH_ENABLED: bool = value::switch, "off", OPEN,

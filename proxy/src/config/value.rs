@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
+
+use crate::origin::Policy;
+use crate::stream::Vhosts;
 use tracing_subscriber::filter::LevelFilter;
 
 /// Text that is never shown.
@@ -156,22 +159,11 @@ impl Word for LoadBalancer {
         &[("memory", Self::Memory), ("redis", Self::Redis)];
 }
 
-/// How a new stream finds its origin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// The origin with the fewest streams.
-    LeastStreams,
-    /// Any origin.
-    Random,
-    /// The origin with the highest hash of its name and the stream's.
-    Rendezvous,
-}
-
 impl Word for Policy {
     const WORDS: &'static [(&'static str, Self)] = &[
-        ("least-streams", Self::LeastStreams),
-        ("random", Self::Random),
-        ("rendezvous", Self::Rendezvous),
+        (Self::LeastStreams.as_str(), Self::LeastStreams),
+        (Self::Random.as_str(), Self::Random),
+        (Self::Rendezvous.as_str(), Self::Rendezvous),
     ];
 }
 
@@ -199,27 +191,16 @@ impl Word for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
 }
 
-/// Which host names are vhosts of their own.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VhostList {
-    /// Every one.
-    All,
-    /// These.
-    Listed(Vec<String>),
-}
-
-impl VhostList {
-    /// `*`, or names between commas; empty for none.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
-        if text == "*" {
-            return Ok(Self::All);
-        }
-        let names = items(text).map(|name| match name {
-            "*" => Err("expected * alone, or host names without it".into()),
-            name => host(name).map_err(|_| "expected * or host names between commas".into()),
-        });
-        names.collect::<Result<_, _>>().map(Self::Listed)
+/// `*`, or names between commas; empty for none.
+pub(super) fn vhosts(text: &str) -> Result<Vhosts, String> {
+    if text == "*" {
+        return Ok(Vhosts::new([text]));
     }
+    let names = items(text).map(|name| match name {
+        "*" => Err("expected * alone, or host names without it".into()),
+        name => host(name).map_err(|_| "expected * or host names between commas".into()),
+    });
+    names.collect::<Result<Vec<_>, String>>().map(Vhosts::new)
 }
 
 /// Networks and addresses between commas; empty for none.
@@ -309,12 +290,12 @@ mod tests {
 
     #[test]
     fn vhosts_are_all_some_or_none() {
-        assert_eq!(VhostList::parse("*"), Ok(VhostList::All));
-        assert_eq!(VhostList::parse(""), Ok(VhostList::Listed(vec![])));
-        let two = VhostList::Listed(vec!["a.example".into(), "b.example".into()]);
-        assert_eq!(VhostList::parse("a.example, b.example"), Ok(two));
+        assert_eq!(vhosts("*"), Ok(Vhosts::new(["*"])));
+        assert_eq!(vhosts(""), Ok(Vhosts::default()));
+        let two = Vhosts::new(["a.example", "b.example"]);
+        assert_eq!(vhosts("a.example, b.example"), Ok(two));
         for text in ["*,a.example", "a.example/live", "a.example:1935", ",", "a b"] {
-            assert!(VhostList::parse(text).is_err(), "{text:?} is no list of vhosts");
+            assert!(vhosts(text).is_err(), "{text:?} is no list of vhosts");
         }
     }
 

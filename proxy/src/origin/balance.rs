@@ -1,7 +1,6 @@
 //! The policies by which a new stream gets its origin.
 
 use std::cmp::Reverse;
-use std::str::FromStr;
 
 use super::origin::ServerName;
 use crate::stream::StreamKey;
@@ -32,19 +31,6 @@ impl Policy {
         }
     }
 }
-
-impl FromStr for Policy {
-    type Err = UnknownPolicy;
-
-    fn from_str(word: &str) -> Result<Self, UnknownPolicy> {
-        Self::ALL.into_iter().find(|policy| policy.as_str() == word).ok_or(UnknownPolicy)
-    }
-}
-
-/// The word names no policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("neither least-streams nor random nor rendezvous")]
-pub struct UnknownPolicy;
 
 /// An origin that may get the stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,14 +147,6 @@ mod tests {
             placed(Policy::LeastStreams, &equals, 100),
             placed(Policy::Rendezvous, &equals, 100)
         );
-    }
-
-    #[test]
-    fn a_policy_is_named_by_its_word() {
-        for policy in Policy::ALL {
-            assert_eq!(policy.as_str().parse(), Ok(policy));
-        }
-        assert_eq!("round-robin".parse::<Policy>(), Err(UnknownPolicy));
     }
 
     #[test]

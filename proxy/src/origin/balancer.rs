@@ -182,7 +182,7 @@ impl Balancer {
         let (chosen, reason) = match state.decide(key, listener, &[], now) {
             Ok(Decision::Keep(member)) => (Some(member), "the stream is routed to it".to_owned()),
             Ok(Decision::Place(_)) if self.policy == Policy::Random => {
-                (None, "a new route, to any of the candidates".to_owned())
+                (None, "a new route, to any origin that is up".to_owned())
             }
             Ok(Decision::Place(candidates)) => {
                 let chosen = choose(self.policy, key, &candidates, 0);
@@ -201,7 +201,7 @@ impl Balancer {
             }),
             reason,
             policy: self.policy.as_str(),
-            candidates: state.registry.alive(now).map(|member| state.view(member, now)).collect(),
+            origins: state.registry.alive(now).map(|member| state.view(member, now)).collect(),
         }
     }
 
@@ -387,7 +387,7 @@ pub struct Explanation {
     /// The policy for new routes.
     pub policy: &'static str,
     /// Every origin that is alive.
-    pub candidates: Vec<OriginView>,
+    pub origins: Vec<OriginView>,
 }
 
 /// What would be dialled.

@@ -178,7 +178,7 @@ fn an_origin_that_is_not_heard_of_ends_with_its_time_to_live() {
     let key = stream("s");
     drop(pick(&balancer, &key, start));
     let ttl = BalancerSettings::default().origin_ttl;
-    assert!(balancer.pick(&key, Listener::Rtmp, &[], start + (ttl - SECOND)).is_ok());
+    assert!(balancer.pick(&key, Listener::Rtmp, &[], start + ttl.saturating_sub(SECOND)).is_ok());
     assert_eq!(balancer.register(origin("a", 1, 1935), start + ttl / 2), Ok(Registered::Again));
     assert!(balancer.pick(&key, Listener::Rtmp, &[], start + ttl).is_ok());
     let end = start + ttl / 2 + ttl;
@@ -246,7 +246,7 @@ fn a_stream_in_use_never_expires_and_an_idle_one_does() {
     let balancer = balancer_with(settings, &["a"], now);
     let used = pick(&balancer, &stream("used"), now);
     drop(pick(&balancer, &stream("idle"), now));
-    balancer.sweep(now + (idle_ttl - SECOND));
+    balancer.sweep(now + idle_ttl.saturating_sub(SECOND));
     let counts = balancer.counts(now);
     assert_eq!((counts.routes_in_use, counts.routes_idle), (1, 1));
     balancer.sweep(now + idle_ttl);

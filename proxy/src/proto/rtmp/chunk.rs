@@ -137,6 +137,11 @@ impl ChunkReader {
         self.streams.iter().filter(|(_, stream)| stream.partial.is_some()).map(|(id, _)| *id)
     }
 
+    /// Whether the next byte begins a chunk header.
+    pub fn is_between_chunks(&self) -> bool {
+        self.inside.is_none()
+    }
+
     /// Takes bytes off the front of `input` up to the next event. `None`: all that is left of
     /// `input` (an unfinished header, at most 17 bytes) must come again with more behind it.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<ChunkEvent>, ChunkError> {

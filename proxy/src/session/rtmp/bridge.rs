@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use crate::plane::relay::stream::{Filter, Leg, Outbox, Passed};
 use crate::proto::rtmp::amf::Value;
 use crate::proto::rtmp::chunk::{
-    ChunkEvent, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE, Format,
+    ChunkEvent, ChunkHeader, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE, Format,
 };
 use crate::proto::rtmp::command::{Command, Status};
 use crate::proto::rtmp::message::{Message, kind, map_user_control_stream};
@@ -41,8 +41,11 @@ enum Mode {
 #[derive(Debug)]
 struct Way {
     reader: ChunkReader,
-    /// An unfinished header, which comes again with the next bytes.
-    tail: Vec<u8>,
+    /// Bytes that have not gone on: an unfinished header, and as long as bytes pass verbatim the
+    /// unfinished chunk, so that a message can be taken back behind what has gone on.
+    held: Vec<u8>,
+    /// How many of them, at the end, the reader has not taken.
+    unread: usize,
     /// Towards the other leg.
     writer: ChunkWriter,
     /// After how many bytes the sender wants to hear of it, while messages are relayed.
@@ -106,6 +109,15 @@ impl Bridge {
         self.answer.as_ref().is_some_and(Status::is_error)
     }
 
+    /// Whether the origin leaves something out of a header that the client cannot know.
+    fn is_out_of_step(&mut self, from: Leg, header: ChunkHeader) -> bool {
+        let Mode::Verbatim(watched) = &mut self.mode else { return false };
+        from == Leg::Origin
+            && header.begins_message
+            && watched.remove(&header.chunk_stream)
+            && header.format != Format::Full
+    }
+
     /// Begins to relay messages. What has gone on of unfinished ones is taken back.
     fn relay_messages(&mut self, reason: &'static str, out: &mut Outbox) {
         self.mode = Mode::Messages(reason);
@@ -113,6 +125,8 @@ impl Bridge {
             let way = self.way(from);
             // Every Set Chunk Size has gone on so far.
             way.writer = ChunkWriter::new(way.reader.chunk_size());
+            // The other way may be inside a chunk that it holds back; the reader has its bytes.
+            way.held.drain(..way.held.len() - way.unread);
             for chunk_stream in way.reader.unfinished() {
                 way.writer.write(&Message::abort(chunk_stream), out.towards(from.other()));
             }
@@ -213,48 +227,49 @@ impl Filter for Bridge {
         }
         let way = self.way(from);
         way.received += bytes.len() as u64;
-        let mut buffer = std::mem::take(&mut way.tail);
+        let mut buffer = std::mem::take(&mut way.held);
+        let read_before = buffer.len() - std::mem::take(&mut way.unread);
         buffer.extend_from_slice(bytes);
-        let mut rest = buffer.as_slice();
-        // What stands before this went on as it was.
-        let mut passed = 0;
-        loop {
-            let at = buffer.len() - rest.len();
-            match self.way(from).reader.read(&mut rest)? {
-                None => break,
-                Some(ChunkEvent::Header(header)) => {
-                    let Mode::Verbatim(watched) = &mut self.mode else { continue };
-                    if from == Leg::Client || !header.begins_message {
-                        continue;
-                    }
-                    let referred = watched.remove(&header.chunk_stream);
-                    if referred && header.format != Format::Full {
-                        let fine = buffer.get(passed..at).unwrap_or_default();
+        let mut rest = buffer.get(read_before..).unwrap_or_default();
+        // Where the last chunk ended: bytes before it can go on, if they go on verbatim.
+        let mut boundary = 0;
+        while let Some(event) = self.way(from).reader.read(&mut rest)? {
+            let read = buffer.len() - rest.len();
+            match event {
+                ChunkEvent::Header(header) => {
+                    boundary = read - header.bytes;
+                    if self.is_out_of_step(from, header) {
+                        let fine = buffer.get(..boundary).unwrap_or_default();
                         out.towards(from.other()).extend_from_slice(fine);
-                        passed = buffer.len();
                         self.relay_messages("the origin compresses chunk headers", out);
                     }
                 }
-                Some(ChunkEvent::Message(message)) => self.message(from, message, out),
+                ChunkEvent::Message(message) => {
+                    boundary = read;
+                    self.message(from, message, out);
+                }
             }
         }
+        let unread = rest.len();
+        let read = buffer.len() - unread;
+        let between_chunks = self.way(from).reader.is_between_chunks();
+        let goes_on = match self.mode {
+            Mode::Aligned => buffer.len(),
+            Mode::Verbatim(_) if between_chunks => read,
+            Mode::Verbatim(_) => boundary,
+            Mode::Messages(_) => 0,
+        };
+        let keep_from = if self.obstacle().is_some() { read } else { goes_on };
+        out.towards(from.other()).extend_from_slice(buffer.get(..goes_on).unwrap_or_default());
+        let way = self.way(from);
+        way.held = buffer.split_off(keep_from.min(buffer.len()));
+        way.unread = unread.min(way.held.len());
         match self.mode {
-            Mode::Messages(_) => {
-                self.way(from).tail = rest.to_vec();
-                self.acknowledge(from, out);
-            }
-            // The unfinished header is held back: it may be the first one that does not fit.
-            Mode::Verbatim(_) => {
-                let read = buffer.len() - rest.len();
-                let fine = buffer.get(passed..read).unwrap_or_default();
-                out.towards(from.other()).extend_from_slice(fine);
-                self.way(from).tail = rest.to_vec();
-            }
+            Mode::Verbatim(_) => {}
+            Mode::Messages(_) => self.acknowledge(from, out),
             Mode::Aligned => {
-                let fine = buffer.get(passed..).unwrap_or_default();
-                out.towards(from.other()).extend_from_slice(fine);
-                let held_back = std::mem::take(&mut self.way(from.other()).tail);
-                out.towards(from).extend(held_back);
+                let held = std::mem::take(&mut self.way(from.other()).held);
+                out.towards(from).extend(held);
             }
         }
         Ok(Passed::Written)
@@ -292,7 +307,7 @@ impl Way {
     ) -> Self {
         reader.set_limits(limits);
         let writer = ChunkWriter::new(DEFAULT_CHUNK_SIZE);
-        Self { reader, tail: Vec::new(), writer, window, received, acknowledged: 0 }
+        Self { reader, held: Vec::new(), unread: 0, writer, window, received, acknowledged: 0 }
     }
 }
 

@@ -1,0 +1,179 @@
+//! The system API: origins register, operators ask.
+//!
+//! [`router`] is what is answered, [`serve`] keeps those who ask within bounds, and `gate`
+//! decides who may. `docs/api.md` shows each endpoint with an example.
+
+mod answer;
+mod gate;
+mod server;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{from_fn_with_state, map_response};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use ipnet::IpNet;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::answer::Refusal;
+pub use self::gate::is_open_to_all;
+pub use self::server::serve;
+use crate::metrics;
+use crate::origin::{Balancer, Listener, NotRegistered, registration};
+use crate::session::Sessions;
+use crate::stream::{Ask, StreamKey, Vhosts};
+
+/// What the API answers from, and whom.
+pub struct ApiState {
+    /// Origins and routes.
+    pub balancer: Arc<Balancer>,
+    /// Live sessions.
+    pub sessions: Arc<Sessions>,
+    /// By which URLs are read.
+    pub vhosts: Vhosts,
+    /// Answered as `/metrics`.
+    pub metrics: Arc<Registry>,
+    /// The bearer token of `/api/v1/`; none if nobody needs one.
+    pub auth: Option<String>,
+    /// Who may ask anything but the health; empty if everybody may.
+    pub allow: Vec<IpNet>,
+    /// Set when the proxy takes no more sessions.
+    pub draining: Arc<AtomicBool>,
+}
+
+type Shared = State<Arc<ApiState>>;
+
+/// Every endpoint.
+pub fn router(state: ApiState) -> Router {
+    let state = Arc::new(state);
+    let with_token = Router::new()
+        .route("/api/v1/srs/register", post(register))
+        .route("/api/v1/origins", get(origins))
+        .route("/api/v1/streams/route", get(route))
+        .route("/api/v1/sessions", get(sessions))
+        .route("/api/v1/sessions/{id}", get(session))
+        .method_not_allowed_fallback(answer::method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&state), gate::bearer));
+    let from_allowed = Router::new()
+        .route("/api/v1/versions", get(versions))
+        .route("/metrics", get(metrics_text))
+        .method_not_allowed_fallback(answer::method_not_allowed)
+        .merge(with_token)
+        .fallback(answer::not_found)
+        .layer(from_fn_with_state(Arc::clone(&state), gate::allowed));
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .method_not_allowed_fallback(answer::method_not_allowed)
+        .merge(from_allowed)
+        .layer(map_response(answer::signed))
+        .with_state(state)
+}
+
+/// An origin's heartbeat; the content type is not looked at.
+async fn register(State(state): Shared, body: Body) -> Result<Json<Value>, Refusal> {
+    let body = answer::read_body(body).await?;
+    let origin = registration::parse(&body)
+        .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, &error))?;
+    let registered = state.balancer.register(origin, Instant::now());
+    registered.map_err(|error| {
+        let status = match error {
+            NotRegistered::Full => StatusCode::SERVICE_UNAVAILABLE,
+            NotRegistered::Reserved => StatusCode::BAD_REQUEST,
+        };
+        Refusal::new(status, &error)
+    })?;
+    Ok(Json(json!({"code": 0, "pid": std::process::id().to_string()})))
+}
+
+async fn origins(State(state): Shared) -> Json<Value> {
+    Json(json!({"code": 0, "origins": state.balancer.origins(Instant::now())}))
+}
+
+#[derive(Deserialize)]
+struct RouteQuery {
+    url: String,
+}
+
+async fn route(
+    State(state): Shared,
+    query: Result<Query<RouteQuery>, QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let bad = |error: &dyn ToString| {
+        Refusal::new(StatusCode::BAD_REQUEST, &format!("url: {}", error.to_string()))
+    };
+    let Query(RouteQuery { url }) = query.map_err(|_| bad(&"missing from the query"))?;
+    let ask = Ask::from_url(&url).map_err(|error| bad(&error))?;
+    let key = StreamKey::new(&ask, &state.vhosts).map_err(|error| bad(&error))?;
+    let listener = match ask {
+        Ask::Rtmp { .. } => Listener::Rtmp,
+        Ask::Http { .. } => Listener::Http,
+        Ask::Rtc { .. } | Ask::WebRtc { .. } => Listener::Api,
+        Ask::Srt { .. } => Listener::Srt,
+    };
+    let explanation = state.balancer.explain(&key, listener, Instant::now());
+    Ok(Json(json!({"code": 0, "route": explanation})))
+}
+
+async fn sessions(State(state): Shared) -> Json<Value> {
+    let list: Vec<_> = state.sessions.list().iter().map(|session| session.view()).collect();
+    Json(json!({"code": 0, "sessions": list}))
+}
+
+async fn session(State(state): Shared, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+    let session = state.sessions.get(&id);
+    let session = session.ok_or(Refusal::new(StatusCode::NOT_FOUND, "no such live session"))?;
+    Ok(Json(json!({"code": 0, "session": session.view()})))
+}
+
+async fn versions() -> Json<Value> {
+    Json(json!({"signature": answer::NAME, "version": answer::VERSION}))
+}
+
+async fn metrics_text(State(state): Shared) -> Result<Response, Refusal> {
+    let text = metrics::text(&state.metrics);
+    let text = text.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, &error))?;
+    Ok(([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response())
+}
+
+/// Says no more than that the process lives.
+async fn healthz() -> Json<Value> {
+    Json(json!({"alive": true}))
+}
+
+/// Ready is who listens and is not draining. Without an origin the proxy is ready too: it
+/// answers clients, and an origin that registers needs no restart of whatever probes here.
+async fn readyz(State(state): Shared) -> Response {
+    let counts = state.balancer.counts(Instant::now());
+    let draining = state.draining.load(Ordering::Relaxed);
+    let body = Readiness {
+        ready: !draining,
+        reason: draining.then_some("draining"),
+        origins: counts.up + counts.down,
+        sessions: state.sessions.count(),
+    };
+    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, Json(body)).into_response()
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    origins: usize,
+    sessions: usize,
+}
+
+#[cfg(test)]
+mod tests;

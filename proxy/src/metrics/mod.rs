@@ -1,0 +1,205 @@
+//! What can be counted, as OpenMetrics, computed when it is asked for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::origin::Balancer;
+use crate::session::{Direction, End, Protocol, Role, Sessions};
+
+/// A registry with everything in [`TABLE`].
+pub fn registry(sessions: Arc<Sessions>, balancer: Arc<Balancer>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot { sessions, balancer }));
+    registry
+}
+
+/// Media type of [`text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The registry as OpenMetrics text.
+pub fn text(registry: &Registry) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry)?;
+    Ok(text)
+}
+
+/// One metric family.
+#[derive(Clone, Copy, Debug)]
+pub struct Family {
+    /// Name without the suffix that OpenMetrics adds to a counter.
+    pub name: &'static str,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// Whether it only grows.
+    pub counter: bool,
+    /// What it says.
+    pub help: &'static str,
+}
+
+const SESSIONS: Family = Family {
+    name: "srs_proxy_sessions",
+    labels: &["protocol"],
+    counter: false,
+    help: "Live sessions",
+};
+const SETUPS: Family = Family {
+    name: "srs_proxy_session_setups",
+    labels: &["protocol", "role"],
+    counter: true,
+    help: "Sessions whose origin agreed and whose bytes were handed to a plane",
+};
+const ENDS: Family = Family {
+    name: "srs_proxy_session_ends",
+    labels: &["protocol", "reason"],
+    counter: true,
+    help: "Ended sessions, each with its one reason",
+};
+const BYTES: Family = Family {
+    name: "srs_proxy_bytes",
+    labels: &["protocol", "direction"],
+    counter: true,
+    help: "Bytes written to the sockets of origins and clients",
+};
+const ORIGINS: Family = Family {
+    name: "srs_proxy_origins",
+    labels: &["state"],
+    counter: false,
+    help: "Origins that are alive; down ones are left alone after a failed connection",
+};
+const ROUTES: Family = Family {
+    name: "srs_proxy_routes",
+    labels: &["state"],
+    counter: false,
+    help: "Streams that have an origin; idle ones have no client",
+};
+const BUILD_INFO: Family =
+    Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
+
+/// Every family, in the order in which they are written.
+pub const TABLE: [Family; 7] = [SESSIONS, SETUPS, ENDS, BYTES, ORIGINS, ROUTES, BUILD_INFO];
+
+/// Reads the tables at each scrape: nothing is counted twice.
+#[derive(Debug)]
+struct Snapshot {
+    sessions: Arc<Sessions>,
+    balancer: Arc<Balancer>,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let totals = self.sessions.totals();
+        let protocols = Protocol::ALL.map(Protocol::as_str);
+        let live = protocols.iter().zip(totals.live).map(|(p, n)| ([*p, ""], n));
+        write(&mut encoder, SESSIONS, live)?;
+        write(&mut encoder, SETUPS, by_protocol(&totals.setups, Role::ALL.map(Role::as_str)))?;
+        write(&mut encoder, ENDS, by_protocol(&totals.ends, End::ALL.map(End::as_str)))?;
+        let directions = Direction::ALL.map(Direction::as_str);
+        write(&mut encoder, BYTES, by_protocol(&totals.bytes, directions))?;
+        let counts = self.balancer.counts(Instant::now());
+        let states = [("up", counts.up), ("down", counts.down)];
+        write(&mut encoder, ORIGINS, by_state(states))?;
+        let states = [("in_use", counts.routes_in_use), ("idle", counts.routes_idle)];
+        write(&mut encoder, ROUTES, by_state(states))?;
+        write(&mut encoder, BUILD_INFO, [([env!("CARGO_PKG_VERSION"), ""], 1)])
+    }
+}
+
+/// Values of a family's labels, the second unused where it has one.
+type Labels = [&'static str; 2];
+
+fn by_protocol<const N: usize>(
+    rows: &[[u64; N]],
+    second: [&'static str; N],
+) -> impl Iterator<Item = (Labels, u64)> {
+    Protocol::ALL.into_iter().zip(rows).flat_map(move |(protocol, row)| {
+        second.into_iter().zip(*row).map(move |(label, n)| ([protocol.as_str(), label], n))
+    })
+}
+
+fn by_state(states: [(&'static str, usize); 2]) -> impl Iterator<Item = (Labels, u64)> {
+    states.into_iter().map(|(state, n)| ([state, ""], u64::try_from(n).unwrap_or(u64::MAX)))
+}
+
+fn write(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: Family,
+    samples: impl IntoIterator<Item = (Labels, u64)>,
+) -> fmt::Result {
+    let kind = if family.counter { MetricType::Counter } else { MetricType::Gauge };
+    let mut descriptor = encoder.encode_descriptor(family.name, family.help, None, kind)?;
+    for (values, n) in samples {
+        let labels: Vec<_> = family.labels.iter().copied().zip(values).collect();
+        let metric = descriptor.encode_family(&labels)?;
+        if family.counter {
+            ConstCounter::new(n).encode(metric)?;
+        } else {
+            ConstGauge::new(n).encode(metric)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::origin::{BalancerSettings, Listener, Origin};
+    use crate::session::SessionLimits;
+
+    #[test]
+    fn a_scrape_shows_sessions_origins_and_every_reason() {
+        let sessions = Sessions::new(SessionLimits { total: 1, per_client: 1 });
+        let fixed = Origin::fixed("127.0.0.1", &[(Listener::Rtmp, "1935")]).unwrap();
+        let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
+        let balancer = Arc::new(Balancer::new(settings));
+        let registry = registry(Arc::clone(&sessions), balancer);
+        let client = "192.0.2.1:5000".parse().unwrap();
+        let live = sessions.admit(client, Protocol::Rtmp).unwrap();
+        assert!(sessions.admit(client, Protocol::Rtmp).is_err());
+        live.established(Role::Publish);
+        live.session().meter.add(Direction::ToOrigin, 1500);
+        let text = text(&registry).unwrap();
+        for line in [
+            "# TYPE srs_proxy_sessions gauge",
+            "srs_proxy_sessions{protocol=\"rtmp\"} 1",
+            "# TYPE srs_proxy_session_setups counter",
+            "srs_proxy_session_setups_total{protocol=\"rtmp\",role=\"publish\"} 1",
+            "srs_proxy_session_setups_total{protocol=\"rtmp\",role=\"play\"} 0",
+            "srs_proxy_session_ends_total{protocol=\"rtmp\",reason=\"too_many_sessions\"} 1",
+            "srs_proxy_bytes_total{protocol=\"rtmp\",direction=\"to_origin\"} 1500",
+            "srs_proxy_origins{state=\"up\"} 1",
+            "srs_proxy_origins{state=\"down\"} 0",
+            "srs_proxy_routes{state=\"in_use\"} 0",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        for end in End::ALL {
+            let label = format!("reason=\"{}\"", end.as_str());
+            assert!(text.contains(&label), "{label} is not in\n{text}");
+        }
+        for family in TABLE {
+            assert!(text.contains(&format!("# HELP {} {}\n", family.name, family.help)), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_documentation_lists_every_metric_as_it_is() {
+        let page = include_str!("../../../docs/metrics.md");
+        let documented: Vec<&str> = page.lines().filter(|l| l.starts_with("| `srs_")).collect();
+        let rows = TABLE.map(|family| {
+            let suffix = if family.counter { "_total" } else { "" };
+            let kind = if family.counter { "counter" } else { "gauge" };
+            let labels = family.labels.join(", ");
+            format!("| `{}{suffix}` | {kind} | {labels} | {} |", family.name, family.help)
+        });
+        assert_eq!(documented, rows, "docs/metrics.md differs from metrics::TABLE");
+    }
+}
