@@ -1,1 +1,19 @@
 //! The rig: real peers and scripted doubles around a running proxy.
+//!
+//! The proxy is a child process, seen from outside only: sockets, its API, its log, its exit.
+//! Everything listens on loopback, lives in one temporary folder, and is gone when dropped.
+
+pub mod cluster;
+pub mod ffmpeg;
+pub mod http;
+pub mod nginx;
+pub mod packets;
+pub mod ports;
+pub mod process;
+pub mod proxy;
+pub mod rtmp;
+pub mod story;
+pub mod usage;
+pub mod wait;
+
+pub use self::story::story;

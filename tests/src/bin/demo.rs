@@ -1,0 +1,92 @@
+//! Two real origins and a test picture behind the proxy, until Ctrl-C.
+//!
+//! Usage: `demo [seconds]`. The proxy is the program that `SRS_PROXY_BIN` names.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use srs_proxy_tests::ffmpeg::{self, Source};
+use srs_proxy_tests::nginx::Nginx;
+use srs_proxy_tests::process::Process;
+use srs_proxy_tests::proxy::Proxy;
+use srs_proxy_tests::wait;
+
+fn main() -> Result<()> {
+    let seconds = std::env::args().nth(1).map(|text| text.parse()).transpose()?;
+    // Ctrl-C, SIGTERM and a closed terminal end the demo by way of its own end, so that
+    // everything that it started is dropped.
+    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+
+    let folder = tempfile::Builder::new().prefix("srs-proxy-demo-").tempdir()?;
+    let mut origins = [Nginx::start(folder.path(), "a")?, Nginx::start(folder.path(), "b")?];
+    let mut proxy = Proxy::start(folder.path(), &[])?;
+    for origin in &origins {
+        origin.register_at(proxy.system_api())?;
+        println!("origin {} is nginx-rtmp on {}", origin.name(), origin.rtmp());
+    }
+    let url = proxy.url(STREAM);
+    let mut publisher = ffmpeg::publish(folder.path(), "ffmpeg", Source::Picture, &url)?;
+    wait::until_true("the picture is on its way", Duration::from_secs(20), || {
+        all_run(&mut origins, &mut proxy, &mut publisher)?;
+        Ok(is_stopped() || !proxy.sessions_of(STREAM)?.is_empty())
+    })?;
+    println!("\nplay it:    ffplay {url}");
+    println!("the API:    http://{}/api/v1/sessions", proxy.system_api());
+    let route = proxy.get(&format!("/api/v1/streams/route?url={url}"))?;
+    println!("the stream: {route}");
+    println!("Ctrl-C ends everything.\n");
+
+    let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let mut report = Instant::now();
+    while !is_stopped() && end.is_none_or(|end| Instant::now() < end) {
+        all_run(&mut origins, &mut proxy, &mut publisher)?;
+        if Instant::now() >= report {
+            print_bytes(&proxy)?;
+            report += REPORT;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+    println!("ending");
+    Ok(())
+}
+
+/// Fails as soon as one of the programs has ended.
+fn all_run(origins: &mut [Nginx], proxy: &mut Proxy, publisher: &mut Process) -> Result<()> {
+    for origin in origins {
+        if let Some(status) = origin.ended()? {
+            bail!("origin {} ended with {status}", origin.name());
+        }
+    }
+    for (name, process) in [("the proxy", &mut proxy.process), ("FFmpeg", publisher)] {
+        if let Some(status) = process.ended()? {
+            bail!("{name} ended with {status}:\n{}", process.log());
+        }
+    }
+    Ok(())
+}
+
+fn print_bytes(proxy: &Proxy) -> Result<()> {
+    for session in proxy.sessions().context("asking for the sessions")? {
+        println!(
+            "{} {:7} {} at {} by {}: {} kB to the origin, {} kB to the client",
+            session.id,
+            session.role,
+            session.stream,
+            session.origin_address,
+            session.plane,
+            session.bytes_to_origin / 1000,
+            session.bytes_to_client / 1000,
+        );
+    }
+    Ok(())
+}
+
+fn is_stopped() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+const STREAM: &str = "demo";
+const REPORT: Duration = Duration::from_secs(2);

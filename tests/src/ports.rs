@@ -1,0 +1,28 @@
+//! Free TCP ports on loopback.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Result, bail};
+
+/// An address on loopback on which nothing listens, given out once by this process.
+///
+/// Its port is below those that the system gives to outgoing connections, so that none of
+/// those can take it before its listener starts.
+pub fn free() -> Result<SocketAddr> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    for _ in 0..RANGE {
+        // Processes begin at places of their own, far apart for neighbouring ids.
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let offset = std::process::id().wrapping_mul(97).wrapping_add(step) % RANGE;
+        let port = FIRST + u16::try_from(offset)?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("no free port from {FIRST} on")
+}
+
+const FIRST: u16 = 20_000;
+const RANGE: u32 = 12_000;

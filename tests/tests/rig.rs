@@ -1,0 +1,71 @@
+//! The rig is trusted only as far as it is seen to work: FFmpeg and the scripted peers meet
+//! nginx, and each other, with no proxy between them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use srs_proxy_tests::ffmpeg::{self, Source};
+use srs_proxy_tests::nginx::Nginx;
+use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
+use srs_proxy_tests::{story, wait};
+
+const SOON: Duration = Duration::from_secs(10);
+
+#[test]
+fn ffmpeg_gets_from_nginx_the_packets_that_ffmpeg_sent() -> Result<()> {
+    story(|folder| {
+        let source = ffmpeg::fixture_packets(folder)?;
+        let origin = Nginx::start(folder, "a")?;
+        let url = origin.url("direct");
+        let mut publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
+        wait::until_true("the origin has the stream", SOON, || origin.has_publisher("direct"))?;
+        let player = ffmpeg::play(folder, "player", &url, Some(3))?;
+        player.finish(Duration::from_secs(15))?.must_be_a_part_of(&source, 50)?;
+        publisher.kill()?;
+        wait::until_true(
+            "the origin lost the stream",
+            SOON,
+            || Ok(!origin.has_publisher("direct")?),
+        )
+    })
+}
+
+#[test]
+fn scripted_clients_publish_to_nginx_and_play_from_it() -> Result<()> {
+    story(|folder| {
+        let origin = Nginx::start(folder, "a")?;
+        let mut publisher = Client::publish(origin.rtmp(), "scripted")?;
+        let mut player = Client::play(origin.rtmp(), "scripted")?;
+        let mut second = Client::connect(origin.rtmp())?;
+        second.ask_to_publish("scripted")?;
+        let refusal = second.status()?;
+        assert_eq!(refusal.code, "NetStream.Publish.BadName", "{refusal}");
+        for _ in 0..10 {
+            publisher.send_video(10_000)?;
+        }
+        player.read_bytes(100_000)
+    })
+}
+
+#[test]
+fn scripted_peers_understand_each_other() -> Result<()> {
+    let bulk = Origin::start(Script::Serve(Feed::Bulk))?;
+    Client::play(bulk.address(), "any")?.read_bytes(10_000_000)?;
+
+    let paced = Origin::start(Script::Serve(Feed::Paced(4_000_000)))?;
+    let mut player = Client::play(paced.address(), "any")?;
+    let (bytes, open) = player.watch(Instant::now() + Duration::from_secs(2))?;
+    assert!(open, "a paced player is fed for ever");
+    assert!((800_000..1_200_000).contains(&bytes), "{bytes} bytes in 2 s at 4 Mb/s");
+    let mut publisher = Client::publish(paced.address(), "any")?;
+    publisher.send_video(5000)?;
+    wait::until_true("the origin got it", SOON, || Ok(paced.received() >= 5000))?;
+    drop(paced);
+    player.must_be_closed_within(SOON)?;
+
+    let strict = Origin::start(Script::Refuse("NetStream.Publish.BadName", "not you"))?;
+    let mut refused = Client::connect(strict.address())?;
+    refused.ask_to_publish("any")?;
+    assert_eq!(refused.status()?.description, "not you");
+    refused.must_be_closed_within(SOON)
+}

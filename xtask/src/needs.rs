@@ -1,0 +1,72 @@
+//! What the tests need of the machine, and getting it.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::command::{find, succeed};
+
+/// A program or a file of another one, and the Debian package that has it.
+pub(crate) struct Need {
+    what: &'static str,
+    package: &'static str,
+    is_here: fn() -> bool,
+}
+
+/// What the tests and the demo need.
+pub(crate) const TESTS: &[Need] = &[
+    Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
+    Need { what: "nginx", package: "nginx", is_here: || find("nginx").is_some() },
+    Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
+];
+
+/// What the benches need.
+pub(crate) const BENCHES: &[Need] =
+    &[Need { what: "HAProxy", package: "haproxy", is_here: || find("haproxy").is_some() }];
+
+/// Installs what is missing where that is this user's right; else says the one command.
+pub(crate) fn install(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !(need.is_here)()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.iter().map(|need| need.what).collect::<Vec<_>>().join(", ");
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    let command = format!(
+        "apt-get update && apt-get install -y --no-install-recommends {}",
+        packages.join(" ")
+    );
+    if find("apt-get").is_none() {
+        bail!("missing: {names}. On Debian or Ubuntu: sudo sh -c '{command}'");
+    }
+    if !is_root() {
+        bail!("missing: {names}. This gets it: sudo sh -c '{command}'");
+    }
+    println!("missing: {names}; running: {command}");
+    let mut apt = Command::new("sh");
+    succeed(apt.args(["-c", &command]).env("DEBIAN_FRONTEND", "noninteractive"))?;
+    match needs.iter().find(|need| !(need.is_here)()) {
+        Some(need) => bail!("{} is still missing after `{command}`", need.what),
+        None => Ok(()),
+    }
+}
+
+/// Whether nginx has its RTMP module, linked in or beside it.
+fn nginx_speaks_rtmp() -> bool {
+    let folders = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/etc/nginx/modules"];
+    if folders.iter().any(|folder| Path::new(folder).join("ngx_rtmp_module.so").is_file()) {
+        return true;
+    }
+    let Some(nginx) = find("nginx") else {
+        return false;
+    };
+    Command::new(nginx).arg("-V").output().is_ok_and(|out| {
+        String::from_utf8_lossy(&out.stderr).contains("--add-module=")
+            && String::from_utf8_lossy(&out.stderr).contains("rtmp")
+    })
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n")
+}

@@ -1,0 +1,55 @@
+//! Protocol code and decisions do no I/O and read no clock.
+
+use super::{Finding, Tree};
+
+/// Where the code is pure: it takes slices and `now`, and returns what should happen.
+const PURE: &[&str] = &[
+    "proxy/src/proto",
+    "proxy/src/sniff.rs",
+    "proxy/src/stream",
+    "proxy/src/origin",
+    "proxy/src/session/rtmp",
+    "proxy-ebpf/src",
+];
+
+/// Files in those folders that drive the pure ones.
+const DRIVERS: &[&str] = &["proxy/src/session/rtmp/mod.rs", "proxy/src/session/rtmp/reach.rs"];
+
+/// What a pure file has no use for. A clock's type is fine: `now` is an argument.
+const IMPURE: &[&str] = &[
+    "tokio::",
+    "std::fs",
+    "std::io::stdin",
+    "std::process",
+    "std::thread",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "Instant::now",
+    "SystemTime::now",
+    ".elapsed(",
+    "getrandom",
+    "rand::",
+    "std::env",
+];
+
+pub(super) fn pure_folders_do_no_io(tree: &Tree) -> Vec<Finding> {
+    let files = PURE.iter().flat_map(|folder| tree.rust(folder));
+    let pure = files.filter(|file| !DRIVERS.contains(&file.path.as_str()) && !file.is_test());
+    pure.flat_map(|file| file.words(IMPURE, "pure code")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pure_folders_do_no_io;
+    use crate::tidy::Tree;
+
+    #[test]
+    fn a_clock_in_a_parser_is_found_and_one_in_its_tests_is_not() {
+        let text = "use std::time::Instant;\nlet now = Instant::now();\n\
+                    #[cfg(test)]\nmod tests {\n    let now = Instant::now();\n}\n";
+        let tree = Tree::of(&[("proxy/src/proto/rtmp/chunk.rs", text), ("proxy/src/app.rs", text)]);
+        let found: Vec<_> = pure_folders_do_no_io(&tree).iter().map(ToString::to_string).collect();
+        assert_eq!(found, ["proxy/src/proto/rtmp/chunk.rs:2: pure code: `Instant::now`"]);
+    }
+}
