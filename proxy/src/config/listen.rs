@@ -13,6 +13,22 @@ impl ListenAddrs {
         self.0.iter().copied()
     }
 
+    /// Whether `addr`, one of these, also takes IPv4 clients on an IPv6 socket: a bare port does,
+    /// and the IPv6 wildcard unless the list has an IPv4 address with the same port.
+    pub fn is_dual_stack(&self, addr: ListenAddr) -> bool {
+        match addr {
+            ListenAddr::Port(_) => true,
+            ListenAddr::Socket(socket) => {
+                let same_port_in_ipv4 = |other| match other {
+                    ListenAddr::Socket(other) => other.is_ipv4() && other.port() == socket.port(),
+                    ListenAddr::Port(_) => false,
+                };
+                socket.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+                    && !self.iter().any(same_port_in_ipv4)
+            }
+        }
+    }
+
     /// Whether only this host can reach every one of them.
     pub fn are_loopback(&self) -> bool {
         self.iter().all(|addr| addr.sockets().iter().all(|socket| socket.ip().is_loopback()))
@@ -42,7 +58,7 @@ impl ListenAddrs {
 pub enum ListenAddr {
     /// A port on every address of the host, IPv4 and IPv6.
     Port(u16),
-    /// One address; a wildcard counts for its own family only.
+    /// One address; see [`ListenAddrs::is_dual_stack`] for the IPv6 wildcard.
     Socket(SocketAddr),
 }
 
@@ -133,6 +149,18 @@ mod tests {
         let sockets = ListenAddr::Port(1935).sockets();
         let shown: Vec<_> = sockets.iter().map(ToString::to_string).collect();
         assert_eq!(shown, ["0.0.0.0:1935", "[::]:1935"]);
+    }
+
+    #[test]
+    fn the_ipv6_wildcard_is_both_families_unless_ipv4_stands_beside_it() {
+        let dual = |text: &str| {
+            let addrs = parse(text).unwrap();
+            addrs.iter().map(|addr| addrs.is_dual_stack(addr)).collect::<Vec<_>>()
+        };
+        assert_eq!(dual("1935"), [true]);
+        assert_eq!(dual("[::]:1935"), [true]);
+        assert_eq!(dual("[::]:1935,0.0.0.0:1935"), [false, false]);
+        assert_eq!(dual("[::]:1935,127.0.0.1:1936,[::1]:1937"), [true, false, false]);
     }
 
     #[test]

@@ -202,6 +202,24 @@ mod tests {
         assert_eq!(shown.len(), rows.len(), "docs/configuration.md should have\n{all}");
     }
 
+    /// The README's choice of rows says the same.
+    #[test]
+    fn the_readme_shows_rows_of_this_table() {
+        let readme = include_str!("../../../README.md");
+        let (_, rest) = readme.split_once("<!-- settings -->\n").expect("the opening marker");
+        let (table, _) = rest.split_once("<!-- /settings -->").expect("the closing marker");
+        for shown in table.trim().lines().skip(2) {
+            let found = settings().iter().any(|setting| shown == short_row(setting));
+            assert!(found, "README.md shows a row that is none: {shown}");
+        }
+    }
+
+    fn short_row(setting: &Setting) -> String {
+        let row = row(setting);
+        let cells: Vec<_> = row.split(" | ").collect();
+        [cells[0], cells[3], cells[4]].join(" | ")
+    }
+
     fn row(setting: &Setting) -> String {
         let Setting { name, default, doc, .. } = setting;
         let default = if default.is_empty() { String::new() } else { format!("`{default}`") };

@@ -32,29 +32,29 @@ pub struct BindError {
 
 /// Binds every address, or none.
 pub fn bind(addresses: &ListenAddrs) -> Result<Vec<TcpListener>, BindError> {
-    let bind = |address| bind_one(address).map_err(|error| BindError { address, error });
+    let bind = |address| {
+        let dual_stack = addresses.is_dual_stack(address);
+        bind_one(address, dual_stack).map_err(|error| BindError { address, error })
+    };
     addresses.iter().map(bind).collect()
 }
 
-fn bind_one(address: ListenAddr) -> io::Result<TcpListener> {
+fn bind_one(address: ListenAddr, dual_stack: bool) -> io::Result<TcpListener> {
     match address {
-        ListenAddr::Socket(address) => bind_socket(address, false),
-        // One socket for both families; a host without IPv6 has no such socket.
-        ListenAddr::Port(port) => {
-            bind_socket((Ipv6Addr::UNSPECIFIED, port).into(), true).or_else(|error| {
-                match error.kind() {
-                    io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
-                    _ => bind_socket((Ipv4Addr::UNSPECIFIED, port).into(), false),
-                }
-            })
-        }
+        ListenAddr::Socket(address) => bind_socket(address, dual_stack),
+        // A host without IPv6 has no socket for both families.
+        ListenAddr::Port(port) => bind_socket((Ipv6Addr::UNSPECIFIED, port).into(), dual_stack)
+            .or_else(|error| match error.kind() {
+                io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied => Err(error),
+                _ => bind_socket((Ipv4Addr::UNSPECIFIED, port).into(), false),
+            }),
     }
 }
 
-fn bind_socket(address: SocketAddr, both_families: bool) -> io::Result<TcpListener> {
+fn bind_socket(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
-        socket.set_only_v6(!both_families)?;
+        socket.set_only_v6(!dual_stack)?;
     }
     // On Windows the option lets two processes share a port, which is not what is meant.
     if !cfg!(windows) {
