@@ -351,3 +351,6 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
