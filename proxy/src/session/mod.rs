@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::Notify;
+use tracing::Level;
 
 pub use self::end::End;
 pub use self::meter::{Direction, Meter};
@@ -347,19 +348,30 @@ impl Drop for Live {
         if empty {
             self.table.emptied.notify_waiters();
         }
-        let view = session.view();
-        tracing::info!(
-            protocol = view.protocol,
-            role = view.role.unwrap_or("-"),
-            client = %view.client,
-            stream = view.stream.as_deref().unwrap_or("-"),
-            origin = view.origin.as_deref().unwrap_or("-"),
-            plane = view.plane.unwrap_or("-"),
-            bytes_to_origin = view.bytes_to_origin,
-            bytes_to_client = view.bytes_to_client,
-            seconds = format_args!("{:.3}", view.seconds),
-            end = self.end.as_str(),
-            "session ended"
-        );
+        summarize(&session.view(), self.end);
     }
+}
+
+/// The session's one line in the log. Whoever asked for no stream was a scanner or a health
+/// check: counted, but not worth an operator's eye.
+fn summarize(view: &SessionView, end: End) {
+    macro_rules! line {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                protocol = view.protocol,
+                role = view.role.unwrap_or("-"),
+                client = %view.client,
+                stream = view.stream.as_deref().unwrap_or("-"),
+                origin = view.origin.as_deref().unwrap_or("-"),
+                plane = view.plane.unwrap_or("-"),
+                bytes_to_origin = view.bytes_to_origin,
+                bytes_to_client = view.bytes_to_client,
+                seconds = format_args!("{:.3}", view.seconds),
+                end = end.as_str(),
+                "session ended"
+            )
+        };
+    }
+    if view.stream.is_some() { line!(Level::INFO) } else { line!(Level::DEBUG) }
 }

@@ -158,8 +158,7 @@ async fn a_peer_that_reads_nothing_stops_its_sender_holds_little_and_ends() {
 
 #[tokio::test]
 async fn a_session_that_flows_one_way_is_neither_idle_nor_stalled() {
-    let patience =
-        Patience { idle: Duration::from_millis(300), stall: Duration::from_millis(300) };
+    let patience = Patience { idle: Duration::from_millis(300), stall: Duration::from_millis(300) };
     let mut rig = start(Plain, patience).await;
     let mut byte = [0];
     for _ in 0..20 {
