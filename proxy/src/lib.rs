@@ -11,6 +11,7 @@
 //! [`app`] wires them.
 
 pub mod api;
+pub mod app;
 pub mod config;
 pub mod drain;
 pub mod listen;

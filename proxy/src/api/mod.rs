@@ -8,7 +8,6 @@ mod gate;
 mod server;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -23,6 +22,7 @@ use ipnet::IpNet;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use self::answer::Refusal;
 pub use self::gate::is_open_to_all;
@@ -46,8 +46,8 @@ pub struct ApiState {
     pub auth: Option<String>,
     /// Who may ask anything but the health; empty if everybody may.
     pub allow: Vec<IpNet>,
-    /// Set when the proxy takes no more sessions.
-    pub draining: Arc<AtomicBool>,
+    /// Cancelled when the proxy takes no more sessions.
+    pub draining: CancellationToken,
 }
 
 type Shared = State<Arc<ApiState>>;
@@ -154,7 +154,7 @@ async fn healthz() -> Json<Value> {
 /// answers clients, and an origin that registers needs no restart of whatever probes here.
 async fn readyz(State(state): Shared) -> Response {
     let counts = state.balancer.counts(Instant::now());
-    let draining = state.draining.load(Ordering::Relaxed);
+    let draining = state.draining.is_cancelled();
     let body = Readiness {
         ready: !draining,
         reason: draining.then_some("draining"),

@@ -17,7 +17,7 @@ struct Api {
     address: SocketAddr,
     balancer: Arc<Balancer>,
     sessions: Arc<Sessions>,
-    draining: Arc<AtomicBool>,
+    draining: CancellationToken,
     stop: CancellationToken,
     served: tokio::task::JoinHandle<()>,
 }
@@ -36,7 +36,7 @@ async fn start_within(limits: Limits, auth: Option<&str>, allow: &[&str]) -> Api
     let settings = BalancerSettings { max_origins: 2, ..Default::default() };
     let balancer = Arc::new(Balancer::new(settings));
     let sessions = Sessions::new(SessionLimits { total: 10, per_client: 10 });
-    let draining = Arc::<AtomicBool>::default();
+    let draining = CancellationToken::new();
     let metrics = metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer));
     let router = router(ApiState {
         balancer: Arc::clone(&balancer),
@@ -45,7 +45,7 @@ async fn start_within(limits: Limits, auth: Option<&str>, allow: &[&str]) -> Api
         metrics: metrics.into(),
         auth: auth.map(str::to_owned),
         allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
-        draining: Arc::clone(&draining),
+        draining: draining.clone(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -217,7 +217,7 @@ async fn versions_health_readiness_and_metrics_answer() {
     assert_eq!(api.get("/healthz").await.status, 200);
     let ready = json!({"ready": true, "origins": 0, "sessions": 0});
     assert_eq!(api.get("/readyz").await.json(), ready);
-    api.draining.store(true, Ordering::Relaxed);
+    api.draining.cancel();
     let draining = api.get("/readyz").await;
     assert_eq!((draining.status, &draining.json()["reason"]), (503, &json!("draining")));
     assert_eq!(api.get("/healthz").await.status, 200, "a draining proxy is alive");

@@ -2,7 +2,7 @@
 
 pub mod tcp;
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 /// Descriptors that are not sessions': listeners, runtime, API connections, logs.
 const OWN_DESCRIPTORS: u64 = 256;
@@ -12,7 +12,7 @@ const OWN_DESCRIPTORS: u64 = 256;
 pub fn allow_descriptors(sessions: usize) {
     let needed = u64::try_from(sessions).unwrap_or(u64::MAX).saturating_mul(2) + OWN_DESCRIPTORS;
     match rlimit::increase_nofile_limit(needed) {
-        Ok(allowed) if allowed < needed => warn!(
+        Ok(allowed) if allowed < needed => info!(
             allowed,
             needed,
             "PROXY_MAX_SESSIONS={sessions} needs more open files than this process may have"

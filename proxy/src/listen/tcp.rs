@@ -101,10 +101,21 @@ pub async fn accept(
 /// there; and probes, so that a peer whose host is gone is found even on an idle session.
 pub fn for_media(socket: &TcpStream) {
     let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_secs(60))
+        .with_time(Duration::from_mins(1))
         .with_interval(Duration::from_secs(10));
     let socket = SockRef::from(socket);
     // Neither is worth losing the session for.
     let _nodelay = socket.set_tcp_nodelay(true);
     let _keepalive = socket.set_tcp_keepalive(&keepalive);
+}
+
+/// Acknowledges what was just read without delay. nginx-rtmp writes its answers one by one and
+/// lets the system hold each until the one before is acknowledged: 40 ms every time.
+pub fn acknowledge_now(socket: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    {
+        let _delayed = SockRef::from(socket).set_tcp_quickack(true);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
 }

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 
+use crate::listen::tcp::acknowledge_now;
 use crate::plane::StreamPair;
 use crate::session::{Direction, End, Meter};
 
@@ -36,6 +37,7 @@ impl Leg {
     const ALL: [Self; 2] = [Self::Origin, Self::Client];
 
     /// The opposite leg.
+    #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::Client => Self::Origin,
@@ -99,6 +101,11 @@ pub trait Filter {
     /// `bytes` came from `from`. With [`Passed::Verbatim`] they go on as they are; with
     /// [`Passed::Written`] the filter has put what goes on into `out`, for either leg.
     fn pass(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Self::Fault>;
+
+    /// Whether an answer is awaited: what comes is then acknowledged without delay.
+    fn is_waiting(&self) -> bool {
+        false
+    }
 
     /// Whether the bytes need no further look, so that another plane can take the pair.
     fn is_done(&self) -> bool {
@@ -245,6 +252,13 @@ impl<F: Filter> Relay<'_, F> {
         Ok(written > 0)
     }
 
+    fn socket(&mut self, leg: Leg) -> &mut TcpStream {
+        match leg {
+            Leg::Client => &mut self.pair.client,
+            Leg::Origin => &mut self.pair.origin,
+        }
+    }
+
     /// Reads once from a leg and passes it on. `Ready` also at its end.
     fn read(&mut self, cx: &mut Context<'_>, from: Leg) -> Poll<Result<(), F::Fault>> {
         thread_local! {
@@ -252,11 +266,7 @@ impl<F: Filter> Relay<'_, F> {
         }
         BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
-            let socket = match from {
-                Leg::Client => &mut self.pair.client,
-                Leg::Origin => &mut self.pair.origin,
-            };
-            match ready!(Pin::new(socket).poll_read(cx, &mut buffer)) {
+            match ready!(Pin::new(self.socket(from)).poll_read(cx, &mut buffer)) {
                 Ok(()) if buffer.filled().is_empty() => self.closing = Some((from, from.closed())),
                 Ok(()) => return Poll::Ready(self.pass(cx, from, buffer.filled())),
                 Err(_) => self.closing = Some((from, from.lost())),
@@ -267,13 +277,13 @@ impl<F: Filter> Relay<'_, F> {
 
     fn pass(&mut self, cx: &mut Context<'_>, from: Leg, bytes: &[u8]) -> Result<(), F::Fault> {
         let to = from.other();
+        if self.filter.is_waiting() {
+            acknowledge_now(self.socket(from));
+        }
         if self.filter.pass(from, bytes, &mut self.pair.out)? == Passed::Written {
             return Ok(());
         }
-        let socket = match to {
-            Leg::Client => &mut self.pair.client,
-            Leg::Origin => &mut self.pair.origin,
-        };
+        let socket = self.socket(to);
         // Nothing waits for this leg, or it would not have been read for. A write error shows
         // again when the rest is flushed.
         let written = write(socket, cx, bytes).unwrap_or(0);

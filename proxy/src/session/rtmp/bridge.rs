@@ -275,6 +275,10 @@ impl Filter for Bridge {
         Ok(Passed::Written)
     }
 
+    fn is_waiting(&self) -> bool {
+        self.answer.is_none()
+    }
+
     fn is_done(&self) -> bool {
         matches!(self.mode, Mode::Aligned)
     }
@@ -329,8 +333,8 @@ impl StreamIds {
         let found = match from {
             Leg::Client => self.pairs.iter().find(|pair| pair.0 == id).map(|pair| pair.1),
             Leg::Origin => {
-                let same = self.pairs.iter().filter(|pair| pair.1 == id).map(|pair| pair.0);
-                same.clone().find(|&ours| ours == self.active).or(same.last())
+                let mut same = self.pairs.iter().filter(|pair| pair.1 == id).map(|pair| pair.0);
+                same.clone().find(|&ours| ours == self.active).or(same.next_back())
             }
         };
         found.unwrap_or(id)

@@ -1,6 +1,7 @@
 //! The client's leg until it says what it wants: handshake, connect, createStream, and at last
 //! publish or play. Every byte behind C2 is kept, as it came, for the origin.
 
+use crate::proto::rtmp::amf::Value;
 use crate::proto::rtmp::chunk::{
     ChunkEvent, ChunkHeader, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE,
 };
@@ -167,9 +168,9 @@ impl Client {
         }
         let object = command.arguments.first();
         let member = |name| object.and_then(|object| object.member(name));
-        let text = |name| member(name).and_then(|value| value.as_str()).unwrap_or_default();
+        let text = |name| member(name).and_then(Value::as_str).unwrap_or_default();
         let (tc_url, app) = (text("tcUrl").to_owned(), text("app").to_owned());
-        let encoding = member("objectEncoding").and_then(|value| value.as_number()).unwrap_or(0.0);
+        let encoding = member("objectEncoding").and_then(Value::as_number).unwrap_or(0.0);
         let transaction = command.transaction;
         self.connect = Some(Connect { transaction, tc_url, app });
         for message in [Message::window_size(WINDOW), Message::peer_bandwidth(WINDOW)] {
@@ -217,12 +218,11 @@ impl Client {
 
     /// A fault with a word for the client, which has said connect or was about to.
     fn refuse(&self, end: End, text: String) -> Fault {
-        let command = match self.connect {
-            Some(_) => Command::on_status(&Status::error("NetConnection.Call.Failed", &*text)),
-            None => {
-                let status = Status::error("NetConnection.Connect.Rejected", &*text);
-                Command::connect_error(1.0, &status)
-            }
+        let command = if self.connect.is_some() {
+            Command::on_status(&Status::error("NetConnection.Call.Failed", &*text))
+        } else {
+            let status = Status::error("NetConnection.Connect.Rejected", &*text);
+            Command::connect_error(1.0, &status)
         };
         Fault::new(end, text).saying(&command.to_message(0))
     }

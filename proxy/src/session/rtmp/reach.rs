@@ -11,7 +11,7 @@ use super::client::{BEFORE_STREAM, Wanted};
 use super::fault::Fault;
 use super::origin::{Agreement, Origin, OriginError};
 use super::{READ, Rtmp, nonce};
-use crate::listen::tcp::for_media;
+use crate::listen::tcp::{acknowledge_now, for_media};
 use crate::origin::{Lease, Listener};
 use crate::proto::rtmp::command::Status;
 use crate::session::{Direction, End, Session};
@@ -123,6 +123,7 @@ async fn try_origin(
         if n == 0 {
             return Err(lost(&machine, "the origin closed the connection without an answer"));
         }
+        acknowledge_now(&socket);
         let received = machine.receive(buffer.get(..n).unwrap_or_default(), &mut out);
         match received {
             Ok(None) => {}

@@ -1,0 +1,140 @@
+//! Wiring: what listens, who serves it, and what they share.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::time::interval;
+use tracing::info;
+
+use crate::api::{self, ApiState};
+use crate::config::{Config, DefaultBackend, ListenAddrs};
+use crate::drain::Stop;
+use crate::listen::tcp;
+use crate::metrics;
+use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
+use crate::plane::relay::stream::Patience;
+use crate::session::rtmp::{Rtmp, RtmpSettings};
+use crate::session::{Protocol, SessionLimits, Sessions};
+
+/// How often what has expired is swept out.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// Everything bound, nothing started.
+pub struct App {
+    rtmp: Arc<Rtmp>,
+    rtmp_listeners: Vec<TcpListener>,
+    api: ApiState,
+    api_listeners: Vec<TcpListener>,
+    balancer: Arc<Balancer>,
+    sessions: Arc<Sessions>,
+    stop: Stop,
+}
+
+impl App {
+    /// Binds every listener, or says which one cannot be.
+    pub fn bind(config: &Config) -> anyhow::Result<Self> {
+        let rtmp_listeners = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
+        let api_listeners = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
+        let stop = Stop::default();
+        let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
+        let sessions = Sessions::new(SessionLimits {
+            total: config.session.max,
+            per_client: config.session.max_per_client,
+        });
+        let vhosts = config.balancer.vhosts.clone();
+        let api = ApiState {
+            balancer: Arc::clone(&balancer),
+            sessions: Arc::clone(&sessions),
+            vhosts: vhosts.clone(),
+            metrics: Arc::new(metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer))),
+            auth: config.system_api.token.as_ref().map(|token| token.reveal().to_owned()),
+            allow: config.system_api.allow.clone(),
+            draining: stop.draining.clone(),
+        };
+        let rtmp =
+            Rtmp::new(rtmp_settings(config), Arc::clone(&balancer), vhosts, stop.sessions.clone());
+        Ok(Self { rtmp, rtmp_listeners, api, api_listeners, balancer, sessions, stop })
+    }
+
+    /// Starts everything. Gives back the handle to stop it and the sessions to wait for.
+    pub fn start(self) -> (Stop, Arc<Sessions>) {
+        for listener in self.rtmp_listeners {
+            let (rtmp, sessions) = (Arc::clone(&self.rtmp), Arc::clone(&self.sessions));
+            let serve = move |socket, client| {
+                // A client over a limit is counted, and learns it by the closed connection.
+                if let Ok(live) = sessions.admit(client, Protocol::Rtmp) {
+                    tokio::spawn(Arc::clone(&rtmp).serve(socket, live));
+                }
+            };
+            tokio::spawn(tcp::accept(listener, self.stop.draining.clone(), serve));
+        }
+        // The API answers to the very end, so that a drain can be watched.
+        let router = api::router(self.api);
+        tokio::spawn(api::serve(self.api_listeners, router, self.stop.sessions.clone()));
+        tokio::spawn(sweep(self.balancer));
+        info!(version = env!("CARGO_PKG_VERSION"), "ready");
+        (self.stop, self.sessions)
+    }
+}
+
+async fn sweep(balancer: Arc<Balancer>) {
+    let mut tick = interval(SWEEP);
+    loop {
+        tick.tick().await;
+        balancer.sweep(Instant::now());
+    }
+}
+
+fn bind(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<TcpListener>> {
+    let listeners = tcp::bind(addresses).with_context(|| format!("{name}={addresses}"))?;
+    for listener in &listeners {
+        info!(server = name, address = %listener.local_addr()?, "listening");
+    }
+    Ok(listeners)
+}
+
+fn rtmp_settings(config: &Config) -> RtmpSettings {
+    RtmpSettings {
+        handshake_timeout: config.rtmp.handshake_timeout,
+        command_timeout: config.rtmp.command_timeout,
+        connect_timeout: config.origin.connect_timeout,
+        setup_timeout: config.origin.setup_timeout,
+        patience: Patience {
+            idle: config.session.idle_timeout,
+            stall: config.session.stall_timeout,
+        },
+        max_message: config.rtmp.max_message,
+        max_chunk_streams: config.rtmp.max_chunk_streams,
+    }
+}
+
+fn balancer_settings(config: &Config) -> anyhow::Result<BalancerSettings> {
+    let fixed = config.default_backend.as_ref().map(default_origin).transpose()?;
+    Ok(BalancerSettings {
+        policy: config.balancer.policy,
+        origin_ttl: config.origin.ttl,
+        route_idle_ttl: config.balancer.route_idle_ttl,
+        max_origins: config.origin.max,
+        max_routes: config.balancer.max_routes,
+        fixed,
+        seed: getrandom::u64()?,
+    })
+}
+
+fn default_origin(backend: &DefaultBackend) -> anyhow::Result<Origin> {
+    let text = |port: u16| port.to_string();
+    let http = backend.http.map(text).unwrap_or_default();
+    let (rtmp, api, rtc, srt) =
+        (text(backend.rtmp), text(backend.api), text(backend.rtc), text(backend.srt));
+    let endpoints = [
+        (Listener::Rtmp, rtmp.as_str()),
+        (Listener::Http, &http),
+        (Listener::Api, &api),
+        (Listener::Rtc, &rtc),
+        (Listener::Srt, &srt),
+    ];
+    Origin::fixed(&backend.ip, &endpoints)
+        .with_context(|| format!("PROXY_DEFAULT_BACKEND_IP={}", backend.ip))
+}
