@@ -50,12 +50,16 @@ impl Nginx {
         nginx.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(&home);
         self.process = Some(Process::start(&mut nginx, &self.folder, &self.name)?);
         self.lives += 1;
-        wait::until_true("nginx listens", Duration::from_secs(10), || {
+        let ended = wait::until("nginx listens", Duration::from_secs(10), || {
             if let Some(status) = self.ended()? {
-                bail!("nginx ended with {status}");
+                return Ok(Some(Some(status)));
             }
-            Ok(http::get(self.stat, "/")?.status == 200)
-        })
+            Ok((http::get(self.stat, "/")?.status == 200).then_some(None))
+        })?;
+        match ended {
+            Some(status) => bail!("nginx ended with {status}: {}", self.log()),
+            None => Ok(()),
+        }
     }
 
     /// Ends it at once; its sockets are closed by the system.

@@ -36,12 +36,15 @@ impl Proxy {
         command.env("PROXY_SYSTEM_API", system_api.to_string());
         command.envs(variables.iter().copied());
         let mut process = Process::start(&mut command, folder, name)?;
-        wait::until_true("the proxy is ready", Duration::from_secs(10), || {
+        let ended = wait::until("the proxy is ready", Duration::from_secs(10), || {
             if let Some(status) = process.ended()? {
-                bail!("the proxy ended with {status}: {}", process.log());
+                return Ok(Some(Some(status)));
             }
-            Ok(http::get(system_api, "/readyz")?.status == 200)
+            Ok((http::get(system_api, "/readyz")?.status == 200).then_some(None))
         })?;
+        if let Some(status) = ended {
+            bail!("the proxy ended with {status}: {}", process.log());
+        }
         Ok(Self { process, rtmp, system_api })
     }
 

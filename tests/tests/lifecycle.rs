@@ -57,7 +57,7 @@ fn fifty_sessions_play_on_until_the_grace_is_over() -> Result<()> {
 #[test]
 fn the_last_session_s_end_is_the_proxy_s_end() -> Result<()> {
     story(|folder| {
-        let (mut proxy, players, _origin) = playing(folder, "60s", 5)?;
+        let (mut proxy, players, _origin) = playing(folder, "25s", 5)?;
         tell_to_end(&mut proxy, 5)?;
         drop(players);
         let status = proxy.process.wait(SOON)?;
@@ -69,7 +69,7 @@ fn the_last_session_s_end_is_the_proxy_s_end() -> Result<()> {
 #[test]
 fn a_second_signal_ends_at_once() -> Result<()> {
     story(|folder| {
-        let (mut proxy, _players, _origin) = playing(folder, "60s", 5)?;
+        let (mut proxy, _players, _origin) = playing(folder, "25s", 5)?;
         tell_to_end(&mut proxy, 5)?;
         proxy.process.signal(Signal::SIGINT)?;
         let status = proxy.process.wait(Duration::from_secs(2))?;

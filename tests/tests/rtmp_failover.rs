@@ -117,7 +117,7 @@ fn nobody_waits_long_for_an_origin_that_never_answers() -> Result<()> {
     story(|folder| {
         let mute = Origin::start(Script::Mute)?;
         let good = Origin::start(Script::Serve(Feed::Paced(1_000_000)))?;
-        let limit = [("PROXY_ORIGIN_SETUP_TIMEOUT", "1s")];
+        let limit = [("PROXY_ORIGIN_CONNECT_TIMEOUT", "1s")];
         let proxy = Proxy::start(folder, &limit)?;
         mute.register_at(proxy.system_api(), "mute")?;
         good.register_at(proxy.system_api(), "good")?;

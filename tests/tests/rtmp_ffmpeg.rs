@@ -42,9 +42,10 @@ fn a_player_who_came_first_sees_the_stream_from_its_start_to_its_end() -> Result
         ffmpeg::publish(folder, "publisher", Source::FixtureStart(5), &url)?.wait(A_WHILE)?;
         let packets = player.finish(A_WHILE)?;
         packets.must_be_a_part_of(&source, 120)?;
-        for kind in [Kind::Video, Kind::Audio] {
-            assert_eq!(packets.of(kind).first(), source.of(kind).first(), "the first {kind:?}");
-        }
+        // nginx begins with the first picture, and leaves out the sound before it.
+        let pictures = packets.of(Kind::Video);
+        assert_eq!(pictures.len(), 5 * 25, "pictures of five seconds");
+        assert_eq!(pictures.first(), source.of(Kind::Video).first(), "the first picture");
         Ok(())
     })
 }
@@ -79,8 +80,11 @@ fn ten_streams_are_spread_over_both_origins_and_each_stays_at_one() -> Result<()
         }
         assert_eq!(homes, [5, 5], "streams of each origin");
 
+        let mut players = Vec::new();
         for name in &names {
-            let mut player = Client::play(cluster.proxy.rtmp(), name)?;
+            players.push(Client::play(cluster.proxy.rtmp(), name)?);
+        }
+        for (name, player) in names.iter().zip(&mut players) {
             player.read_bytes(20_000)?;
             let sessions = cluster.proxy.sessions_of(name)?;
             assert_eq!(sessions.len(), 2, "{name} has a publisher and a player");

@@ -24,9 +24,14 @@ fn three_hundred_players_of_one_stream_all_get_it() -> Result<()> {
         let mut publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
         wait::until_true("the stream is there", SOON, || origin.has_publisher("popular"))?;
 
+        let come = |_| {
+            let server = proxy.rtmp();
+            thread::spawn(move || Client::play(server, "popular"))
+        };
+        let coming: Vec<_> = (0..PLAYERS).map(come).collect();
         let mut players = Vec::new();
-        for _ in 0..PLAYERS {
-            players.push(Client::play(proxy.rtmp(), "popular")?);
+        for player in coming {
+            players.push(player.join().ok().context("a player panicked")??);
         }
         assert_eq!(proxy.sessions_of("popular")?.len(), PLAYERS + 1, "sessions at the proxy");
         let clients = origin.streams()?.iter().map(|(_, clients)| *clients).sum::<usize>();
@@ -43,7 +48,6 @@ fn three_hundred_players_of_one_stream_all_get_it() -> Result<()> {
             ensure!(bytes > 50_000, "player {n} got {bytes} bytes in 5 s");
             players.push(player);
         }
-
         drop(players);
         publisher.kill()?;
         wait::until_true("every session is gone", SOON, || Ok(proxy.sessions()?.is_empty()))?;

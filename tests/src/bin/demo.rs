@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use srs_proxy_tests::ffmpeg::{self, Source};
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::process::Process;
@@ -19,6 +20,15 @@ fn main() -> Result<()> {
     // everything that it started is dropped.
     ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
 
+    let shown = show(seconds.map(Duration::from_secs));
+    // Ctrl-C reaches the programs in the same moment: then their end is no news.
+    let is_wanted = wait::until_true("a signal", MOMENT, || Ok(is_stopped())).is_ok();
+    println!("everything has ended");
+    if is_wanted { Ok(()) } else { shown }
+}
+
+/// Brings everything up, and shows it until the time is over or the demo is told to stop.
+fn show(time: Option<Duration>) -> Result<()> {
     let folder = tempfile::Builder::new().prefix("srs-proxy-demo-").tempdir()?;
     let mut origins = [Nginx::start(folder.path(), "a")?, Nginx::start(folder.path(), "b")?];
     let mut proxy = Proxy::start(folder.path(), &[])?;
@@ -28,17 +38,18 @@ fn main() -> Result<()> {
     }
     let url = proxy.url(STREAM);
     let mut publisher = ffmpeg::publish(folder.path(), "ffmpeg", Source::Picture, &url)?;
-    wait::until_true("the picture is on its way", Duration::from_secs(20), || {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_stopped() && proxy.sessions_of(STREAM)?.is_empty() {
         all_run(&mut origins, &mut proxy, &mut publisher)?;
-        Ok(is_stopped() || !proxy.sessions_of(STREAM)?.is_empty())
-    })?;
+        ensure!(Instant::now() < deadline, "FFmpeg does not publish: {}", publisher.log());
+        thread::sleep(MOMENT);
+    }
     println!("\nplay it:    ffplay {url}");
     println!("the API:    http://{}/api/v1/sessions", proxy.system_api());
-    let route = proxy.get(&format!("/api/v1/streams/route?url={url}"))?;
-    println!("the stream: {route}");
+    print_route(&proxy, &url)?;
     println!("Ctrl-C ends everything.\n");
 
-    let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
+    let end = time.map(|time| Instant::now() + time);
     let mut report = Instant::now();
     while !is_stopped() && end.is_none_or(|end| Instant::now() < end) {
         all_run(&mut origins, &mut proxy, &mut publisher)?;
@@ -46,9 +57,8 @@ fn main() -> Result<()> {
             print_bytes(&proxy)?;
             report += REPORT;
         }
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(MOMENT);
     }
-    println!("ending");
     Ok(())
 }
 
@@ -64,6 +74,14 @@ fn all_run(origins: &mut [Nginx], proxy: &mut Proxy, publisher: &mut Process) ->
             bail!("{name} ended with {status}:\n{}", process.log());
         }
     }
+    Ok(())
+}
+
+fn print_route(proxy: &Proxy, url: &str) -> Result<()> {
+    let answer = proxy.get(&format!("/api/v1/streams/route?url={url}"))?;
+    let of = |path| answer.pointer(path).and_then(Value::as_str).unwrap_or("-");
+    let (stream, origin, reason) = (of("/route/stream"), of("/route/origin"), of("/route/reason"));
+    println!("the stream: {stream} is at {origin}: {reason}");
     Ok(())
 }
 
@@ -89,4 +107,7 @@ fn is_stopped() -> bool {
 
 static STOP: AtomicBool = AtomicBool::new(false);
 const STREAM: &str = "demo";
+/// How long FFmpeg may take to begin.
+const PATIENCE: Duration = Duration::from_secs(20);
+const MOMENT: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(2);
