@@ -1,5 +1,6 @@
 //! How bytes move once a session stands.
 
+pub mod ebpf_object;
 pub mod relay;
 
 use tokio::net::TcpStream;
