@@ -47,13 +47,10 @@ fn built_object(out: &Path) -> io::Result<Vec<u8>> {
 /// where the folder comes from `CARGO_TARGET_DIR` or from a configuration file.
 fn target_folder(out: &Path) -> io::Result<PathBuf> {
     let triple = variable("TARGET")?;
-    let above = out
-        .ancestors()
-        .nth(4)
-        .and_then(|above| match above.file_name() {
-            Some(name) if *name == *triple => above.parent(),
-            _ => Some(above),
-        });
+    let above = out.ancestors().nth(4).and_then(|above| match above.file_name() {
+        Some(name) if *name == *triple => above.parent(),
+        _ => Some(above),
+    });
     above
         .map(Path::to_path_buf)
         .ok_or_else(|| io::Error::other("OUT_DIR is not where it used to be"))

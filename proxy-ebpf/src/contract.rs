@@ -39,11 +39,7 @@ mod tests {
     fn the_contract_is_found_wherever_the_mark_stands() {
         for before in 0..9 {
             let object: Vec<u8> = [&[0x7f; 9][..before], &MARK, b"srs-proxy contract"].concat();
-            assert_eq!(
-                contract_of(&object),
-                Some(CONTRACT),
-                "{before} bytes before the mark"
-            );
+            assert_eq!(contract_of(&object), Some(CONTRACT), "{before} bytes before the mark");
         }
     }
 

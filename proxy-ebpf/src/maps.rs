@@ -32,20 +32,12 @@ pub struct Map {
 }
 
 impl Map {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "evaluated at build time, and asserted"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "evaluated at build time, and asserted")]
     const fn of<K, V>(name: &'static str, capacity: usize) -> Self {
         // BPF_OBJ_NAME_LEN is 16, with the closing zero.
         assert!(name.len() < 16, "the kernel would cut the name");
         assert!(capacity <= u32::MAX as usize);
         let (key_size, value_size) = (size_of::<K>() as u32, size_of::<V>() as u32);
-        Self {
-            name,
-            key_size,
-            value_size,
-            capacity: capacity as u32,
-        }
+        Self { name, key_size, value_size, capacity: capacity as u32 }
     }
 }

@@ -39,10 +39,7 @@ fn datagram(frame: &(impl Frame + ?Sized)) -> Result<(), Reason> {
 fn ethernet(frame: &(impl Frame + ?Sized)) -> Result<(u16, usize), Reason> {
     let mut offset = 12;
     for _ in 0..=MAX_VLAN_TAGS {
-        let ethertype = frame
-            .read(offset)
-            .map(u16::from_be_bytes)
-            .ok_or(Reason::Truncated)?;
+        let ethertype = frame.read(offset).map(u16::from_be_bytes).ok_or(Reason::Truncated)?;
         if !matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) {
             return Ok((ethertype, offset + 2));
         }
@@ -56,19 +53,7 @@ fn ethernet(frame: &(impl Frame + ?Sized)) -> Result<(u16, usize), Reason> {
 #[inline(always)]
 fn ipv4(frame: &(impl Frame + ?Sized), offset: usize) -> Result<(usize, u16), Reason> {
     let header: [u8; 20] = frame.read(offset).ok_or(Reason::Truncated)?;
-    let [
-        version_ihl,
-        _,
-        total_0,
-        total_1,
-        _,
-        _,
-        fragment_0,
-        fragment_1,
-        _,
-        protocol,
-        ..,
-    ] = header;
+    let [version_ihl, _, total_0, total_1, _, _, fragment_0, fragment_1, _, protocol, ..] = header;
     let words = version_ihl & 0x0f;
     if version_ihl >> 4 != 4 || words < 5 {
         return Err(Reason::Malformed);

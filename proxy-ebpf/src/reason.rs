@@ -53,15 +53,8 @@ mod tests {
     #[test]
     fn every_reason_is_counted_under_its_own_word() {
         for (index, reason) in Reason::ALL.iter().enumerate() {
-            assert_eq!(
-                *reason as usize,
-                index,
-                "{} stands out of order",
-                reason.as_str()
-            );
-            let same = Reason::ALL
-                .iter()
-                .filter(|other| other.as_str() == reason.as_str());
+            assert_eq!(*reason as usize, index, "{} stands out of order", reason.as_str());
+            let same = Reason::ALL.iter().filter(|other| other.as_str() == reason.as_str());
             assert_eq!(same.count(), 1, "{} is said twice", reason.as_str());
         }
     }

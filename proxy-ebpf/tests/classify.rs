@@ -16,12 +16,7 @@ use self::frames::{any_frame, samples};
 #[test]
 fn every_frame_is_taken_for_what_it_is() {
     for sample in samples() {
-        assert_eq!(
-            classify(&sample.frame[..]),
-            sample.reason,
-            "{}",
-            sample.story
-        );
+        assert_eq!(classify(&sample.frame[..]), sample.reason, "{}", sample.story);
     }
 }
 
@@ -36,12 +31,7 @@ fn no_reason_is_without_a_frame() {
 #[test]
 fn any_frame_meets_every_reason() {
     let mut runner = TestRunner::deterministic();
-    let mut draw = || {
-        any_frame()
-            .new_tree(&mut runner)
-            .expect("a frame")
-            .current()
-    };
+    let mut draw = || any_frame().new_tree(&mut runner).expect("a frame").current();
     let met: HashSet<_> = (0..2048).map(|_| classify(&draw()[..])).collect();
     for reason in Reason::ALL {
         assert!(met.contains(&reason), "no frame was {}", reason.as_str());
@@ -63,11 +53,7 @@ fn a_read_ends_with_the_frame() {
     assert_eq!(frame.read(1), Some([2, 3]));
     assert_eq!(frame.read::<2>(2), None, "one byte is left");
     assert_eq!(frame.read::<2>(4), None, "the offset is behind the frame");
-    assert_eq!(
-        frame.read::<2>(usize::MAX),
-        None,
-        "the offset is the last there is"
-    );
+    assert_eq!(frame.read::<2>(usize::MAX), None, "the offset is the last there is");
 }
 
 proptest! {

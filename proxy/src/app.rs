@@ -14,6 +14,7 @@ use crate::drain::Stop;
 use crate::listen::tcp;
 use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
+use crate::plane::ebpf_object;
 use crate::plane::relay::stream::Patience;
 use crate::session::rtmp::{Rtmp, RtmpSettings};
 use crate::session::{Protocol, SessionLimits, Sessions};
@@ -60,6 +61,7 @@ impl App {
 
     /// Starts everything. Gives back the handle to stop it and the sessions to wait for.
     pub fn start(self) -> (Stop, Arc<Sessions>) {
+        info!("{}", ebpf_object::describe());
         for listener in self.rtmp_listeners {
             let (rtmp, sessions) = (Arc::clone(&self.rtmp), Arc::clone(&self.sessions));
             let serve = move |socket, client| {

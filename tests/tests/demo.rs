@@ -18,7 +18,8 @@ fn the_demo_shows_bytes_and_ends_by_itself() -> Result<()> {
         let mut demo = start(folder, &["3"])?;
         let status = demo.wait(A_WHILE)?;
         assert!(status.success(), "{status}");
-        for said in ["ffplay rtmp://", "__defaultVhost__/live/demo is at vid-", "kB to the origin"] {
+        for said in ["ffplay rtmp://", "__defaultVhost__/live/demo is at vid-", "kB to the origin"]
+        {
             assert!(demo.log().contains(said), "the demo does not say {said}");
         }
         nothing_is_left(folder)

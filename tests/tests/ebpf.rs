@@ -28,12 +28,7 @@ fn the_object_keeps_the_contract() -> Result<()> {
     let Some((path, object)) = built_object()? else {
         return Ok(());
     };
-    assert_eq!(
-        contract_of(&object),
-        Some(CONTRACT),
-        "{} is of another contract",
-        path.display()
-    );
+    assert_eq!(contract_of(&object), Some(CONTRACT), "{} is of another contract", path.display());
     let Some(kernel) = Kernel::load()? else {
         return Ok(());
     };
@@ -41,16 +36,9 @@ fn the_object_keeps_the_contract() -> Result<()> {
     found.sort_by_key(|map| map.0.clone());
     let mut agreed = maps::ALL.map(|m| (m.name.to_owned(), m.key_size, m.value_size, m.capacity));
     agreed.sort();
-    assert_eq!(
-        found, agreed,
-        "maps as (name, key size, value size, capacity)"
-    );
+    assert_eq!(found, agreed, "maps as (name, key size, value size, capacity)");
     let programs: BTreeSet<_> = kernel.ebpf.programs().map(|(name, _)| name).collect();
-    assert_eq!(
-        programs,
-        BTreeSet::from([XDP_UDP, TC_UDP]),
-        "programs of the object"
-    );
+    assert_eq!(programs, BTreeSet::from([XDP_UDP, TC_UDP]), "programs of the object");
     Ok(())
 }
 
@@ -77,13 +65,8 @@ fn every_frame_passes_unchanged_and_is_counted_once() -> Result<()> {
         return Ok(());
     };
     for sample in samples() {
-        for hook in Hook::ALL
-            .into_iter()
-            .filter(|hook| hook.can_try(&sample.frame))
-        {
-            let reason = kernel
-                .pass(hook, &sample.frame)
-                .with_context(|| sample.story)?;
+        for hook in Hook::ALL.into_iter().filter(|hook| hook.can_try(&sample.frame)) {
+            let reason = kernel.pass(hook, &sample.frame).with_context(|| sample.story)?;
             assert_eq!(reason, sample.reason, "{hook:?} of {}", sample.story);
         }
     }
@@ -95,11 +78,7 @@ fn the_kernel_says_of_any_frame_what_the_host_says() -> Result<()> {
     let Some(kernel) = Kernel::load()? else {
         return Ok(());
     };
-    let config = Config {
-        cases: 4096,
-        failure_persistence: None,
-        ..Config::default()
-    };
+    let config = Config { cases: 4096, failure_persistence: None, ..Config::default() };
     TestRunner::new(config).run(&any_frame(), |frame| {
         for hook in Hook::ALL.into_iter().filter(|hook| hook.can_try(&frame)) {
             let reason = kernel.pass(hook, &frame);
@@ -176,11 +155,7 @@ impl Kernel {
             Hook::Tc => self.program::<SchedClassifier>(TC_UDP)?.test_run(options),
         };
         let ran = ran.with_context(|| format!("test run of {hook:?} on {frame:02x?}"))?;
-        ensure!(
-            ran.return_value == hook.pass(),
-            "{hook:?} said {}",
-            ran.return_value
-        );
+        ensure!(ran.return_value == hook.pass(), "{hook:?} said {}", ran.return_value);
         out.truncate(ran.data_size_out.try_into()?);
         ensure!(out == frame, "{hook:?} changed the frame to {out:02x?}");
         let after = self.counts()?;
@@ -217,20 +192,10 @@ impl Kernel {
 
 /// What the kernel says of a map: name, key size, value size, capacity.
 fn as_contract((name, map): (&str, &Map)) -> Result<(String, u32, u32, u32)> {
-    let Map::PerCpuArray(data) = map else {
-        bail!("{name} is no per-CPU array")
-    };
+    let Map::PerCpuArray(data) = map else { bail!("{name} is no per-CPU array") };
     let info = data.info()?;
-    ensure!(
-        info.name_as_str() == Some(name),
-        "the kernel knows {name} by another name"
-    );
-    Ok((
-        name.to_owned(),
-        info.key_size(),
-        info.value_size(),
-        info.max_entries(),
-    ))
+    ensure!(info.name_as_str() == Some(name), "the kernel knows {name} by another name");
+    Ok((name.to_owned(), info.key_size(), info.value_size(), info.max_entries()))
 }
 
 /// The object to test, and where it is; `None` where these tests are to be skipped.
@@ -253,10 +218,7 @@ fn built_object() -> Result<Option<(PathBuf, Vec<u8>)>> {
 /// Where cargo's target folder can be: above `<target>/tmp`, or above `<target>/<triple>/tmp`
 /// where a target is named.
 fn target_folders() -> impl Iterator<Item = &'static Path> {
-    Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .ancestors()
-        .skip(1)
-        .take(2)
+    Path::new(env!("CARGO_TARGET_TMPDIR")).ancestors().skip(1).take(2)
 }
 
 const OBJECT_VARIABLE: &str = "SRS_PROXY_BPF_OBJECT";

@@ -32,11 +32,7 @@ pub(crate) fn build() -> Result<Built> {
     let out = workspace.target.join("ebpf-build");
     run(compile(&workspace, route, &linker, &out)?)?;
     let built = publish(&workspace, &out)?;
-    println!(
-        "build-ebpf: {} ({} bytes)",
-        built.object.display(),
-        built.bytes
-    );
+    println!("build-ebpf: {} ({} bytes)", built.object.display(), built.bytes);
     Ok(built)
 }
 
@@ -55,9 +51,8 @@ impl Route {
     /// The first route that is there, or that can be fetched without asking anyone.
     fn find_or_fetch(workspace: &Workspace) -> Result<Self> {
         let there = |route: Self| route.is_there(workspace);
-        if let Some(route) = [Self::Nightly, Self::Pinned, Self::Debian]
-            .into_iter()
-            .find(|&r| there(r))
+        if let Some(route) =
+            [Self::Nightly, Self::Pinned, Self::Debian].into_iter().find(|&r| there(r))
         {
             return Ok(route);
         }
@@ -91,19 +86,12 @@ impl Route {
                 .rustc(workspace, &["--print", "target-libdir", "--target", TARGET])
                 .is_some_and(|folder| has_prebuilt_core(Path::new(folder.trim()))),
         };
-        let llvm = self
-            .rustc(workspace, &["-vV"])
-            .as_deref()
-            .and_then(llvm_major);
+        let llvm = self.rustc(workspace, &["-vV"]).as_deref().and_then(llvm_major);
         core_is_there && llvm.is_some_and(|major| major <= LINKER_LLVM)
     }
 
     fn sysroot(self, workspace: &Workspace) -> Option<PathBuf> {
-        Some(
-            self.rustc(workspace, &["--print", "sysroot"])?
-                .trim()
-                .into(),
-        )
+        Some(self.rustc(workspace, &["--print", "sysroot"])?.trim().into())
     }
 
     /// What this route's compiler answers, `None` if there is none or it refuses.
@@ -116,10 +104,7 @@ impl Route {
             command.arg("+nightly");
         }
         let output = command.args(args).stderr(Stdio::null()).output().ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8(output.stdout).ok())?
+        output.status.success().then(|| String::from_utf8(output.stdout).ok())?
     }
 }
 
@@ -144,13 +129,7 @@ impl Workspace {
     fn locate() -> Result<Self> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let output = Command::new(cargo)
-            .args([
-                "metadata",
-                "--no-deps",
-                "--offline",
-                "--format-version",
-                "1",
-            ])
+            .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
             .stderr(Stdio::inherit())
             .output()
             .context("running cargo metadata")?;
@@ -159,13 +138,9 @@ impl Workspace {
             serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
         let path = |member: &str| {
             let path = metadata.get(member).and_then(serde_json::Value::as_str);
-            path.map(PathBuf::from)
-                .with_context(|| format!("cargo metadata has no {member}"))
+            path.map(PathBuf::from).with_context(|| format!("cargo metadata has no {member}"))
         };
-        Ok(Self {
-            root: path("workspace_root")?,
-            target: path("target_directory")?,
-        })
+        Ok(Self { root: path("workspace_root")?, target: path("target_directory")? })
     }
 
     /// A command in the checkout, free of what the surrounding cargo has chosen for itself.
@@ -194,11 +169,7 @@ fn linker(workspace: &Workspace) -> Result<PathBuf> {
     let tools = workspace.target.join("tools");
     let linker = tools.join("bin").join("bpf-linker");
     let answer = Command::new(&linker).arg("--version").output();
-    if answer.is_ok_and(|a| {
-        String::from_utf8_lossy(&a.stdout)
-            .trim()
-            .ends_with(LINKER_VERSION)
-    }) {
+    if answer.is_ok_and(|a| String::from_utf8_lossy(&a.stdout).trim().ends_with(LINKER_VERSION)) {
         return Ok(linker);
     }
     println!("build-ebpf: building bpf-linker {LINKER_VERSION}, once, some minutes");
@@ -225,15 +196,7 @@ fn compile(workspace: &Workspace, route: Route, linker: &Path, out: &Path) -> Re
         cargo.arg("+nightly");
     }
     cargo
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "proxy-ebpf",
-            "--bin",
-            PROGRAMS,
-        ])
+        .args(["build", "--quiet", "--locked", "--package", "proxy-ebpf", "--bin", PROGRAMS])
         .args(["--profile", PROFILE, "--target", TARGET, "--target-dir"])
         .arg(out)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(workspace, route)?)
@@ -241,18 +204,14 @@ fn compile(workspace: &Workspace, route: Route, linker: &Path, out: &Path) -> Re
     match route {
         Route::Nightly => cargo.args(BUILD_CORE),
         Route::Pinned => cargo.args(BUILD_CORE).env("RUSTC_BOOTSTRAP", "1"),
-        Route::Debian => cargo
-            .env("RUSTC", DEBIAN_RUSTC)
-            .env("RUSTC_BOOTSTRAP", "aya_ebpf"),
+        Route::Debian => cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "aya_ebpf"),
     };
     Ok(cargo)
 }
 
 /// BTF in the object, and in it no path of this machine.
 fn rustflags(workspace: &Workspace, route: Route) -> Result<OsString> {
-    let sysroot = route
-        .sysroot(workspace)
-        .context("the compiler does not say where it lives")?;
+    let sysroot = route.sysroot(workspace).context("the compiler does not say where it lives")?;
     let cargo_home = std::env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
@@ -280,19 +239,13 @@ fn publish(workspace: &Workspace, out: &Path) -> Result<Built> {
     let object = folder.join("srs-proxy.bpf.o");
     let bytes = fs::read(&fresh).with_context(|| format!("reading {}", fresh.display()))?;
     if fs::read(&object).is_ok_and(|old| old == bytes) {
-        return Ok(Built {
-            object,
-            bytes: bytes.len(),
-        });
+        return Ok(Built { object, bytes: bytes.len() });
     }
     fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
     let whole = out.join("srs-proxy.bpf.o");
     fs::write(&whole, &bytes).with_context(|| format!("writing {}", whole.display()))?;
     fs::rename(&whole, &object).with_context(|| format!("writing {}", object.display()))?;
-    Ok(Built {
-        object,
-        bytes: bytes.len(),
-    })
+    Ok(Built { object, bytes: bytes.len() })
 }
 
 fn has_prebuilt_core(folder: &Path) -> bool {
@@ -301,18 +254,14 @@ fn has_prebuilt_core(folder: &Path) -> bool {
             let name = file.file_name();
             let path = Path::new(&name);
             name.to_string_lossy().starts_with("libcore-")
-                && path
-                    .extension()
-                    .is_some_and(|extension| extension == "rlib")
+                && path.extension().is_some_and(|extension| extension == "rlib")
         })
     })
 }
 
 /// The LLVM major version in the answer to `rustc -vV`.
 fn llvm_major(answer: &str) -> Option<u32> {
-    let version = answer
-        .lines()
-        .find_map(|line| line.strip_prefix("LLVM version: "))?;
+    let version = answer.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
     version.split('.').next()?.parse().ok()
 }
 
@@ -323,18 +272,12 @@ fn is_root() -> bool {
 
 fn apt_get(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
-    command
-        .arg("-qq")
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdout(Stdio::null());
+    command.arg("-qq").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
     run(command)
 }
 
 fn run(mut command: Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("running {command:?}"))?;
+    let status = command.status().with_context(|| format!("running {command:?}"))?;
     ensure!(status.success(), "{command:?} ended with {status}");
     Ok(())
 }
@@ -372,13 +315,8 @@ const LINKER_VERSION: &str = "0.10.4";
 /// The newest LLVM whose output it reads.
 const LINKER_LLVM: u32 = 22;
 const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
-const DEBIAN_INSTALL: [&str; 5] = [
-    "install",
-    "--yes",
-    "--no-install-recommends",
-    "rustc-web",
-    "libstd-rust-web-dev-bpf",
-];
+const DEBIAN_INSTALL: [&str; 5] =
+    ["install", "--yes", "--no-install-recommends", "rustc-web", "libstd-rust-web-dev-bpf"];
 const FETCH_SOURCE: &str = "rustup component add rust-src";
 const FETCH_DEBIAN: &str =
     "apt-get install --no-install-recommends rustc-web libstd-rust-web-dev-bpf";
@@ -390,14 +328,7 @@ mod tests {
 
     #[test]
     fn the_compiler_says_which_llvm_it_has() {
-        assert_eq!(
-            llvm_major("rustc 1.95.0\nhost: x\nLLVM version: 22.1.2\n"),
-            Some(22)
-        );
-        assert_eq!(
-            llvm_major("rustc 1.95.0\nhost: x\n"),
-            None,
-            "a compiler without LLVM"
-        );
+        assert_eq!(llvm_major("rustc 1.95.0\nhost: x\nLLVM version: 22.1.2\n"), Some(22));
+        assert_eq!(llvm_major("rustc 1.95.0\nhost: x\n"), None, "a compiler without LLVM");
     }
 }

@@ -1,8 +1,5 @@
 //! What both programs share: the counters, and what an object must have.
-#![expect(
-    unsafe_code,
-    reason = "programs, maps and packets are given by address and by name"
-)]
+#![expect(unsafe_code, reason = "programs, maps and packets are given by address and by name")]
 
 mod packet;
 mod tc_udp;

@@ -25,9 +25,6 @@ fn srs_tc_udp(ctx: *mut c_void) -> i32 {
         // a truncated one, and passes as well.
         let _ = ctx.pull_data(headers);
     }
-    count(&Packet {
-        start: ctx.data(),
-        end: ctx.data_end(),
-    });
+    count(&Packet { start: ctx.data(), end: ctx.data_end() });
     TC_ACT_UNSPEC
 }

@@ -9,9 +9,6 @@ use super::packet::Packet;
 
 #[xdp]
 fn srs_xdp_udp(ctx: XdpContext) -> u32 {
-    count(&Packet {
-        start: ctx.data(),
-        end: ctx.data_end(),
-    });
+    count(&Packet { start: ctx.data(), end: ctx.data_end() });
     XDP_PASS
 }

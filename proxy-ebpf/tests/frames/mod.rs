@@ -17,11 +17,7 @@ pub(crate) struct Sample {
 
 impl Sample {
     fn new(reason: Reason, story: &'static str, frame: Vec<u8>) -> Self {
-        Self {
-            story,
-            frame,
-            reason,
-        }
+        Self { story, frame, reason }
     }
 }
 
@@ -38,20 +34,11 @@ fn datagrams() -> Vec<Sample> {
     vec![
         udp("media over IPv4", ethernet(&[], IPV4, &v4)),
         udp("media over IPv6", ethernet(&[], IPV6, &v6)),
-        udp(
-            "no fragment allowed",
-            ethernet(&[], IPV4, &media_over_ipv4(0x4000, 0)),
-        ),
+        udp("no fragment allowed", ethernet(&[], IPV4, &media_over_ipv4(0x4000, 0))),
         udp("one VLAN tag", ethernet(&[VLAN], IPV4, &v4)),
         udp("two VLAN tags", ethernet(&[SERVICE, VLAN], IPV6, &v6)),
-        udp(
-            "an empty datagram",
-            ethernet(&[], IPV4, &ipv4(17, 0, 0, &datagram(0))),
-        ),
-        udp(
-            "padded to 60 bytes",
-            padded(ethernet(&[], IPV4, &ipv4(17, 0, 0, &datagram(4)))),
-        ),
+        udp("an empty datagram", ethernet(&[], IPV4, &ipv4(17, 0, 0, &datagram(0)))),
+        udp("padded to 60 bytes", padded(ethernet(&[], IPV4, &ipv4(17, 0, 0, &datagram(4))))),
     ]
 }
 
@@ -65,16 +52,10 @@ fn strangers() -> Vec<Sample> {
         not_ip("ARP in a VLAN", ethernet(&[VLAN], ARP, &[0; 28])),
         not_ip("three VLAN tags", ethernet(&[VLAN; 3], IPV4, &v4)),
         not_ip("a length instead of a type", ethernet(&[], 38, &[0x42; 38])),
-        not_udp(
-            "TCP over IPv4",
-            ethernet(&[], IPV4, &ipv4(6, 0, 0, &[0; 20])),
-        ),
+        not_udp("TCP over IPv4", ethernet(&[], IPV4, &ipv4(6, 0, 0, &[0; 20]))),
         not_udp("TCP over IPv6", ethernet(&[], IPV6, &ipv6(6, &[0; 20]))),
         not_udp("ICMPv6", ethernet(&[], IPV6, &ipv6(58, &[0; 8]))),
-        not_udp(
-            "a fragment of TCP",
-            ethernet(&[], IPV4, &ipv4(6, 0x2000, 0, &[0; 24])),
-        ),
+        not_udp("a fragment of TCP", ethernet(&[], IPV4, &ipv4(6, 0x2000, 0, &[0; 24]))),
         not_udp("TCP options", ethernet(&[], IPV4, &ipv4(6, 0, 1, &[0; 20]))),
     ]
 }
@@ -85,27 +66,12 @@ fn not_whole() -> Vec<Sample> {
     let options = |story, frame| Sample::new(Options, story, frame);
     let extension = |kind| ethernet(&[], IPV6, &ipv6(kind, &[0; 64]));
     vec![
-        fragment(
-            "the first fragment",
-            ethernet(&[], IPV4, &media_over_ipv4(0x2000, 0)),
-        ),
-        fragment(
-            "a later fragment",
-            ethernet(&[], IPV4, &ipv4(17, 0x2001, 0, &[0; 64])),
-        ),
-        fragment(
-            "the last fragment",
-            ethernet(&[], IPV4, &ipv4(17, 0x00b9, 0, &[0; 9])),
-        ),
+        fragment("the first fragment", ethernet(&[], IPV4, &media_over_ipv4(0x2000, 0))),
+        fragment("a later fragment", ethernet(&[], IPV4, &ipv4(17, 0x2001, 0, &[0; 64]))),
+        fragment("the last fragment", ethernet(&[], IPV4, &ipv4(17, 0x00b9, 0, &[0; 9]))),
         fragment("an IPv6 fragment", extension(44)),
-        options(
-            "one word of options",
-            ethernet(&[], IPV4, &media_over_ipv4(0, 1)),
-        ),
-        options(
-            "all words of options",
-            ethernet(&[], IPV4, &media_over_ipv4(0, 10)),
-        ),
+        options("one word of options", ethernet(&[], IPV4, &media_over_ipv4(0, 1))),
+        options("all words of options", ethernet(&[], IPV4, &media_over_ipv4(0, 10))),
         options("hop-by-hop options", extension(0)),
         options("a routing header", extension(43)),
         options("an authentication header", extension(51)),
@@ -127,26 +93,14 @@ fn damaged() -> Vec<Sample> {
     vec![
         truncated("nothing behind Ethernet", cut(v4(), 14)),
         truncated("a VLAN tag cut off", cut(v4_in_vlan(), 17)),
-        truncated(
-            "an IPv4 header cut off in a VLAN",
-            cut(v4_in_vlan(), 18 + 19),
-        ),
-        truncated(
-            "an IPv6 header cut off in a VLAN",
-            cut(v6_in_vlan(), 18 + 39),
-        ),
+        truncated("an IPv4 header cut off in a VLAN", cut(v4_in_vlan(), 18 + 19)),
+        truncated("an IPv6 header cut off in a VLAN", cut(v6_in_vlan(), 18 + 39)),
         truncated("an IPv4 header cut off", cut(v4(), 14 + 19)),
         truncated("an IPv6 header cut off", cut(v6(), 14 + 39)),
         truncated("a UDP header cut off", cut(v4(), 14 + 20 + 7)),
         truncated("no UDP header at all", cut(v6(), 14 + 40)),
-        malformed(
-            "IPv6 announced as IPv4",
-            ethernet(&[], IPV4, &media_over_ipv6()),
-        ),
-        malformed(
-            "IPv4 announced as IPv6",
-            ethernet(&[], IPV6, &media_over_ipv4(0, 0)),
-        ),
+        malformed("IPv6 announced as IPv4", ethernet(&[], IPV4, &media_over_ipv6())),
+        malformed("IPv4 announced as IPv6", ethernet(&[], IPV6, &media_over_ipv4(0, 0))),
         malformed("an IPv4 header of four words", with(v4(), 14, &[0x44])),
         malformed("an IPv4 packet of 19 bytes", with(v4(), 14 + 2, &[0, 19])),
         malformed("no room for UDP in IPv4", with(v4(), 14 + 2, &[0, 27])),
@@ -253,9 +207,7 @@ fn ipv6(next_header: u8, payload: &[u8]) -> Vec<u8> {
     packet.extend(be16(payload.len()));
     packet.extend([next_header, 64]);
     for host in [1, 2] {
-        packet.extend([
-            0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host,
-        ]);
+        packet.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
     }
     packet.extend(payload);
     packet
@@ -299,13 +251,9 @@ fn with(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
 
 /// Moves the big-endian number at `offset` by `by`.
 fn shift16(bytes: &mut [u8], offset: usize, by: i16) {
-    let number = bytes
-        .get_mut(offset..)
-        .and_then(|rest| rest.first_chunk_mut());
+    let number = bytes.get_mut(offset..).and_then(|rest| rest.first_chunk_mut());
     if let Some(number) = number {
-        *number = u16::from_be_bytes(*number)
-            .wrapping_add_signed(by)
-            .to_be_bytes();
+        *number = u16::from_be_bytes(*number).wrapping_add_signed(by).to_be_bytes();
     }
 }
 
