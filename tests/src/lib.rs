@@ -12,8 +12,10 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod rtmp;
+mod skip;
 pub mod story;
 pub mod usage;
 pub mod wait;
 
+pub use self::skip::skip;
 pub use self::story::story;

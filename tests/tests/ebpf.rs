@@ -20,6 +20,7 @@ use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use proxy_ebpf::contract::{CONTRACT, TC_UDP, XDP_UDP, contract_of};
 use proxy_ebpf::maps::{self, COUNTERS, Counter};
 use proxy_ebpf::{Reason, classify};
+use srs_proxy_tests::skip;
 
 use self::frames::{any_frame, samples};
 
@@ -48,7 +49,7 @@ fn the_proxy_carries_the_object_that_was_built() -> Result<()> {
         return Ok(());
     };
     if env::var_os(OBJECT_VARIABLE).is_some() {
-        println!("skipped: {OBJECT_VARIABLE} names an object that this build did not embed");
+        skip(&format!("{OBJECT_VARIABLE} names an object that this build did not embed"))?;
         return Ok(());
     }
     ensure!(
@@ -201,7 +202,7 @@ fn as_contract((name, map): (&str, &Map)) -> Result<(String, u32, u32, u32)> {
 /// The object to test, and where it is; `None` where these tests are to be skipped.
 fn built_object() -> Result<Option<(PathBuf, Vec<u8>)>> {
     if env::var_os("SRS_PROXY_SKIP_EBPF").is_some_and(|value| value == "1") {
-        println!("skipped: the kernel programs, because of SRS_PROXY_SKIP_EBPF=1");
+        skip("SRS_PROXY_SKIP_EBPF=1")?;
         return Ok(None);
     }
     let path = match env::var_os(OBJECT_VARIABLE) {

@@ -4,15 +4,17 @@
 //! once into `target/tools`. Same sources and same compiler give the same bytes, wherever the
 //! checkout is.
 
+use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
+
+use crate::command::{is_root, succeed, succeeds_within, target_dir, workspace};
 
 /// What a build leaves behind.
 #[derive(Debug)]
@@ -30,11 +32,27 @@ pub(crate) fn build() -> Result<Built> {
     println!("build-ebpf: {route}");
     let linker = linker(&workspace)?;
     let out = workspace.target.join("ebpf-build");
-    run(compile(&workspace, route, &linker, &out)?)?;
+    succeed(&mut compile(&workspace, route, &linker, &out)?)?;
     let built = publish(&workspace, &out)?;
     println!("build-ebpf: {} ({} bytes)", built.object.display(), built.bytes);
     Ok(built)
 }
+
+/// This machine has no compiler for the kernel's machine, and may not get one by itself.
+#[derive(Debug)]
+pub(crate) struct NoCompiler;
+
+impl fmt::Display for NoCompiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "no compiler here builds for the kernel. Run one of these, then this command again:\n  \
+             {FETCH_SOURCE}\n  {FETCH_DEBIAN}   (Debian 12 or later, as root)"
+        )
+    }
+}
+
+impl Error for NoCompiler {}
 
 /// How the programs get a compiler and a `core` library for the kernel's machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +77,7 @@ impl Route {
         println!("build-ebpf: trying `{FETCH_SOURCE}`");
         let mut rustup = workspace.command("rustup");
         rustup.args(["component", "add", "rust-src"]);
-        if ends_well_within(rustup, FETCH_LIMIT) && there(Self::Pinned) {
+        if succeeds_within(&mut rustup, FETCH_LIMIT) && there(Self::Pinned) {
             return Ok(Self::Pinned);
         }
         if is_root() && Path::new("/usr/bin/apt-get").exists() {
@@ -71,10 +89,7 @@ impl Route {
                 return Ok(Self::Debian);
             }
         }
-        bail!(
-            "no compiler here builds for the kernel. Run one of these, then this command again:\n  \
-             {FETCH_SOURCE}\n  {FETCH_DEBIAN}   (Debian 12 or later, as root)"
-        )
+        Err(NoCompiler.into())
     }
 
     fn is_there(self, workspace: &Workspace) -> bool {
@@ -127,20 +142,7 @@ struct Workspace {
 
 impl Workspace {
     fn locate() -> Result<Self> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
-            .stderr(Stdio::inherit())
-            .output()
-            .context("running cargo metadata")?;
-        ensure!(output.status.success(), "cargo metadata failed");
-        let metadata: serde_json::Value =
-            serde_json::from_slice(&output.stdout).context("reading cargo metadata")?;
-        let path = |member: &str| {
-            let path = metadata.get(member).and_then(serde_json::Value::as_str);
-            path.map(PathBuf::from).with_context(|| format!("cargo metadata has no {member}"))
-        };
-        Ok(Self { root: path("workspace_root")?, target: path("target_directory")? })
+        Ok(Self { root: workspace()?, target: target_dir()? })
     }
 
     /// A command in the checkout, free of what the surrounding cargo has chosen for itself.
@@ -185,7 +187,7 @@ fn linker(workspace: &Workspace) -> Result<PathBuf> {
             "--root",
         ])
         .arg(tools);
-    run(install)?;
+    succeed(&mut install)?;
     Ok(linker)
 }
 
@@ -265,42 +267,10 @@ fn llvm_major(answer: &str) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-fn is_root() -> bool {
-    let output = Command::new("id").arg("-u").output();
-    output.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
-}
-
 fn apt_get(args: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command.arg("-qq").args(args).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
-    run(command)
-}
-
-fn run(mut command: Command) -> Result<()> {
-    let status = command.status().with_context(|| format!("running {command:?}"))?;
-    ensure!(status.success(), "{command:?} ended with {status}");
-    Ok(())
-}
-
-/// Runs `command`, and ends it when `limit` is over.
-fn ends_well_within(mut command: Command, limit: Duration) -> bool {
-    let deadline = Instant::now() + limit;
-    let Ok(mut child) = command.spawn() else {
-        return false;
-    };
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return status.success(),
-            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(100)),
-            Ok(None) | Err(_) => {
-                println!("build-ebpf: no answer within {} s", limit.as_secs());
-                // It may have ended by itself just now, which is as good.
-                let _ = child.kill();
-                let _ = child.wait();
-                return false;
-            }
-        }
-    }
+    succeed(&mut command)
 }
 
 /// The kernel's machine, on every host whose bytes are little endian.

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::command::{find, succeed};
+use crate::command::{find, is_root, succeed};
 
 /// A program or a file of another one, and the Debian package that has it.
 pub(crate) struct Need {
@@ -65,8 +65,4 @@ fn nginx_speaks_rtmp() -> bool {
         String::from_utf8_lossy(&out.stderr).contains("--add-module=")
             && String::from_utf8_lossy(&out.stderr).contains("rtmp")
     })
-}
-
-fn is_root() -> bool {
-    Command::new("id").arg("-u").output().is_ok_and(|out| out.stdout == b"0\n")
 }
