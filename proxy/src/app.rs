@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::interval;
 use tracing::info;
 
@@ -14,8 +15,7 @@ use crate::drain::Stop;
 use crate::listen::tcp;
 use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
-use crate::plane::ebpf_object;
-use crate::plane::relay::stream::Patience;
+use crate::plane::{Patience, ebpf_object};
 use crate::session::rtmp::{Rtmp, RtmpSettings};
 use crate::session::{Protocol, SessionLimits, Sessions};
 
@@ -59,9 +59,10 @@ impl App {
         Ok(Self { rtmp, rtmp_listeners, api, api_listeners, balancer, sessions, stop })
     }
 
-    /// Starts everything. Gives back the handle to stop it and the sessions to wait for.
-    pub fn start(self) -> (Stop, Arc<Sessions>) {
+    /// Starts everything.
+    pub fn start(self) -> Running {
         info!("{}", ebpf_object::describe());
+        let mut tasks = JoinSet::new();
         for listener in self.rtmp_listeners {
             let (rtmp, sessions) = (Arc::clone(&self.rtmp), Arc::clone(&self.sessions));
             let serve = move |socket, client| {
@@ -70,14 +71,40 @@ impl App {
                     tokio::spawn(Arc::clone(&rtmp).serve(socket, live));
                 }
             };
-            tokio::spawn(tcp::accept(listener, self.stop.draining.clone(), serve));
+            tasks.spawn(tcp::accept(listener, self.stop.draining.clone(), serve));
         }
         // The API answers to the very end, so that a drain can be watched.
         let router = api::router(self.api);
-        tokio::spawn(api::serve(self.api_listeners, router, self.stop.sessions.clone()));
-        tokio::spawn(sweep(self.balancer));
+        tasks.spawn(api::serve(self.api_listeners, router, self.stop.sessions.clone()));
+        tasks.spawn(sweep(self.balancer));
         info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        (self.stop, self.sessions)
+        Running { stop: self.stop, sessions: self.sessions, tasks }
+    }
+}
+
+/// The proxy at work.
+pub struct Running {
+    /// Stops it.
+    pub stop: Stop,
+    /// Whom a stop waits for.
+    pub sessions: Arc<Sessions>,
+    tasks: JoinSet<()>,
+}
+
+impl Running {
+    /// Returns if a task that everything needs has ended by itself: a proxy that lives on without
+    /// accepting anybody would be found dead last of all by whoever watches it.
+    pub async fn until_a_task_fails(&mut self) -> anyhow::Error {
+        loop {
+            match self.tasks.join_next().await {
+                Some(Err(error)) => return anyhow!("a task has failed: {error}"),
+                Some(Ok(())) if !self.stop.draining.is_cancelled() => {
+                    return anyhow!("a task has ended by itself");
+                }
+                Some(Ok(())) => {}
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 
@@ -102,6 +129,7 @@ fn rtmp_settings(config: &Config) -> RtmpSettings {
         handshake_timeout: config.rtmp.handshake_timeout,
         command_timeout: config.rtmp.command_timeout,
         connect_timeout: config.origin.connect_timeout,
+        answer_timeout: config.origin.answer_timeout,
         setup_timeout: config.origin.setup_timeout,
         patience: Patience {
             idle: config.session.idle_timeout,

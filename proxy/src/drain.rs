@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc::{self, Receiver};
+use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -23,68 +23,49 @@ pub struct Stop {
     pub sessions: CancellationToken,
 }
 
+/// Requests to stop: each SIGTERM, SIGINT or SIGHUP, or Ctrl-C.
+#[derive(Debug)]
+pub struct Signals(UnboundedReceiver<()>);
+
+impl Signals {
+    /// Hears signals from here on. The process is gone `force` after the first, whatever hangs:
+    /// neither the runtime nor the log is asked.
+    pub fn hear(force: Duration) -> Result<Self, ctrlc::Error> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut is_first = true;
+        ctrlc::try_set_handler(move || {
+            if std::mem::take(&mut is_first) {
+                std::thread::spawn(move || {
+                    std::thread::sleep(force);
+                    std::process::exit(0);
+                });
+            }
+            // Nobody listens any more once the process is about to end.
+            let _ended = sender.send(());
+        })?;
+        Ok(Self(receiver))
+    }
+}
+
 /// Waits for a signal, and then for the sessions to end: until `grace` is over or a second
-/// signal comes. After `force` the process is gone whatever hangs.
+/// signal comes.
 pub async fn until_stopped(
+    mut signals: Signals,
     stop: &Stop,
     sessions: &Arc<Sessions>,
     grace: Duration,
-    force: Duration,
-) -> std::io::Result<()> {
-    let mut signals = signals()?;
-    signals.recv().await;
+) {
+    signals.0.recv().await;
     stop.draining.cancel();
     info!(sessions = sessions.count(), ?grace, "stopping: no new sessions");
-    exit_after(force);
     tokio::select! {
         () = sessions.all_ended() => {}
         () = sleep(grace) => info!(sessions = sessions.count(), "grace time is over"),
-        _ = signals.recv() => info!(sessions = sessions.count(), "second signal"),
+        _ = signals.0.recv() => info!(sessions = sessions.count(), "second signal"),
     }
     stop.sessions.cancel();
     if timeout(GOODBYE, sessions.all_ended()).await.is_err() {
         warn!(sessions = sessions.count(), "sessions did not end");
     }
     info!("stopped");
-    Ok(())
-}
-
-/// A thread of its own, because a runtime that hangs runs no timer.
-fn exit_after(force: Duration) {
-    std::thread::spawn(move || {
-        std::thread::sleep(force);
-        warn!("force quit");
-        std::process::exit(0);
-    });
-}
-
-/// Each message is one request to stop.
-#[cfg(unix)]
-fn signals() -> std::io::Result<Receiver<()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            if sender.send(()).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(receiver)
-}
-
-/// Each message is one request to stop.
-#[cfg(not(unix))]
-fn signals() -> std::io::Result<Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(async move {
-        while tokio::signal::ctrl_c().await.is_ok() && sender.send(()).await.is_ok() {}
-    });
-    Ok(receiver)
 }

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use srs_proxy::app::App;
 use srs_proxy::config::{Command, Config, Error};
-use srs_proxy::{drain, listen, telemetry};
+use srs_proxy::drain::{self, Signals};
+use srs_proxy::{listen, telemetry};
 
 fn main() -> ExitCode {
     match Command::from_process() {
@@ -32,17 +34,22 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
-    telemetry::init(&config.log)?;
+    let signals = Signals::hear(config.shutdown.force)?;
+    let _log = telemetry::init(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
     listen::allow_descriptors(config.session.max);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let app = App::bind(config)?;
-        let (stop, sessions) = app.start();
-        let timeouts = &config.shutdown;
-        drain::until_stopped(&stop, &sessions, timeouts.grace, timeouts.force).await?;
-        Ok(())
-    })
+    let ended = runtime.block_on(async {
+        let mut app = App::bind(config)?.start();
+        let (stop, sessions) = (app.stop.clone(), Arc::clone(&app.sessions));
+        tokio::select! {
+            () = drain::until_stopped(signals, &stop, &sessions, config.shutdown.grace) => Ok(()),
+            defect = app.until_a_task_fails() => Err(defect),
+        }
+    });
+    // A name look-up may still hang in a thread of the runtime's.
+    runtime.shutdown_background();
+    ended
 }

@@ -3,17 +3,34 @@
 use std::io::{self, IsTerminal};
 
 use tracing::Subscriber;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{Log, LogFormat};
 
-/// Sends every event and span of this process to standard output from here on, times in UTC.
-/// Fails if the directives are malformed, or if the log has been set up before.
-pub fn init(log: &Log) -> Result<(), Error> {
-    subscriber(log, io::stdout, io::stdout().is_terminal())?.try_init()?;
-    Ok(())
+/// Lines that wait for a reader of the log who is slow. More are dropped: a log that nobody reads
+/// must not stop the media.
+const WAITING_LINES: usize = 16 * 1024;
+
+/// The log, which writes what is left of it when this is dropped.
+#[derive(Debug)]
+#[must_use = "the log ends with it"]
+pub struct Writing {
+    _thread: WorkerGuard,
+}
+
+/// Sends every event and span of this process to standard output from here on, times in UTC, by
+/// a thread of its own. Fails if the directives are malformed, or if the log has been set up
+/// before.
+pub fn init(log: &Log) -> Result<Writing, Error> {
+    let (writer, thread) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .finish(io::stdout());
+    subscriber(log, writer, io::stdout().is_terminal())?.try_init()?;
+    Ok(Writing { _thread: thread })
 }
 
 /// Why there is no log.

@@ -18,6 +18,17 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
         let problem = format!("expected no less than {grace}");
         return wrong(&row::PROXY_FORCE_QUIT_TIMEOUT.setting, problem);
     }
+    // An origin must have its own time to fail before the time for all is over, or it is never
+    // found to be down.
+    let origin = &config.origin;
+    if origin.setup_timeout < origin.connect_timeout.saturating_add(origin.answer_timeout) {
+        let problem = format!(
+            "expected no less than {} and {} together",
+            said.spell(&row::PROXY_ORIGIN_CONNECT_TIMEOUT.setting),
+            said.spell(&row::PROXY_ORIGIN_ANSWER_TIMEOUT.setting),
+        );
+        return wrong(&row::PROXY_ORIGIN_SETUP_TIMEOUT.setting, problem);
+    }
     let tcp = [
         (row::PROXY_RTMP_SERVER.setting, &config.rtmp.listen),
         (row::PROXY_SYSTEM_API.setting, &config.system_api.listen),

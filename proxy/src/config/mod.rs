@@ -136,6 +136,8 @@ pub struct Origin {
     pub connect_timeout: Duration,
     /// Time for the whole set-up, further attempts included.
     pub setup_timeout: Duration,
+    /// For one of them, behind the handshake, to answer.
+    pub answer_timeout: Duration,
 }
 
 /// An origin that need not register.
@@ -227,6 +229,7 @@ impl Config {
                 ttl: said.get(&row::PROXY_ORIGIN_SERVER_TTL)?,
                 max: said.get(&row::PROXY_MAX_ORIGINS)?,
                 connect_timeout: said.get(&row::PROXY_ORIGIN_CONNECT_TIMEOUT)?,
+                answer_timeout: said.get(&row::PROXY_ORIGIN_ANSWER_TIMEOUT)?,
                 setup_timeout: said.get(&row::PROXY_ORIGIN_SETUP_TIMEOUT)?,
             },
             default_backend: default_backend(said)?,

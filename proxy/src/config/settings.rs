@@ -120,7 +120,9 @@ settings! {
     PROXY_MAX_ORIGINS: usize = count, "1024", OPEN,
         "Origins that may be registered at once.";
     PROXY_ORIGIN_CONNECT_TIMEOUT: Duration = positive_duration, "2s", OPEN,
-        "Time for one TCP connection to an origin.";
+        "Time for an origin to accept a connection and shake hands.";
+    PROXY_ORIGIN_ANSWER_TIMEOUT: Duration = positive_duration, "5s", OPEN,
+        "Time for an origin behind the handshake to answer what comes before publish or play.";
     PROXY_ORIGIN_SETUP_TIMEOUT: Duration = positive_duration, "10s", OPEN,
         "Time for the whole set-up towards origins, further attempts included.";
 

@@ -12,7 +12,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::origin::Balancer;
-use crate::session::{Direction, End, Protocol, Role, Sessions};
+use crate::plane::Leg;
+use crate::session::{End, Protocol, Role, Sessions};
 
 /// A registry with everything in [`TABLE`].
 pub fn registry(sessions: Arc<Sessions>, balancer: Arc<Balancer>) -> Registry {
@@ -101,7 +102,7 @@ impl Collector for Snapshot {
         write(&mut encoder, SESSIONS, live)?;
         write(&mut encoder, SETUPS, by_protocol(&totals.setups, Role::ALL.map(Role::as_str)))?;
         write(&mut encoder, ENDS, by_protocol(&totals.ends, End::ALL.map(End::as_str)))?;
-        let directions = Direction::ALL.map(Direction::as_str);
+        let directions = Leg::ALL.map(Leg::inwards);
         write(&mut encoder, BYTES, by_protocol(&totals.bytes, directions))?;
         let counts = self.balancer.counts(Instant::now());
         let states = [("up", counts.up), ("down", counts.down)];
@@ -164,7 +165,7 @@ mod tests {
         let live = sessions.admit(client, Protocol::Rtmp).unwrap();
         assert!(sessions.admit(client, Protocol::Rtmp).is_err());
         live.established(Role::Publish);
-        live.session().meter.add(Direction::ToOrigin, 1500);
+        live.session().meter.wrote(Leg::Origin, 1500);
         let text = text(&registry).unwrap();
         for line in [
             "# TYPE srs_proxy_sessions gauge",

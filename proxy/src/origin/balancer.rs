@@ -151,7 +151,7 @@ impl Balancer {
         let member = state.registry.same(&lease.origin);
         if member.is_some_and(|member| member.health.fail(now)) {
             drop(state);
-            tracing::info!(origin = &**lease.origin.name(), "origin down: connect failed");
+            tracing::info!(origin = &**lease.origin.name(), "origin down: it cannot be reached");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Why a session ended.
 
+use crate::plane::{Closed, Leg};
+
 /// The one reason with which a session ends: metric label, log field and API value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum End {
@@ -45,13 +47,15 @@ pub enum End {
     TooManySessions,
     /// The limit of sessions of one client address is reached.
     TooManyFromClient,
+    /// The proxy's own host has no more descriptors, ports or memory.
+    OutOfResources,
     /// The session's task ended without a word: a defect.
     Aborted,
 }
 
 impl End {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::OriginClosed,
@@ -73,6 +77,7 @@ impl End {
         Self::OriginRefused,
         Self::TooManySessions,
         Self::TooManyFromClient,
+        Self::OutOfResources,
         Self::Aborted,
     ];
 
@@ -100,7 +105,21 @@ impl End {
             Self::OriginRefused => "origin_refused",
             Self::TooManySessions => "too_many_sessions",
             Self::TooManyFromClient => "too_many_from_client",
+            Self::OutOfResources => "out_of_resources",
             Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl From<Closed> for End {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::InOrder(Leg::Client) => Self::ClientClosed,
+            Closed::InOrder(Leg::Origin) => Self::OriginClosed,
+            Closed::Lost(Leg::Client) => Self::ClientLost,
+            Closed::Lost(Leg::Origin) => Self::OriginLost,
+            Closed::Idle => Self::Idle,
+            Closed::Stalled => Self::Stalled,
         }
     }
 }

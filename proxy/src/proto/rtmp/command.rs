@@ -53,6 +53,12 @@ impl Status {
         Self { level: "error".into(), code: code.into(), description: description.into() }
     }
 
+    /// Whether this answers publish or play: a refusal, or `NetStream.Publish.Start` and
+    /// `NetStream.Play.Start`. Others (`NetStream.Play.Reset`, notices) come beside an answer.
+    pub fn is_answer(&self) -> bool {
+        self.is_error() || self.code.ends_with(".Start")
+    }
+
     /// Whether the peer says no.
     pub fn is_error(&self) -> bool {
         self.level == "error"
@@ -137,8 +143,9 @@ impl Command {
         })
     }
 
-    /// `_result` of a connect (RTMP 1.0 section 7.2.1.1).
-    pub fn connect_result(transaction: f64, object_encoding: f64) -> Self {
+    /// `_result` of a connect (RTMP 1.0 section 7.2.1.1). Object encoding 0, whatever the client
+    /// asked for: it then speaks AMF0, which every origin understands.
+    pub fn connect_result(transaction: f64) -> Self {
         let properties = Value::Object(vec![
             ("fmsVer".into(), "FMS/3,5,3,888".into()),
             ("capabilities".into(), 127.0.into()),
@@ -148,7 +155,7 @@ impl Command {
             ("level".into(), "status".into()),
             ("code".into(), "NetConnection.Connect.Success".into()),
             ("description".into(), "Connection succeeded".into()),
-            ("objectEncoding".into(), object_encoding.into()),
+            ("objectEncoding".into(), 0.0.into()),
         ]);
         Self::result(transaction, vec![properties, information])
     }

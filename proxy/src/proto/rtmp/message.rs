@@ -18,6 +18,8 @@ pub mod kind {
     pub const AUDIO: u8 = 8;
     /// Video.
     pub const VIDEO: u8 = 9;
+    /// Data in AMF3.
+    pub const DATA_AMF3: u8 = 15;
     /// Command in AMF3: one format byte, then AMF0.
     pub const COMMAND_AMF3: u8 = 17;
     /// Data in AMF0 (metadata).
@@ -57,11 +59,6 @@ impl Message {
         Self::control(kind::SET_CHUNK_SIZE, bytes.to_be_bytes().into())
     }
 
-    /// Abort Message (RTMP 1.0 section 5.4.2): forget what came of a message by `chunk_stream`.
-    pub fn abort(chunk_stream: u32) -> Self {
-        Self::control(kind::ABORT, chunk_stream.to_be_bytes().into())
-    }
-
     /// Acknowledgement (RTMP 1.0 section 5.4.3) of `received` bytes so far, wrapping.
     pub fn acknowledgement(received: u32) -> Self {
         Self::control(kind::ACKNOWLEDGEMENT, received.to_be_bytes().into())
@@ -92,15 +89,19 @@ impl Message {
 
     /// Whether this is media or metadata.
     pub fn is_media(&self) -> bool {
-        matches!(self.kind, kind::AUDIO | kind::VIDEO | kind::DATA_AMF0 | kind::AGGREGATE)
+        matches!(
+            self.kind,
+            kind::AUDIO | kind::VIDEO | kind::DATA_AMF0 | kind::DATA_AMF3 | kind::AGGREGATE
+        )
     }
 }
 
 /// Rewrites the message stream id inside a User Control message, if its event carries one
-/// (RTMP 1.0 section 7.1.7: Stream Begin, EOF, Dry, Set Buffer Length, Is Recorded).
+/// (RTMP 1.0 section 7.1.7: Stream Begin, EOF, Dry, Set Buffer Length, Is Recorded; and Adobe's
+/// Buffer Empty and Buffer Ready).
 pub fn map_user_control_stream(payload: &mut [u8], map: impl FnOnce(u32) -> u32) {
     let Some((event, rest)) = payload.split_first_chunk_mut::<2>() else { return };
-    if u16::from_be_bytes(*event) <= 4
+    if matches!(u16::from_be_bytes(*event), 0..=4 | 31 | 32)
         && let Some(id) = rest.first_chunk_mut::<4>()
     {
         *id = map(u32::from_be_bytes(*id)).to_be_bytes();

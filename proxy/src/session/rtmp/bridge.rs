@@ -7,7 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::plane::relay::stream::{Filter, Leg, Outbox, Passed};
+use crate::plane::relay::filter::{Filter, Passed};
+use crate::plane::{Leg, Outbox};
 use crate::proto::rtmp::amf::Value;
 use crate::proto::rtmp::chunk::{
     ChunkEvent, ChunkHeader, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE, Format,
@@ -15,6 +16,7 @@ use crate::proto::rtmp::chunk::{
 use crate::proto::rtmp::command::{Command, Status};
 use crate::proto::rtmp::message::{Message, kind, map_user_control_stream};
 
+use super::HANDSHAKE;
 use super::client::Wanted;
 use super::fault::Fault;
 use super::origin::{Agreement, stream_id};
@@ -40,13 +42,16 @@ enum Mode {
 /// One direction: what comes from a leg, and how it goes on to the other.
 #[derive(Debug)]
 struct Way {
+    /// Has read what has gone on. Verbatim that is always up to a point between messages, so
+    /// that a reader of messages can take over there.
     reader: ChunkReader,
-    /// Bytes that have not gone on: an unfinished header, and as long as bytes pass verbatim the
-    /// unfinished chunk, so that a message can be taken back behind what has gone on.
+    /// What has come behind that.
     held: Vec<u8>,
-    /// How many of them, at the end, the reader has not taken.
-    unread: usize,
-    /// Towards the other leg.
+    /// Reads ahead of `reader` while bytes pass verbatim.
+    scout: ChunkReader,
+    /// How much of `held` the scout has read.
+    scouted: usize,
+    /// Towards the other leg, while messages are relayed.
     writer: ChunkWriter,
     /// After how many bytes the sender wants to hear of it, while messages are relayed.
     window: Option<u32>,
@@ -62,6 +67,10 @@ pub(super) struct Bridge {
     from_origin: Way,
     ids: StreamIds,
     answer: Option<Status>,
+    /// Bytes that a way may hold while they pass verbatim.
+    most_held: usize,
+    /// The mode or the answer is new.
+    turned: bool,
 }
 
 impl Bridge {
@@ -73,20 +82,22 @@ impl Bridge {
         out: &mut Outbox,
     ) -> Result<Self, Fault> {
         let obstacle = agreement.obstacle();
-        let sent = wanted.head.len() as u64;
+        let sent = HANDSHAKE + wanted.head.len() as u64;
         let mut bridge = Self {
             mode: Mode::Verbatim(agreement.used.keys().copied().collect()),
             from_client: Way::new(wanted.reader, limits, wanted.window, sent),
             from_origin: Way::new(agreement.reader, limits, agreement.window, agreement.received),
             ids: StreamIds { pairs: agreement.streams, active: wanted.stream, asked: Vec::new() },
             answer: None,
+            most_held: limits.message_bytes,
+            turned: false,
         };
         let mut writer = ChunkWriter::new(DEFAULT_CHUNK_SIZE);
         for message in &agreement.preface {
             writer.write(message, &mut out.to_client);
         }
         if let Some(reason) = obstacle {
-            bridge.relay_messages(reason, out);
+            bridge.relay_messages(reason, out)?;
         }
         for (leg, bytes) in [(Leg::Client, wanted.tail), (Leg::Origin, agreement.rest)] {
             if let Passed::Verbatim = bridge.pass(leg, &bytes, out)? {
@@ -94,6 +105,11 @@ impl Bridge {
             }
         }
         Ok(bridge)
+    }
+
+    /// Whether the bytes need no further look.
+    pub(super) fn is_aligned(&self) -> bool {
+        matches!(self.mode, Mode::Aligned)
     }
 
     /// Why messages are relayed, if they are.
@@ -104,9 +120,62 @@ impl Bridge {
         }
     }
 
-    /// Whether the origin has said no to publish or play.
-    pub(super) fn refused(&self) -> bool {
-        self.answer.as_ref().is_some_and(Status::is_error)
+    /// What the origin has said to publish or play: yes, no, or nothing yet.
+    pub(super) fn is_accepted(&self) -> Option<bool> {
+        self.answer.as_ref().map(|answer| !answer.is_error())
+    }
+
+    fn way(&mut self, from: Leg) -> &mut Way {
+        match from {
+            Leg::Client => &mut self.from_client,
+            Leg::Origin => &mut self.from_origin,
+        }
+    }
+
+    /// Verbatim: lets go on what is fit to, up to the last point between messages. What is not
+    /// fit has then not gone on, not even in part.
+    fn watch(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<(), Fault> {
+        let way = self.way(from);
+        way.held.extend_from_slice(bytes);
+        let mut fit = 0;
+        let mut obstacle = None;
+        while obstacle.is_none()
+            && let Some(event) = self.way(from).scout()?
+        {
+            match event {
+                ChunkEvent::Header(header) => {
+                    if self.is_out_of_step(from, header) {
+                        obstacle = Some("the origin compresses chunk headers");
+                    }
+                }
+                ChunkEvent::Message(message) => {
+                    if from == Leg::Origin {
+                        self.listen_for_answer(&message);
+                    }
+                    let way = self.way(from);
+                    if !way.scout.has_unfinished() {
+                        way.reader.clone_from(&way.scout);
+                        fit = way.scouted;
+                    }
+                }
+            }
+        }
+        let way = self.way(from);
+        way.scouted -= fit;
+        out.towards(from.other()).extend(way.held.drain(..fit));
+        if way.held.len() > self.most_held {
+            obstacle = Some("messages are interleaved without an end");
+        }
+        if let Some(reason) = obstacle {
+            return self.relay_messages(reason, out);
+        }
+        if self.answer.is_some() {
+            self.mode = Mode::Aligned;
+            for leg in Leg::ALL {
+                out.towards(leg.other()).append(&mut self.way(leg).held);
+            }
+        }
+        Ok(())
     }
 
     /// Whether the origin leaves something out of a header that the client cannot know.
@@ -118,53 +187,69 @@ impl Bridge {
             && header.format != Format::Full
     }
 
-    /// Begins to relay messages. What has gone on of unfinished ones is taken back.
-    fn relay_messages(&mut self, reason: &'static str, out: &mut Outbox) {
-        self.mode = Mode::Messages(reason);
-        for from in [Leg::Client, Leg::Origin] {
-            let way = self.way(from);
-            // Every Set Chunk Size has gone on so far.
-            way.writer = ChunkWriter::new(way.reader.chunk_size());
-            // The other way may be inside a chunk that it holds back; the reader has its bytes.
-            way.held.drain(..way.held.len() - way.unread);
-            for chunk_stream in way.reader.unfinished() {
-                way.writer.write(&Message::abort(chunk_stream), out.towards(from.other()));
-            }
-        }
-    }
-
-    fn way(&mut self, from: Leg) -> &mut Way {
-        match from {
-            Leg::Client => &mut self.from_client,
-            Leg::Origin => &mut self.from_origin,
-        }
-    }
-
-    /// A message is whole: watch it, or send it on.
-    fn message(&mut self, from: Leg, message: Message, out: &mut Outbox) {
-        if from == Leg::Origin && self.answer.is_none() {
-            self.listen_for_answer(&message);
-        }
-        if matches!(self.mode, Mode::Messages(_))
-            && let Some(message) = self.translate(from, message)
-        {
-            self.way(from).writer.write(&message, out.towards(from.other()));
-        }
-    }
-
     fn listen_for_answer(&mut self, message: &Message) {
-        if message.is_command()
-            && let Ok(command) = Command::parse(message)
-            && command.name == "onStatus"
-        {
-            self.answer = command.status();
+        if self.answer.is_some() {
+            return;
+        }
+        if message.is_command() {
+            let command = Command::parse(message).ok().filter(|c| c.name == "onStatus");
+            self.answer = command.and_then(|command| command.status()).filter(Status::is_answer);
         } else if message.is_media() {
             // Media says yes.
             self.answer = Some(Status::default());
         }
-        if self.answer.is_some() && matches!(self.mode, Mode::Verbatim(_)) {
-            self.mode = Mode::Aligned;
+        self.turned |= self.answer.is_some();
+    }
+
+    /// Begins to relay messages, from the points between messages where both ways stand.
+    fn relay_messages(&mut self, reason: &'static str, out: &mut Outbox) -> Result<(), Fault> {
+        self.mode = Mode::Messages(reason);
+        self.turned = true;
+        for from in Leg::ALL {
+            let way = self.way(from);
+            // Every Set Chunk Size that the reader has seen has gone on.
+            way.writer = ChunkWriter::new(way.reader.chunk_size());
         }
+        for from in Leg::ALL {
+            self.relay(from, &[], out)?;
+        }
+        Ok(())
+    }
+
+    /// Sends on every message that is whole.
+    fn relay(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<(), Fault> {
+        let mut held = std::mem::take(&mut self.way(from).held);
+        held.extend_from_slice(bytes);
+        let mut rest = held.as_slice();
+        while let Some(event) = self.way(from).reader.read(&mut rest)? {
+            let ChunkEvent::Message(message) = event else { continue };
+            if from == Leg::Origin {
+                self.listen_for_answer(&message);
+            }
+            if let Some(message) = self.translate(from, message) {
+                self.way(from).writer.write(&message, out.towards(from.other()));
+            }
+        }
+        self.way(from).held = rest.to_vec();
+        self.acknowledge(from, out);
+        Ok(())
+    }
+
+    /// Tells a sender what has come, each leg by its own count (RTMP 1.0 section 5.4.3). Like
+    /// librtmp, the handshake counts.
+    fn acknowledge(&mut self, from: Leg, out: &mut Outbox) {
+        let way = self.way(from);
+        let due = way.window.is_some_and(|window| {
+            way.received - way.acknowledged >= u64::from(window.max(SMALLEST_WINDOW))
+        });
+        if !due {
+            return;
+        }
+        way.acknowledged = way.received;
+        #[expect(clippy::cast_possible_truncation, reason = "the sequence number wraps")]
+        let acknowledgement = Message::acknowledgement(way.received as u32);
+        // It goes back to the sender, so it is written as the other way's messages are.
+        self.way(from.other()).writer.write(&acknowledgement, out.towards(from));
     }
 
     /// The message as the other leg must see it; `None` if it concerns this leg alone.
@@ -219,86 +304,25 @@ impl Bridge {
 }
 
 impl Filter for Bridge {
+    type Turn = ();
     type Fault = Fault;
 
     fn pass(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
-        if matches!(self.mode, Mode::Aligned) {
-            return Ok(Passed::Verbatim);
-        }
-        let way = self.way(from);
-        way.received += bytes.len() as u64;
-        let mut buffer = std::mem::take(&mut way.held);
-        let read_before = buffer.len() - std::mem::take(&mut way.unread);
-        buffer.extend_from_slice(bytes);
-        let mut rest = buffer.get(read_before..).unwrap_or_default();
-        // Where the last chunk ended: bytes before it can go on, if they go on verbatim.
-        let mut boundary = 0;
-        while let Some(event) = self.way(from).reader.read(&mut rest)? {
-            let read = buffer.len() - rest.len();
-            match event {
-                ChunkEvent::Header(header) => {
-                    boundary = read - header.bytes;
-                    if self.is_out_of_step(from, header) {
-                        let fine = buffer.get(..boundary).unwrap_or_default();
-                        out.towards(from.other()).extend_from_slice(fine);
-                        self.relay_messages("the origin compresses chunk headers", out);
-                    }
-                }
-                ChunkEvent::Message(message) => {
-                    boundary = read;
-                    self.message(from, message, out);
-                }
-            }
-        }
-        let unread = rest.len();
-        let read = buffer.len() - unread;
-        let between_chunks = self.way(from).reader.is_between_chunks();
-        let goes_on = match self.mode {
-            Mode::Aligned => buffer.len(),
-            Mode::Verbatim(_) if between_chunks => read,
-            Mode::Verbatim(_) => boundary,
-            Mode::Messages(_) => 0,
-        };
-        let keep_from = if self.obstacle().is_some() { read } else { goes_on };
-        out.towards(from.other()).extend_from_slice(buffer.get(..goes_on).unwrap_or_default());
-        let way = self.way(from);
-        way.held = buffer.split_off(keep_from.min(buffer.len()));
-        way.unread = unread.min(way.held.len());
+        self.way(from).received += bytes.len() as u64;
         match self.mode {
-            Mode::Verbatim(_) => {}
-            Mode::Messages(_) => self.acknowledge(from, out),
-            Mode::Aligned => {
-                let held = std::mem::take(&mut self.way(from.other()).held);
-                out.towards(from).extend(held);
-            }
+            Mode::Aligned => return Ok(Passed::Verbatim),
+            Mode::Verbatim(_) => self.watch(from, bytes, out)?,
+            Mode::Messages(_) => self.relay(from, bytes, out)?,
         }
         Ok(Passed::Written)
     }
 
+    fn turn(&mut self) -> Option<()> {
+        std::mem::take(&mut self.turned).then_some(())
+    }
+
     fn is_waiting(&self) -> bool {
         self.answer.is_none()
-    }
-
-    fn is_done(&self) -> bool {
-        matches!(self.mode, Mode::Aligned)
-    }
-}
-
-impl Bridge {
-    /// Tells a sender what has come, each leg by its own count (RTMP 1.0 section 5.4.3).
-    fn acknowledge(&mut self, from: Leg, out: &mut Outbox) {
-        let way = self.way(from);
-        let due = way.window.is_some_and(|window| {
-            way.received - way.acknowledged >= u64::from(window.max(SMALLEST_WINDOW))
-        });
-        if !due {
-            return;
-        }
-        way.acknowledged = way.received;
-        #[expect(clippy::cast_possible_truncation, reason = "the sequence number wraps")]
-        let acknowledgement = Message::acknowledgement(way.received as u32);
-        // It goes back to the sender, so it is written as the other way's messages are.
-        self.way(from.other()).writer.write(&acknowledgement, out.towards(from));
     }
 }
 
@@ -310,8 +334,24 @@ impl Way {
         received: u64,
     ) -> Self {
         reader.set_limits(limits);
-        let writer = ChunkWriter::new(DEFAULT_CHUNK_SIZE);
-        Self { reader, held: Vec::new(), unread: 0, writer, window, received, acknowledged: 0 }
+        Self {
+            scout: reader.clone(),
+            reader,
+            held: Vec::new(),
+            scouted: 0,
+            writer: ChunkWriter::new(DEFAULT_CHUNK_SIZE),
+            window,
+            received,
+            acknowledged: 0,
+        }
+    }
+
+    /// The next event of the scout.
+    fn scout(&mut self) -> Result<Option<ChunkEvent>, Fault> {
+        let mut rest = self.held.get(self.scouted..).unwrap_or_default();
+        let event = self.scout.read(&mut rest)?;
+        self.scouted = self.held.len() - rest.len();
+        Ok(event)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::proto::rtmp::amf::Value;
 use crate::proto::rtmp::chunk::{
-    ChunkEvent, ChunkHeader, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE,
+    ChunkEvent, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE,
 };
 use crate::proto::rtmp::command::{Command, Status};
 use crate::proto::rtmp::handshake::{Nonce, ServerHandshake, Style};
@@ -40,7 +40,7 @@ pub(super) struct Wanted {
     pub(super) window: Option<u32>,
     /// How the client shook hands.
     pub(super) style: Style,
-    /// Raw bytes behind C2, up to the chunk where publish or play begins.
+    /// Raw bytes behind C2, whole messages, up to where publish or play begins.
     pub(super) head: Vec<u8>,
     /// Raw bytes from there on.
     pub(super) tail: Vec<u8>,
@@ -170,17 +170,21 @@ impl Client {
         let member = |name| object.and_then(|object| object.member(name));
         let text = |name| member(name).and_then(Value::as_str).unwrap_or_default();
         let (tc_url, app) = (text("tcUrl").to_owned(), text("app").to_owned());
-        let encoding = member("objectEncoding").and_then(Value::as_number).unwrap_or(0.0);
         let transaction = command.transaction;
         self.connect = Some(Connect { transaction, tc_url, app });
         for message in [Message::window_size(WINDOW), Message::peer_bandwidth(WINDOW)] {
             self.writer.write(&message, out);
         }
-        self.answer(&Command::connect_result(transaction, encoding), out);
+        self.answer(&Command::connect_result(transaction), out);
         Ok(())
     }
 
     fn create_stream(&mut self, transaction: f64) -> Result<u32, Fault> {
+        // The origin gets whole messages before publish or play, so it would hear of this one
+        // only behind what it must answer first. No encoder does that.
+        if self.chunks.reader.has_unfinished() {
+            return Err(self.refuse(End::BadCommand, "createStream inside another message".into()));
+        }
         if self.created.len() == MAX_CREATED {
             let text = format!("more than {MAX_CREATED} streams created");
             return Err(self.refuse(End::BadCommand, text));
@@ -195,7 +199,8 @@ impl Client {
         let Some(connect) = self.connect.take() else {
             return Err(Fault::new(End::BadCommand, "stream before connect"));
         };
-        let (head, tail, reader) = self.chunks.split();
+        let fresh = Chunks::new(0);
+        let (head, tail, reader) = std::mem::replace(&mut self.chunks, fresh).split();
         Ok(Wanted {
             role,
             tc_url: connect.tc_url,
@@ -232,59 +237,44 @@ impl Client {
 #[derive(Debug)]
 struct Chunks {
     raw: Vec<u8>,
-    limits: ChunkLimits,
     reader: ChunkReader,
     /// Bytes of `raw` that the reader took.
     read: usize,
-    /// Where in `raw` the message that is whole next begins, by chunk stream.
-    begins: Vec<(u32, usize)>,
-    /// Where the last whole message began.
-    last_began: usize,
+    /// The last place before the newest message where no message was unfinished, and the reader
+    /// as it was there.
+    between: (usize, ChunkReader),
 }
 
 impl Chunks {
     fn new(chunk_streams: usize) -> Self {
         let limits = ChunkLimits { message_bytes: BEFORE_STREAM, chunk_streams };
         let reader = ChunkReader::new(limits);
-        Self { raw: Vec::new(), limits, reader, read: 0, begins: Vec::new(), last_began: 0 }
+        Self { raw: Vec::new(), read: 0, between: (0, reader.clone()), reader }
     }
 
     /// The next whole message.
     fn next(&mut self) -> Result<Option<Message>, Fault> {
+        if !self.reader.has_unfinished() {
+            self.between = (self.read, self.reader.clone());
+        }
         loop {
-            let mut input = self.raw.get(self.read..).unwrap_or_default();
-            let before = input.len();
-            let event = self.reader.read(&mut input)?;
-            let began = self.read;
-            self.read += before - input.len();
+            let mut rest = self.raw.get(self.read..).unwrap_or_default();
+            let event = self.reader.read(&mut rest)?;
+            self.read = self.raw.len() - rest.len();
             match event {
                 None => return Ok(None),
-                Some(ChunkEvent::Header(ChunkHeader { chunk_stream, begins_message, .. })) => {
-                    if begins_message {
-                        // An aborted message has left its begin behind.
-                        self.begins.retain(|&(id, _)| id != chunk_stream);
-                        self.begins.push((chunk_stream, began));
-                    }
-                }
-                Some(ChunkEvent::Message(message)) => {
-                    let of_message = |&(id, _): &(u32, usize)| id == message.chunk_stream;
-                    if let Some(index) = self.begins.iter().position(of_message) {
-                        self.last_began = self.begins.swap_remove(index).1;
-                    }
-                    return Ok(Some(message));
-                }
+                Some(ChunkEvent::Header(_)) => {}
+                Some(ChunkEvent::Message(message)) => return Ok(Some(message)),
             }
         }
     }
 
-    /// The bytes before and from the begin of the last whole message, and a reader of the first.
-    fn split(&mut self) -> (Vec<u8>, Vec<u8>, ChunkReader) {
-        let mut head = std::mem::take(&mut self.raw);
-        let tail = head.split_off(self.last_began.min(head.len()));
-        // The reader is past the split, and cannot go back: the head is short, read it again.
-        let mut reader = ChunkReader::new(self.limits);
-        let mut input = head.as_slice();
-        while let Ok(Some(_)) = reader.read(&mut input) {}
+    /// The bytes before the newest message, all of whole messages, and those from there on; and
+    /// a reader that has read the first.
+    fn split(self) -> (Vec<u8>, Vec<u8>, ChunkReader) {
+        let (between, reader) = self.between;
+        let mut head = self.raw;
+        let tail = head.split_off(between.min(head.len()));
         (head, tail, reader)
     }
 }

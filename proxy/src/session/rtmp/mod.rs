@@ -13,6 +13,7 @@ mod reach;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,12 +27,15 @@ use self::client::{Client, Wanted};
 use self::fault::Fault;
 use self::reach::{Reached, reach};
 use crate::origin::{Balancer, Lease};
-use crate::plane::relay::stream::{Exit, Outbox, Patience, Plain, carry};
-use crate::plane::{StreamPair, StreamPlane};
+use crate::plane::relay::stream::{Exit, carry};
+use crate::plane::{Leg, Outbox, Patience, StreamPair, StreamPlane};
 use crate::proto::rtmp::chunk::ChunkLimits;
 use crate::proto::rtmp::handshake::{Nonce, PACKET};
-use crate::session::{Direction, End, Live, Session};
+use crate::session::{End, Live, Role, Session};
 use crate::stream::{Ask, StreamKey, Vhosts};
+
+/// Bytes of a whole handshake in one direction.
+const HANDSHAKE: u64 = 1 + 2 * PACKET as u64;
 
 /// Bytes of one read before the hand-over.
 const READ: usize = 16 * 1024;
@@ -49,6 +53,8 @@ pub struct RtmpSettings {
     pub command_timeout: Duration,
     /// For one origin to accept a connection and shake hands.
     pub connect_timeout: Duration,
+    /// For one origin, behind the handshake, to answer connect and createStream.
+    pub answer_timeout: Duration,
     /// For an origin to be found and to answer, other origins tried before it included.
     pub setup_timeout: Duration,
     /// When a session that does not move ends.
@@ -66,6 +72,8 @@ pub struct Rtmp {
     balancer: Arc<Balancer>,
     vhosts: Vhosts,
     stop: CancellationToken,
+    /// The host's resources ran out, and no session could be set up since.
+    is_exhausted: AtomicBool,
 }
 
 impl Rtmp {
@@ -76,7 +84,8 @@ impl Rtmp {
         vhosts: Vhosts,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        Arc::new(Self { settings, balancer, vhosts, stop })
+        let is_exhausted = AtomicBool::new(false);
+        Arc::new(Self { settings, balancer, vhosts, stop, is_exhausted })
     }
 
     /// Serves one client until the session's end.
@@ -94,26 +103,14 @@ impl Rtmp {
 
     async fn run(&self, mut client: TcpStream, live: &Live) -> End {
         // Kept off the session's own future: it is large, and done with before the media flows.
-        let fault = match Box::pin(self.set_up(&mut client, live)).await {
-            Ok((bridge, origin)) => return self.carry(client, *bridge, origin, live).await,
-            Err(fault) => fault,
-        };
-        debug!(end = fault.end.as_str(), text = fault.text, "session failed");
-        if !fault.last_words.is_empty()
-            && timeout(LINGER, client.write_all(&fault.last_words)).await.is_ok_and(|r| r.is_ok())
-        {
-            live.session().meter.add(Direction::ToClient, fault.last_words.len() as u64);
-            close(client).await;
+        match Box::pin(self.set_up(&mut client, live)).await {
+            Ok(joined) => self.carry(client, joined, live).await,
+            Err(fault) => Box::pin(give_up(client, fault, live.session())).await,
         }
-        fault.end
     }
 
     /// From the first byte to two legs that have heard the same.
-    async fn set_up(
-        &self,
-        client: &mut TcpStream,
-        live: &Live,
-    ) -> Result<(Box<Bridge>, Joined), Fault> {
+    async fn set_up(&self, client: &mut TcpStream, live: &Live) -> Result<Joined, Fault> {
         let session = live.session();
         let mut wanted = self.greet(client, session).await?;
         let ask = Ask::Rtmp { tc_url: &wanted.tc_url, app: &wanted.app, stream: &wanted.name };
@@ -132,9 +129,8 @@ impl Rtmp {
             message_bytes: self.settings.max_message,
             chunk_streams: self.settings.max_chunk_streams,
         };
-        let bridge = Bridge::new(wanted, agreement, limits, &mut out)?;
-        live.established(role);
-        Ok((Box::new(bridge), Joined { socket, out, _lease: lease }))
+        let bridge = Box::new(Bridge::new(wanted, agreement, limits, &mut out)?);
+        Ok(Joined { role, bridge, socket, out, _lease: lease })
     }
 
     /// Talks to the client until it has said publish or play.
@@ -162,7 +158,7 @@ impl Rtmp {
             match timeout_at(deadline, client.write_all(&answers)).await {
                 Err(_) => return Err(Fault::new(end, "the client takes no answer")),
                 Ok(Err(error)) => return Err(Fault::new(End::ClientLost, error)),
-                Ok(Ok(())) => session.meter.add(Direction::ToClient, answers.len() as u64),
+                Ok(Ok(())) => session.meter.wrote(Leg::Client, answers.len()),
             }
             answers.clear();
             if let Some(wanted) = wanted? {
@@ -172,54 +168,62 @@ impl Rtmp {
     }
 
     /// Moves the media until the end.
-    async fn carry(
-        &self,
-        client: TcpStream,
-        mut bridge: Bridge,
-        joined: Joined,
-        live: &Live,
-    ) -> End {
-        let Joined { socket, out, _lease } = joined;
-        let session = live.session();
-        let patience = self.settings.patience;
+    async fn carry(&self, client: TcpStream, joined: Joined, live: &Live) -> End {
+        let Joined { role, mut bridge, socket, out, _lease } = joined;
+        let (session, patience) = (live.session(), self.settings.patience);
         let mut pair = StreamPair { client, origin: socket, out };
-        note_plane(session, &bridge);
-        let end = match carry(&mut pair, &mut bridge, patience, &session.meter).await {
-            Exit::Done => {
-                let refused = bridge.refused();
+        let (plane, reason) = StreamPlane::choose();
+        let mut is_established = false;
+        let end = loop {
+            let reason = bridge.obstacle().unwrap_or(reason);
+            session.note(|progress| progress.plane = Some((plane.as_str(), reason)));
+            if bridge.is_accepted() == Some(true) && !is_established {
+                is_established = true;
+                live.established(role);
+            }
+            if bridge.is_aligned() {
+                let is_accepted = bridge.is_accepted();
                 drop(bridge);
                 debug!("handed over as plain bytes");
-                match carry(&mut pair, &mut Plain, patience, &session.meter).await {
-                    Exit::Ended(_) if refused => End::OriginRefused,
-                    Exit::Ended(end) => end,
-                    Exit::Done => End::Aborted,
-                    Exit::Fault(never) => match never {},
+                let closed = plane.carry(&mut pair, patience, &session.meter).await;
+                break if is_accepted == Some(true) { closed.into() } else { End::OriginRefused };
+            }
+            match carry(&mut pair, &mut *bridge, patience, &session.meter).await {
+                Exit::Turn(()) => debug!(relay = bridge.obstacle(), "origin answered"),
+                Exit::Closed(_) if bridge.is_accepted() == Some(false) => break End::OriginRefused,
+                Exit::Closed(closed) => break closed.into(),
+                Exit::Fault(fault) => {
+                    debug!(end = fault.end.as_str(), text = fault.text, "session failed");
+                    break fault.end;
                 }
             }
-            Exit::Ended(_) if bridge.refused() => End::OriginRefused,
-            Exit::Ended(end) => end,
-            Exit::Fault(fault) => {
-                debug!(end = fault.end.as_str(), text = fault.text, "session failed");
-                fault.end
-            }
         };
-        tokio::join!(close(pair.client), close(pair.origin));
+        Box::pin(async { tokio::join!(close(pair.client), close(pair.origin)) }).await;
         end
     }
 }
 
-/// The origin's side of a session that stands.
+/// A client and an origin that have heard the same.
 struct Joined {
+    role: Role,
+    bridge: Box<Bridge>,
     socket: TcpStream,
     out: Outbox,
     /// Keeps the route alive as long as the session.
     _lease: Lease,
 }
 
-fn note_plane(session: &Session, bridge: &Bridge) {
-    let (plane, reason) = StreamPlane::choose();
-    let reason = bridge.obstacle().unwrap_or(reason);
-    session.note(|progress| progress.plane = Some((plane.as_str(), reason)));
+/// Tells the client why there will be no session.
+async fn give_up(mut client: TcpStream, fault: Fault, session: &Session) -> End {
+    let Fault { end, text, last_words } = fault;
+    debug!(end = end.as_str(), text, "session failed");
+    if !last_words.is_empty()
+        && let Ok(Ok(())) = timeout(LINGER, client.write_all(&last_words)).await
+    {
+        session.meter.wrote(Leg::Client, last_words.len());
+        close(client).await;
+    }
+    end
 }
 
 /// Random bytes for one side of a handshake.

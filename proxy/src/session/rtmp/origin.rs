@@ -12,12 +12,16 @@ use crate::proto::rtmp::command::{Command, Status};
 use crate::proto::rtmp::handshake::{ClientHandshake, Nonce};
 use crate::proto::rtmp::message::{Message, kind};
 
+use super::HANDSHAKE;
 use super::client::{BEFORE_STREAM, Wanted};
 
-/// What became of the origin's leg.
+/// Event type of a User Control message (RTMP 1.0 section 7.1.7).
+const PING_RESPONSE: [u8; 2] = [0, 7];
+
+/// Why the origin's leg cannot go on.
 #[derive(Debug)]
 pub(super) enum OriginError {
-    /// It does not speak RTMP, or not well.
+    /// What it sent is not RTMP, or over a limit.
     Malformed(String),
     /// It answered connect or createStream with no.
     Refused(Status),
@@ -53,7 +57,7 @@ impl Agreement {
             Some("the client created several streams")
         } else if self.used.values().any(|&compressed| compressed) {
             Some("the origin compresses chunk headers")
-        } else if self.reader.unfinished().next().is_some() {
+        } else if self.reader.has_unfinished() {
             Some("the origin interleaves messages at the hand-over")
         } else {
             None
@@ -117,6 +121,11 @@ impl Origin {
         self.handshake.is_none()
     }
 
+    /// Whether the origin has said anything behind the handshake.
+    pub(super) fn has_spoken(&self) -> bool {
+        self.received > HANDSHAKE
+    }
+
     /// Takes bytes from the origin and appends what it must get to `out`.
     pub(super) fn receive(
         &mut self,
@@ -167,6 +176,8 @@ impl Origin {
                 self.preface.push(message);
             }
             kind::ABORT | kind::ACKNOWLEDGEMENT => {}
+            // An answer to a ping of the client's, which does not wait for it.
+            kind::USER_CONTROL if message.payload.starts_with(&PING_RESPONSE) => {}
             _ => self.preface.push(message),
         }
         let held: usize = self.preface.iter().map(|message| message.payload.len() + 64).sum();
@@ -179,26 +190,25 @@ impl Origin {
     /// Compares an answer with the one that the client was given; others are dropped, because the
     /// client had its answer, or (onBWDone) needs none.
     fn hear(&mut self, message: &Message) -> Result<(), OriginError> {
-        let command = Command::parse(message).map_err(malformed)?;
+        // One that cannot be read answers nothing.
+        let Ok(command) = Command::parse(message) else { return Ok(()) };
         let failed = command.status().filter(Status::is_error);
-        let answered = |expected: &Expected| {
-            // Both are copies of the same eight bytes, or the answer is not to this call.
+        let theirs = command.number(1).and_then(stream_id);
+        let is_result = command.name == "_result";
+        let index = self.expected.iter().position(|expected| {
+            // Both are copies of the same eight bytes, or the answer is not to this call; nor is
+            // a result without a stream id one of createStream.
             expected.transaction.to_bits() == command.transaction.to_bits()
-        };
-        let index = self.expected.iter().position(answered);
-        match command.name.as_str() {
-            "_result" | "_error" if index.is_none() => {}
-            "_result" if failed.is_none() => {
-                let expected = index.map(|index| self.expected.remove(index));
-                if let Some(ours) = expected.and_then(|expected| expected.stream) {
-                    let id = command.number(1).unwrap_or(f64::NAN);
-                    let theirs = stream_id(id)
-                        .ok_or_else(|| malformed(format_args!("stream id {id} is none")))?;
-                    self.streams.push((ours, theirs));
-                }
+                && (expected.stream.is_none() || !is_result || theirs.is_some())
+        });
+        match (command.name.as_str(), index) {
+            ("_result", Some(index)) if failed.is_none() => {
+                let expected = self.expected.remove(index);
+                self.streams.extend(expected.stream.zip(theirs));
             }
-            "_result" | "_error" => return Err(OriginError::Refused(refusal(failed))),
-            _ if failed.is_some() => return Err(OriginError::Refused(refusal(failed))),
+            ("_result" | "_error", Some(_)) => Err(OriginError::Refused(refusal(failed)))?,
+            ("_result" | "_error", None) => {}
+            _ if failed.is_some() => Err(OriginError::Refused(refusal(failed)))?,
             _ => {}
         }
         Ok(())

@@ -1,11 +1,15 @@
 //! Finds an origin that answers: the stream's own, or the next one before the client notices.
 
+use std::fmt::Display;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, timeout, timeout_at};
-use tracing::{debug, info};
+use tracing::{debug, warn};
 
 use super::client::{BEFORE_STREAM, Wanted};
 use super::fault::Fault;
@@ -13,9 +17,13 @@ use super::origin::{Agreement, Origin, OriginError};
 use super::{READ, Rtmp, nonce};
 use crate::listen::tcp::{acknowledge_now, for_media};
 use crate::origin::{Lease, Listener};
+use crate::plane::Leg;
 use crate::proto::rtmp::command::Status;
-use crate::session::{Direction, End, Session};
+use crate::session::{End, Session};
 use crate::stream::StreamKey;
+
+/// Addresses of one origin that are tried.
+const MAX_ADDRESSES: usize = 8;
 
 /// An origin that has answered everything the client was answered.
 pub(super) struct Reached {
@@ -26,10 +34,15 @@ pub(super) struct Reached {
 
 /// Why one origin could not be used.
 enum Failure {
-    /// It is not there, or does not speak RTMP: another one may be.
-    Unreachable(String),
-    /// It took the connection and said no, or closed: an answer for the client.
+    /// It is not there: it counts as down, and another one may be up.
+    Down(String),
+    /// It shook hands, and said no or hung up: an answer for the client. What an origin says
+    /// from there on depends on what the client said, so it is never held against the origin.
     Refused(Status),
+    /// It said something, and not yes or no in time.
+    Late,
+    /// The proxy has no descriptor, port or memory left; no origin could be reached.
+    OutOfResources(String),
 }
 
 /// Tries the stream's origins until one answers, the set-up time is over, or the client leaves.
@@ -68,25 +81,33 @@ async fn try_origins(
             }
             Err(_) => return Err(unreachable()),
         };
-        let name = lease.origin().name();
         let attempt = try_origin(rtmp, &lease, wanted, session);
-        match timeout_at(deadline, attempt).await {
-            Ok(Ok((socket, agreement))) => {
-                rtmp.balancer.reached(&lease);
-                return Ok(Reached { socket, agreement, lease });
-            }
-            Ok(Err(Failure::Refused(status))) => {
-                rtmp.balancer.reached(&lease);
+        let outcome = timeout_at(deadline, attempt).await.unwrap_or(Err(Failure::Late));
+        let origin = lease.origin();
+        if matches!(outcome, Ok(_) | Err(Failure::Refused(_))) {
+            rtmp.balancer.reached(&lease);
+            rtmp.is_exhausted.store(false, Ordering::Relaxed);
+        }
+        match outcome {
+            Ok((socket, agreement)) => return Ok(Reached { socket, agreement, lease }),
+            Err(Failure::Refused(status)) => {
                 return Err(wanted.pass_on(End::OriginRefused, &status));
             }
-            Ok(Err(Failure::Unreachable(error))) => {
-                rtmp.balancer.failed(&lease, Instant::now().into_std());
-                info!(origin = %name, stream = %key, error, "origin cannot be reached");
-                tried.push(lease.origin().server().clone());
-            }
-            Err(_) => {
-                info!(origin = %name, stream = %key, "origin does not answer in time");
+            Err(Failure::Late) => {
+                debug!(origin = %origin.name(), "origin does not answer in time");
                 return Err(unreachable());
+            }
+            Err(Failure::Down(error)) => {
+                debug!(origin = %origin.name(), error, "origin cannot be reached");
+                rtmp.balancer.failed(&lease, Instant::now().into_std());
+                tried.push(origin.server().clone());
+            }
+            Err(Failure::OutOfResources(error)) => {
+                if !rtmp.is_exhausted.swap(true, Ordering::Relaxed) {
+                    warn!(error, "this host has no resources left for new sessions");
+                }
+                let text = "the proxy has no resources left".into();
+                return Err(wanted.refuse(End::OutOfResources, text));
             }
         }
     }
@@ -99,80 +120,94 @@ async fn try_origin(
     session: &Session,
 ) -> Result<(TcpStream, Agreement), Failure> {
     let limit = rtmp.settings.connect_timeout;
-    let connecting = timeout(limit, connect(lease)).await;
-    let (mut socket, address) =
-        connecting.map_err(|_| unreachable(format_args!("no connection in {limit:?}")))??;
+    let connect_by = Instant::now() + limit;
+    let (mut socket, address) = connect(lease, limit).await?;
     let name = lease.origin().name().clone();
     session.note(|progress| progress.origin = Some((name, address)));
     let mut out = Vec::new();
-    let nonce = nonce().map_err(|fault| unreachable(fault.text))?;
+    let nonce = nonce().map_err(|fault| Failure::OutOfResources(fault.text))?;
     let mut machine = Origin::start(wanted, nonce, rtmp.settings.max_chunk_streams, &mut out);
+    let mut deadline = connect_by;
     let mut buffer = vec![0; READ];
-    let shake_hands_by = Instant::now() + limit;
     loop {
-        socket.write_all(&out).await.map_err(|error| lost(&machine, error))?;
-        session.meter.add(Direction::ToOrigin, out.len() as u64);
-        out.clear();
-        let n = if machine.has_shaken_hands() {
+        let step = async {
+            socket.write_all(&out).await?;
+            session.meter.wrote(Leg::Origin, out.len());
             socket.read(&mut buffer).await
-        } else {
-            let late = |_| unreachable(format_args!("no handshake in {limit:?}"));
-            timeout_at(shake_hands_by, socket.read(&mut buffer)).await.map_err(late)?
         };
-        let n = n.map_err(|error| lost(&machine, error))?;
-        if n == 0 {
-            return Err(lost(&machine, "the origin closed the connection without an answer"));
-        }
-        acknowledge_now(&socket);
-        let received = machine.receive(buffer.get(..n).unwrap_or_default(), &mut out);
-        match received {
-            Ok(None) => {}
-            Ok(Some(agreement)) => {
-                debug!(origin = %address, "origin agreed");
-                return Ok((socket, agreement));
+        let n = match timeout_at(deadline, step).await {
+            Ok(Ok(0)) => {
+                return Err(hung_up(
+                    &machine,
+                    "the origin closed the connection without an answer",
+                ));
             }
+            Ok(Ok(n)) => n,
+            Ok(Err(error)) => return Err(hung_up(&machine, error)),
+            Err(_) if machine.has_spoken() => return Err(Failure::Late),
+            Err(_) => return Err(down("accepted the connection and is silent")),
+        };
+        acknowledge_now(&socket);
+        out.clear();
+        let was_shaking_hands = !machine.has_shaken_hands();
+        match machine.receive(buffer.get(..n).unwrap_or_default(), &mut out) {
+            Ok(None) => {}
+            Ok(Some(agreement)) => return Ok((socket, agreement)),
             Err(OriginError::Refused(status)) => return Err(Failure::Refused(status)),
-            Err(OriginError::Malformed(text)) => return Err(unreachable(text)),
+            Err(OriginError::Malformed(text)) => return Err(hung_up(&machine, text)),
+        }
+        if was_shaking_hands && machine.has_shaken_hands() {
+            deadline = Instant::now() + rtmp.settings.answer_timeout;
         }
     }
 }
 
-/// Connects to the first of the origin's RTMP endpoints that accepts.
-async fn connect(lease: &Lease) -> Result<(TcpStream, SocketAddr), Failure> {
-    let mut failure = unreachable("the origin has no RTMP endpoint");
+/// Connects to the first of the origin's addresses that accepts, each with its share of the time.
+async fn connect(lease: &Lease, limit: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
+    let mut addresses = Vec::new();
+    let mut failure = "the origin has no RTMP endpoint".to_owned();
     for target in lease.origin().targets(Listener::Rtmp) {
-        let addresses = match lookup_host(target).await {
-            Ok(addresses) => addresses,
-            Err(error) => {
-                failure = unreachable(error);
-                continue;
-            }
-        };
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(socket) => {
-                    for_media(&socket);
-                    return Ok((socket, address));
-                }
-                Err(error) => failure = unreachable(error),
-            }
+        match timeout(limit, lookup_host(target)).await {
+            Ok(Ok(found)) => addresses.extend(found.take(MAX_ADDRESSES)),
+            Ok(Err(error)) => failure = error.to_string(),
+            Err(_) => failure = "its name is not found in time".into(),
         }
     }
-    Err(failure)
+    addresses.truncate(MAX_ADDRESSES);
+    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+    for address in addresses {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let socket = socket.map_err(|error| Failure::OutOfResources(error.to_string()))?;
+        match timeout(share, socket.connect(address)).await {
+            Ok(Ok(socket)) => {
+                for_media(&socket);
+                return Ok((socket, address));
+            }
+            // No port is left towards this address.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                return Err(Failure::OutOfResources(error.to_string()));
+            }
+            Ok(Err(error)) => failure = format!("{address}: {error}"),
+            Err(_) => failure = format!("{address}: no connection in {share:?}"),
+        }
+    }
+    Err(down(failure))
 }
 
 /// Before the handshake a lost connection means that the origin is not there; behind it, that it
 /// does not want this client.
-fn lost(machine: &Origin, error: impl std::fmt::Display) -> Failure {
+fn hung_up(machine: &Origin, error: impl Display) -> Failure {
     if machine.has_shaken_hands() {
-        Failure::Refused(Status::error("NetConnection.Connect.Closed", error.to_string()))
+        debug!(%error, "origin gave no answer");
+        let text = "the origin gave no answer";
+        Failure::Refused(Status::error("NetConnection.Connect.Closed", text))
     } else {
-        unreachable(error)
+        down(error)
     }
 }
 
-fn unreachable(error: impl std::fmt::Display) -> Failure {
-    Failure::Unreachable(error.to_string())
+fn down(error: impl Display) -> Failure {
+    Failure::Down(error.to_string())
 }
 
 /// Returns when the client has gone; keeps what it sends meanwhile, up to a bound.
@@ -185,6 +220,7 @@ async fn client_leaves(client: &mut TcpStream, early: &mut Vec<u8>) -> Fault {
             Err(error) => return Fault::new(End::ClientLost, error),
         }
     }
-    // The set-up time bounds the rest.
-    std::future::pending().await
+    // It has more to say and is not listened to now; only a reset shows.
+    let _error = client.ready(Interest::ERROR).await;
+    Fault::new(End::ClientLost, "lost before the origin answered")
 }

@@ -4,7 +4,8 @@ use super::bridge::Bridge;
 use super::client::{Client, Wanted};
 use super::fault::Fault;
 use super::origin::{Agreement, Origin, OriginError};
-use crate::plane::relay::stream::{Filter, Leg, Outbox, Passed};
+use crate::plane::relay::filter::{Filter, Passed};
+use crate::plane::{Leg, Outbox};
 use crate::proto::rtmp::amf::Value;
 use crate::proto::rtmp::chunk::{
     ChunkEvent, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE,
@@ -133,7 +134,7 @@ impl Script {
     }
 
     fn connected(self) -> Self {
-        self.message(&Command::connect_result(1.0, 0.0).to_message(0))
+        self.message(&Command::connect_result(1.0).to_message(0))
     }
 
     fn stream_begin(self, stream: u8) -> Self {
@@ -180,7 +181,7 @@ fn a_recorded_publish_reaches_the_origin_byte_for_byte_in_every_split() {
         let joined = join(Style::Simple, client, origin, step);
         let asked = (Role::Publish, "rtmp://127.0.0.1:19351/live", "livestream?token=abc");
         assert_eq!((joined.wanted.0, &*joined.wanted.1, &*joined.wanted.2), asked);
-        assert!(joined.bridge.is_done(), "not handed over: {:?}", joined.bridge.obstacle());
+        assert!(joined.bridge.is_aligned(), "not handed over: {:?}", joined.bridge.obstacle());
         assert!(joined.origin_got == client, "the origin got other bytes, in pieces of {step}");
         let last = messages(&joined.client_got).pop().unwrap();
         assert_eq!(last.chunk_stream, messages(origin).pop().unwrap().chunk_stream);
@@ -199,7 +200,7 @@ fn a_recorded_play_reaches_the_client_message_for_message_in_every_split() {
     for step in [1, 7, 128, 1460, 1 << 20] {
         let joined = join(Style::Digest(Scheme::KeyFirst), client, origin, step);
         assert_eq!(joined.wanted.0, Role::Play);
-        assert!(joined.bridge.is_done(), "not handed over: {:?}", joined.bridge.obstacle());
+        assert!(joined.bridge.is_aligned(), "not handed over: {:?}", joined.bridge.obstacle());
         assert!(joined.origin_got == client, "the origin got other bytes, in pieces of {step}");
         assert!(media(origin).len() > 100, "the recording has media");
         assert!(media(&joined.client_got) == media(origin), "media differs, in pieces of {step}");
@@ -313,7 +314,7 @@ fn a_refusal_of_the_origin_keeps_its_code_and_words() {
         .command(0, "_result", 4.0, &[1.0.into()])
         .message(&Command::on_status(&no).to_message(1));
     let joined = join(Style::Simple, &publisher().0, &origin.0, 64);
-    assert!(joined.bridge.refused());
+    assert_eq!(joined.bridge.is_accepted(), Some(false));
     let last = Command::parse(messages(&joined.client_got).last().unwrap()).unwrap();
     assert_eq!(last.status(), Some(no));
 }

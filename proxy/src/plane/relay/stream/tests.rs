@@ -27,12 +27,12 @@ struct Rig {
     client: TcpStream,
     origin: TcpStream,
     meter: Arc<Meter>,
-    relay: JoinHandle<(StreamPair, Exit<Infallible>)>,
+    relay: JoinHandle<(StreamPair, Exit<Infallible, Infallible>)>,
 }
 
 async fn start<F>(mut filter: F, patience: Patience) -> Rig
 where
-    F: Filter<Fault = Infallible> + Send + 'static,
+    F: Filter<Turn = Infallible, Fault = Infallible> + Send + 'static,
 {
     let ((client, for_client), (origin, for_origin)) = (connection().await, connection().await);
     let meter = Arc::new(Meter::default());
@@ -46,9 +46,9 @@ where
 }
 
 impl Rig {
-    async fn end(self) -> (StreamPair, End) {
+    async fn end(self) -> (StreamPair, Closed) {
         match soon(self.relay).await.unwrap() {
-            (pair, Exit::Ended(end)) => (pair, end),
+            (pair, Exit::Closed(closed)) => (pair, closed),
             (_, exit) => panic!("the relay gave the session back: {exit:?}"),
         }
     }
@@ -100,7 +100,7 @@ async fn both_directions_arrive_whole_and_in_order_at_peers_of_any_speed() {
     let (client_out, origin_out) = (up.await.unwrap(), down.await.unwrap());
     drop((client_out, origin_out));
     let (_, exit) = soon(rig.relay).await.unwrap();
-    assert!(matches!(exit, Exit::Ended(End::ClientClosed | End::OriginClosed)), "{exit:?}");
+    assert!(matches!(exit, Exit::Closed(Closed::InOrder(_))), "{exit:?}");
 }
 
 #[tokio::test]
@@ -116,20 +116,20 @@ async fn what_a_leg_sent_before_it_closed_is_written_to_the_other() {
     soon((&mut rig.client).take(1 << 20).read_to_end(&mut received)).await.unwrap();
     write.await.unwrap();
     let (_, exit) = soon(rig.relay).await.unwrap();
-    assert!(matches!(exit, Exit::Ended(End::OriginClosed)), "{exit:?}");
+    assert!(matches!(exit, Exit::Closed(Closed::InOrder(Leg::Origin))), "{exit:?}");
     assert!(received == bytes, "{} of {} bytes", received.len(), bytes.len());
 }
 
 #[tokio::test]
 async fn a_reset_is_told_from_a_close() {
-    for (leg, expected) in [(Leg::Client, End::ClientLost), (Leg::Origin, End::OriginLost)] {
+    for leg in Leg::ALL {
         let mut rig = start(Plain, PATIENT).await;
         let peer = if leg == Leg::Client { &mut rig.client } else { &mut rig.origin };
         SockRef::from(&*peer).set_linger(Some(Duration::ZERO)).unwrap();
         let (spare, _kept) = connection().await;
         drop(std::mem::replace(peer, spare));
-        let (_, exit) = soon(rig.relay).await.unwrap();
-        assert!(matches!(&exit, Exit::Ended(end) if *end == expected), "{leg:?}: {exit:?}");
+        let (_, closed) = rig.end().await;
+        assert_eq!(closed, Closed::Lost(leg));
     }
 }
 
@@ -147,7 +147,7 @@ async fn a_peer_that_reads_nothing_stops_its_sender_holds_little_and_ends() {
         sent
     });
     let (pair, exit) = soon(rig.relay).await.unwrap();
-    assert!(matches!(exit, Exit::Ended(End::Stalled)), "{exit:?}");
+    assert!(matches!(exit, Exit::Closed(Closed::Stalled)), "{exit:?}");
     assert!(pair.out.to_client.len() <= READ, "held {} bytes", pair.out.to_client.len());
     drop(pair);
     let sent = soon(flood).await.unwrap();
@@ -164,54 +164,122 @@ async fn a_session_that_flows_one_way_is_neither_idle_nor_stalled() {
     for _ in 0..20 {
         rig.origin.write_all(b"x").await.unwrap();
         soon(rig.client.read_exact(&mut byte)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        sleep(Duration::from_millis(40)).await;
     }
     assert!(!rig.relay.is_finished(), "ended while it flowed");
     let (_, end) = rig.end().await;
-    assert_eq!(end, End::Idle);
+    assert_eq!(end, Closed::Idle);
 }
 
-/// Looks for a word from the origin, answers it, and is done.
-struct Password(Vec<u8>);
+/// Looks for a word from the origin, answers it, and says so once.
+#[derive(Default)]
+struct Password {
+    heard: Vec<u8>,
+    turned: bool,
+}
 
 impl Filter for Password {
+    type Turn = ();
     type Fault = Infallible;
 
     fn pass(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Infallible> {
         if from == Leg::Client {
             return Ok(Passed::Verbatim);
         }
-        self.0.extend_from_slice(bytes);
+        self.heard.extend_from_slice(bytes);
         out.to_client.extend_from_slice(bytes);
-        if self.is_done() {
+        if self.heard.windows(4).any(|word| word == b"open") {
+            self.turned = true;
             out.to_origin.extend_from_slice(b"heard");
         }
         Ok(Passed::Written)
     }
 
-    fn is_done(&self) -> bool {
-        self.0.windows(4).any(|word| word == b"open")
+    fn turn(&mut self) -> Option<()> {
+        std::mem::take(&mut self.turned).then_some(())
     }
 }
 
 #[tokio::test]
-async fn a_filter_that_is_done_gives_the_pair_back_with_every_byte() {
-    let mut rig = start(Password(Vec::new()), PATIENT).await;
+async fn a_filter_that_turns_gives_the_pair_back_with_every_byte() {
+    let ((mut client, for_client), (mut origin, for_origin)) =
+        (connection().await, connection().await);
+    let mut pair = StreamPair { client: for_client, origin: for_origin, out: Outbox::default() };
+    let meter = Meter::default();
     for piece in [&b"not yet, op"[..], b"en; and more"] {
-        rig.origin.write_all(piece).await.unwrap();
-        rig.client.write_all(b"up").await.unwrap();
-        tokio::task::yield_now().await;
+        origin.write_all(piece).await.unwrap();
+        client.write_all(b"up").await.unwrap();
     }
-    let (mut pair, exit) = soon(rig.relay).await.unwrap();
-    assert!(matches!(exit, Exit::Done), "{exit:?}");
-    let meter = Arc::clone(&rig.meter);
+    let exit = soon(carry(&mut pair, &mut Password::default(), PATIENT, &meter)).await;
+    assert!(matches!(exit, Exit::Turn(())), "{exit:?}");
     let plain = tokio::spawn(async move { carry(&mut pair, &mut Plain, PATIENT, &meter).await });
     let mut got = [0; 23];
-    soon(rig.client.read_exact(&mut got)).await.unwrap();
+    soon(client.read_exact(&mut got)).await.unwrap();
     assert_eq!(&got, b"not yet, open; and more");
     let mut got = [0; 9];
-    soon(rig.origin.read_exact(&mut got)).await.unwrap();
-    assert_eq!(got.iter().filter(|byte| b"heardup".contains(byte)).count(), 9);
-    drop(rig.client);
-    assert!(matches!(soon(plain).await.unwrap(), Exit::Ended(End::ClientClosed)));
+    soon(origin.read_exact(&mut got)).await.unwrap();
+    got.sort_unstable();
+    assert_eq!(&got, b"adehppruu", "heard, and up twice");
+    drop(client);
+    let exit = soon(plain).await.unwrap();
+    assert!(matches!(exit, Exit::Closed(Closed::InOrder(Leg::Client))), "{exit:?}");
+}
+
+/// A pair whose bytes wait already, and the far ends.
+async fn waiting(out: Outbox) -> (StreamPair, TcpStream, TcpStream) {
+    let ((client, for_client), (origin, for_origin)) = (connection().await, connection().await);
+    (StreamPair { client: for_client, origin: for_origin, out }, client, origin)
+}
+
+/// Makes the close of `far` a reset: it has bytes that nobody will read.
+async fn leave_unread(near: &mut TcpStream, far: &TcpStream) {
+    near.write_all(&[1; 100]).await.unwrap();
+    soon(far.readable()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_last_words_of_an_origin_that_resets_reach_the_client() {
+    let out = Outbox { to_origin: vec![2; 1000], ..Outbox::default() };
+    let (mut pair, mut client, mut origin) = waiting(out).await;
+    leave_unread(&mut pair.origin, &origin).await;
+    origin.write_all(b"onStatus: no").await.unwrap();
+    drop(origin);
+    soon(pair.origin.ready(tokio::io::Interest::ERROR)).await.unwrap();
+    let exit = soon(carry(&mut pair, &mut Plain, PATIENT, &Meter::default())).await;
+    assert!(matches!(exit, Exit::Closed(Closed::Lost(Leg::Origin))), "{exit:?}");
+    drop(pair);
+    let mut got = Vec::new();
+    soon(client.read_to_end(&mut got)).await.unwrap();
+    assert_eq!(got, b"onStatus: no");
+}
+
+#[tokio::test]
+async fn the_last_bytes_of_a_client_that_resets_reach_a_slow_origin() {
+    const LENGTH: usize = 8_000_000;
+    let out = Outbox { to_origin: vec![2; LENGTH], to_client: vec![3; 16] };
+    let (mut pair, client, mut origin) = waiting(out).await;
+    SockRef::from(&pair.origin).set_send_buffer_size(4096).unwrap();
+    leave_unread(&mut pair.client, &client).await;
+    drop(client);
+    let reader = tokio::spawn(async move {
+        let mut got = Vec::new();
+        origin.read_to_end(&mut got).await.map(|_| got.len())
+    });
+    let exit = soon(carry(&mut pair, &mut Plain, PATIENT, &Meter::default())).await;
+    assert!(matches!(exit, Exit::Closed(Closed::Lost(Leg::Client))), "{exit:?}");
+    drop(pair);
+    assert_eq!(soon(reader).await.unwrap().unwrap(), LENGTH);
+}
+
+#[tokio::test]
+async fn a_client_that_resets_while_the_origin_stalls_is_noticed_long_before_the_stall() {
+    let rig = start(Plain, Patience { idle: SOON * 9, stall: SOON * 9 }).await;
+    let Rig { mut client, origin, relay, .. } = rig;
+    let piece = media(1 << 20);
+    while timeout(Duration::from_millis(200), client.write_all(&piece)).await.is_ok() {}
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let (_, exit) = soon(relay).await.unwrap();
+    assert!(matches!(exit, Exit::Closed(Closed::Lost(Leg::Client))), "{exit:?}");
+    drop(origin);
 }

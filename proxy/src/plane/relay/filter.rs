@@ -1,0 +1,34 @@
+//! A look at the bytes that pass through the relay.
+
+use crate::plane::{Leg, Outbox};
+
+/// Looks at the bytes that pass, and may replace them.
+pub trait Filter {
+    /// What the relay's caller must hear of before it goes on.
+    type Turn;
+    /// Why the session cannot go on.
+    type Fault;
+
+    /// `bytes` came from `from`. With [`Passed::Verbatim`] they go on as they are; with
+    /// [`Passed::Written`] the filter has put what goes on into `out`, for either leg.
+    fn pass(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Self::Fault>;
+
+    /// Something that has turned since the last call: the relay gives it to its caller.
+    fn turn(&mut self) -> Option<Self::Turn> {
+        None
+    }
+
+    /// Whether an answer is awaited: what comes is then acknowledged without delay.
+    fn is_waiting(&self) -> bool {
+        false
+    }
+}
+
+/// What a [`Filter`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passed {
+    /// Nothing: the bytes go on.
+    Verbatim,
+    /// It wrote what goes on.
+    Written,
+}

@@ -1,0 +1,149 @@
+//! One live session, as logs and the API see it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tracing::Level;
+
+use super::{End, Protocol, Role};
+use crate::plane::Meter;
+use crate::stream::StreamKey;
+
+/// Name of a session in logs and in the API, unique for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub(super) u64);
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s{:06}", self.0)
+    }
+}
+
+/// What is known of a session as it goes on.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Publish or play, once said.
+    pub role: Option<Role>,
+    /// The stream, once known.
+    pub stream: Option<StreamKey>,
+    /// The origin's name and the address that was connected.
+    pub origin: Option<(Arc<str>, SocketAddr)>,
+    /// How the bytes move, and why not by a faster way.
+    pub plane: Option<(&'static str, &'static str)>,
+}
+
+/// One live session.
+#[derive(Debug)]
+pub struct Session {
+    /// Its name.
+    pub id: SessionId,
+    /// What the client speaks.
+    pub protocol: Protocol,
+    /// Where the client is.
+    pub client: SocketAddr,
+    /// Bytes so far.
+    pub meter: Meter,
+    started: Instant,
+    progress: Mutex<Progress>,
+}
+
+impl Session {
+    pub(super) fn new(id: SessionId, protocol: Protocol, client: SocketAddr) -> Self {
+        Self {
+            id,
+            protocol,
+            client,
+            meter: Meter::default(),
+            started: Instant::now(),
+            progress: Mutex::default(),
+        }
+    }
+
+    /// Notes what has become known.
+    pub fn note(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.progress.lock());
+    }
+
+    /// What is known now.
+    pub fn progress(&self) -> Progress {
+        self.progress.lock().clone()
+    }
+
+    /// Time since the client was admitted.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The session as the API shows it.
+    pub fn view(&self) -> SessionView {
+        let progress = self.progress();
+        let [to_origin, to_client] = self.meter.read();
+        let (origin, origin_address) = progress.origin.unzip();
+        let (plane, plane_reason) = progress.plane.unzip();
+        SessionView {
+            id: self.id.to_string(),
+            protocol: self.protocol.as_str(),
+            role: progress.role.map(Role::as_str),
+            client: self.client,
+            stream: progress.stream.map(|key| key.to_string()),
+            origin,
+            origin_address,
+            plane,
+            plane_reason,
+            bytes_to_origin: to_origin,
+            bytes_to_client: to_client,
+            seconds: self.age().as_secs_f64(),
+        }
+    }
+}
+
+/// One session in `GET /api/v1/sessions`. Members not yet known are absent.
+#[derive(Debug, Serialize)]
+pub struct SessionView {
+    id: String,
+    protocol: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    client: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin_address: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plane: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plane_reason: Option<&'static str>,
+    bytes_to_origin: u64,
+    bytes_to_client: u64,
+    seconds: f64,
+}
+
+/// The session's one line in the log. Whoever asked for no stream was a scanner or a health
+/// check: counted, but not worth an operator's eye.
+pub(super) fn summarize(view: &SessionView, end: End) {
+    macro_rules! line {
+        ($level:expr) => {
+            tracing::event!(
+                $level,
+                protocol = view.protocol,
+                role = view.role.unwrap_or("-"),
+                client = %view.client,
+                stream = view.stream.as_deref().unwrap_or("-"),
+                origin = view.origin.as_deref().unwrap_or("-"),
+                plane = view.plane.unwrap_or("-"),
+                bytes_to_origin = view.bytes_to_origin,
+                bytes_to_client = view.bytes_to_client,
+                seconds = format_args!("{:.3}", view.seconds),
+                end = end.as_str(),
+                "session ended"
+            )
+        };
+    }
+    if view.stream.is_some() { line!(Level::INFO) } else { line!(Level::DEBUG) }
+}

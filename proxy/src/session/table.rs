@@ -1,0 +1,267 @@
+//! Every live session within its limits, and the counts of those that ended.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::record::summarize;
+use super::{End, Protocol, Role, Session, SessionId};
+use crate::plane::Leg;
+
+/// How many sessions may live at once.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// In total.
+    pub total: usize,
+    /// Of one client address, or of one IPv6 network of 64 bits.
+    pub per_client: usize,
+}
+
+/// Counts since start, for metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Sessions that were handed to a plane, by protocol and role.
+    pub setups: [[u64; Role::ALL.len()]; Protocol::ALL.len()],
+    /// Ended sessions, by protocol and reason.
+    pub ends: [[u64; End::ALL.len()]; Protocol::ALL.len()],
+    /// Bytes of ended and live sessions, by protocol and direction.
+    pub bytes: [[u64; Leg::ALL.len()]; Protocol::ALL.len()],
+    /// Live sessions, by protocol.
+    pub live: [u64; Protocol::ALL.len()],
+}
+
+/// Every live session, and the counts of those that ended.
+#[derive(Debug)]
+pub struct Sessions {
+    limits: SessionLimits,
+    table: Mutex<Table>,
+    emptied: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    last_id: u64,
+    live: HashMap<SessionId, Arc<Session>>,
+    /// Live sessions per [`source`]; one without any has no entry.
+    clients: HashMap<IpAddr, usize>,
+    totals: Totals,
+}
+
+impl Sessions {
+    /// An empty table with these limits.
+    pub fn new(limits: SessionLimits) -> Arc<Self> {
+        Arc::new(Self { limits, table: Mutex::default(), emptied: Notify::new() })
+    }
+
+    /// Takes a client in, or says which limit forbids it; a refusal is counted here.
+    pub fn admit(self: &Arc<Self>, client: SocketAddr, protocol: Protocol) -> Result<Live, End> {
+        // An IPv4 client of a dual-stack socket is one client with its IPv4 self.
+        let ip = client.ip().to_canonical();
+        let client = SocketAddr::new(ip, client.port());
+        let mut table = self.table.lock();
+        let refusal = if table.live.len() >= self.limits.total {
+            Some(End::TooManySessions)
+        } else if table.clients.get(&source(ip)).is_some_and(|&n| n >= self.limits.per_client) {
+            Some(End::TooManyFromClient)
+        } else {
+            None
+        };
+        if let Some(end) = refusal {
+            table.totals.count_end(protocol, end);
+            return Err(end);
+        }
+        table.last_id += 1;
+        let session = Arc::new(Session::new(SessionId(table.last_id), protocol, client));
+        table.live.insert(session.id, Arc::clone(&session));
+        *table.clients.entry(source(ip)).or_default() += 1;
+        Ok(Live { session, table: Arc::clone(self), end: End::Aborted })
+    }
+
+    /// The live session of this name.
+    pub fn get(&self, id: &str) -> Option<Arc<Session>> {
+        let number = id.strip_prefix('s')?.parse().ok()?;
+        self.table.lock().live.get(&SessionId(number)).cloned()
+    }
+
+    /// Every live session, oldest first.
+    pub fn list(&self) -> Vec<Arc<Session>> {
+        let mut list: Vec<_> = self.table.lock().live.values().cloned().collect();
+        list.sort_by_key(|session| session.id);
+        list
+    }
+
+    /// How many sessions live.
+    pub fn count(&self) -> usize {
+        self.table.lock().live.len()
+    }
+
+    /// Returns when no session lives.
+    pub async fn all_ended(&self) {
+        loop {
+            let emptied = self.emptied.notified();
+            if self.count() == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// Counts since start; bytes of live sessions are in them.
+    pub fn totals(&self) -> Totals {
+        let table = self.table.lock();
+        let mut totals = table.totals.clone();
+        for session in table.live.values() {
+            totals.count_bytes(session);
+            if let Some(live) = totals.live.get_mut(session.protocol as usize) {
+                *live += 1;
+            }
+        }
+        totals
+    }
+}
+
+impl Totals {
+    fn count_end(&mut self, protocol: Protocol, end: End) {
+        if let Some(n) = self.ends.get_mut(protocol as usize).and_then(|e| e.get_mut(end as usize))
+        {
+            *n += 1;
+        }
+    }
+
+    fn count_bytes(&mut self, session: &Session) {
+        if let Some(sums) = self.bytes.get_mut(session.protocol as usize) {
+            for (sum, bytes) in sums.iter_mut().zip(session.meter.read()) {
+                *sum += bytes;
+            }
+        }
+    }
+}
+
+/// The owner of one session's place in the table. Its drop ends the session: once, counted,
+/// with one line in the log.
+#[derive(Debug)]
+pub struct Live {
+    session: Arc<Session>,
+    table: Arc<Sessions>,
+    end: End,
+}
+
+impl Live {
+    /// The session.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Counts the session as set up: from here its bytes are a plane's.
+    pub fn established(&self, role: Role) {
+        let mut table = self.table.table.lock();
+        let setups = table.totals.setups.get_mut(self.session.protocol as usize);
+        if let Some(n) = setups.and_then(|s| s.get_mut(role as usize)) {
+            *n += 1;
+        }
+    }
+
+    /// Ends the session for this reason.
+    pub fn end(mut self, end: End) {
+        self.end = end;
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        let session = &self.session;
+        let mut table = self.table.table.lock();
+        table.live.remove(&session.id);
+        let source = source(session.client.ip());
+        if let Some(n) = table.clients.get_mut(&source) {
+            *n -= 1;
+            if *n == 0 {
+                table.clients.remove(&source);
+            }
+        }
+        table.totals.count_end(session.protocol, self.end);
+        table.totals.count_bytes(session);
+        let empty = table.live.is_empty();
+        drop(table);
+        if empty {
+            self.table.emptied.notify_waiters();
+        }
+        summarize(&session.view(), self.end);
+    }
+}
+
+/// What counts as one client: an IPv4 address, or the IPv6 network that one subscriber gets.
+fn source(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sessions(total: usize, per_client: usize) -> Arc<Sessions> {
+        Sessions::new(SessionLimits { total, per_client })
+    }
+
+    fn admit(sessions: &Arc<Sessions>, client: &str) -> Result<Live, End> {
+        sessions.admit(client.parse().unwrap(), Protocol::Rtmp)
+    }
+
+    #[test]
+    fn a_session_is_known_while_it_lives_and_counted_when_it_ends() {
+        let sessions = sessions(10, 10);
+        let live = admit(&sessions, "192.0.2.1:1000").unwrap();
+        live.session().meter.wrote(Leg::Client, 7);
+        let name = live.session().id.to_string();
+        assert!(sessions.get(&name).is_some());
+        assert_eq!(sessions.totals().bytes, [[0, 7]]);
+        live.end(End::Idle);
+        assert!(sessions.get(&name).is_none(), "{name} is gone");
+        let totals = sessions.totals();
+        assert_eq!((totals.live, totals.bytes), ([0], [[0, 7]]));
+        assert_eq!(totals.ends[0][End::Idle as usize], 1);
+        assert!(sessions.table.lock().clients.is_empty(), "a client without a session is kept");
+    }
+
+    #[test]
+    fn each_limit_refuses_for_its_own_reason_until_a_place_is_free() {
+        let sessions = sessions(3, 2);
+        let first = admit(&sessions, "192.0.2.1:1").unwrap();
+        // The same host through a dual-stack socket.
+        let _second = admit(&sessions, "[::ffff:192.0.2.1]:2").unwrap();
+        assert_eq!(admit(&sessions, "192.0.2.1:3").unwrap_err(), End::TooManyFromClient);
+        let _other = admit(&sessions, "192.0.2.2:1").unwrap();
+        assert_eq!(admit(&sessions, "192.0.2.3:1").unwrap_err(), End::TooManySessions);
+        first.end(End::ClientClosed);
+        assert!(admit(&sessions, "192.0.2.1:4").is_ok(), "a place is free again");
+    }
+
+    #[test]
+    fn a_subscriber_does_not_get_a_place_for_each_of_its_addresses() {
+        let sessions = sessions(10, 1);
+        let _first = admit(&sessions, "[2001:db8::1]:1").unwrap();
+        let second = admit(&sessions, "[2001:db8::2]:1");
+        assert_eq!(second.unwrap_err(), End::TooManyFromClient);
+        assert!(admit(&sessions, "[2001:db8:0:1::1]:1").is_ok(), "another network");
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_last_session_is_told() {
+        let sessions = sessions(10, 10);
+        let live = admit(&sessions, "192.0.2.1:1").unwrap();
+        let waiting = tokio::spawn({
+            let sessions = Arc::clone(&sessions);
+            async move { sessions.all_ended().await }
+        });
+        tokio::task::yield_now().await;
+        drop(live);
+        waiting.await.unwrap();
+        assert_eq!(sessions.totals().ends[0][End::Aborted as usize], 1);
+    }
+}
