@@ -187,7 +187,9 @@ fn cargo_test(args: &[OsString], without_ebpf: bool) -> Result<Tally> {
     let skips = target_dir()?.join("skipped-tests.txt");
     fs::create_dir_all(target_dir()?)?;
     fs::write(&skips, "")?;
-    let mut command = cargo(["test", "--workspace", "--locked", "--no-fail-fast"])?;
+    let names_packages = args.iter().any(|arg| arg == "-p" || arg == "--package");
+    let mut command = cargo(["test", "--locked", "--no-fail-fast"])?;
+    command.args((!names_packages).then_some("--workspace"));
     command.args(args).env("SRS_PROXY_SKIPS", &skips);
     if without_ebpf {
         command.env("SRS_PROXY_SKIP_EBPF", "1");
