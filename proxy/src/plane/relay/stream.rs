@@ -240,8 +240,8 @@ impl<F: Filter> Relay<'_, F> {
         match &mut self.ending {
             Some(ending) => {
                 let waiting = self.pair.out.waiting_for(ending.leg.other());
-                let (before, times) = ending.left;
-                ending.left = (waiting, if waiting == before { times + 1 } else { 0 });
+                let (seen, unchanged) = ending.left;
+                ending.left = (waiting, if waiting == seen { unchanged + 1 } else { 0 });
                 if ending.left.1 >= LAST_PROBES {
                     ending.read_on = false;
                     self.pair.out.towards(ending.leg.other()).clear();
