@@ -1,11 +1,14 @@
 //! How the proxy stops: new clients are refused, those that are there may finish, and nothing
 //! waits for ever.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(unix)]
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -23,27 +26,68 @@ pub struct Stop {
     pub sessions: CancellationToken,
 }
 
-/// Requests to stop: each SIGTERM, SIGINT or SIGHUP, or Ctrl-C.
+/// Requests to stop: each SIGTERM or SIGINT, or Ctrl-C.
 #[derive(Debug)]
 pub struct Signals(UnboundedReceiver<()>);
 
 impl Signals {
-    /// Hears signals from here on. The process is gone `force` after the first, whatever hangs:
-    /// neither the runtime nor the log is asked.
-    pub fn hear(force: Duration) -> Result<Self, ctrlc::Error> {
+    /// Hears signals from here on, on a thread of its own. The process is gone `force` after the
+    /// first, whatever hangs: neither the proxy's runtime nor its log is asked.
+    pub fn hear(force: Duration) -> io::Result<Self> {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let mut is_first = true;
-        ctrlc::try_set_handler(move || {
-            if std::mem::take(&mut is_first) {
-                std::thread::spawn(move || {
-                    std::thread::sleep(force);
-                    std::process::exit(0);
-                });
-            }
-            // Nobody listens any more once the process is about to end.
-            let _ended = sender.send(());
-        })?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut requests = runtime.block_on(async { Requests::listen() })?;
+        std::thread::spawn(move || {
+            runtime.block_on(async {
+                requests.next().await;
+                let exit_at = Instant::now() + force;
+                // Nobody listens any more once the process is about to end.
+                let _ended = sender.send(());
+                while timeout_at(exit_at, requests.next()).await.is_ok() {
+                    let _ended = sender.send(());
+                }
+                std::process::exit(0);
+            });
+        });
         Ok(Self(receiver))
+    }
+}
+
+#[cfg(unix)]
+struct Requests {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+#[cfg(unix)]
+impl Requests {
+    fn listen() -> io::Result<Self> {
+        let interrupt = signal(SignalKind::interrupt())?;
+        Ok(Self { interrupt, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Requests;
+
+#[cfg(not(unix))]
+impl Requests {
+    fn listen() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            // There is no console to come from.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
