@@ -13,7 +13,7 @@ use crate::proto::rtmp::chunk::{
     ChunkEvent, ChunkHeader, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE, Format,
 };
 use crate::proto::rtmp::command::{Command, Status};
-use crate::proto::rtmp::message::{Message, kind, map_user_control_stream};
+use crate::proto::rtmp::message::{CONTROL_CHUNK_STREAM, Message, kind, map_user_control_stream};
 
 use super::client::Wanted;
 use super::fault::Fault;
@@ -21,6 +21,9 @@ use super::origin::{Agreement, stream_id};
 
 /// Calls of createStream that the origin has not answered yet, at most.
 const MAX_ASKED: usize = 16;
+
+/// The largest chunk stream id (RTMP 1.0 section 5.3.1.1).
+const LAST_CHUNK_STREAM: u32 = 65_599;
 
 /// A peer that wants to hear more often costs more to answer than to serve, bytes.
 const SMALLEST_WINDOW: u32 = 4096;
@@ -127,8 +130,14 @@ impl Bridge {
             way.writer = ChunkWriter::new(way.reader.chunk_size());
             // The other way may be inside a chunk that it holds back; the reader has its bytes.
             way.held.drain(..way.held.len() - way.unread);
-            for chunk_stream in way.reader.unfinished() {
-                way.writer.write(&Message::abort(chunk_stream), out.towards(from.other()));
+            let unfinished: Vec<u32> = way.reader.unfinished().collect();
+            // A message on the control chunk stream may itself be unfinished.
+            let free =
+                (CONTROL_CHUNK_STREAM..=LAST_CHUNK_STREAM).find(|id| !unfinished.contains(id));
+            let chunk_stream = free.unwrap_or(CONTROL_CHUNK_STREAM);
+            for aborted in unfinished {
+                let abort = Message { chunk_stream, ..Message::abort(aborted) };
+                way.writer.write(&abort, out.towards(from.other()));
             }
         }
     }

@@ -255,15 +255,20 @@ impl Chunks {
             let mut input = self.raw.get(self.read..).unwrap_or_default();
             let before = input.len();
             let event = self.reader.read(&mut input)?;
-            let began = self.read;
             self.read += before - input.len();
             match event {
                 None => return Ok(None),
-                Some(ChunkEvent::Header(ChunkHeader { chunk_stream, begins_message, .. })) => {
+                Some(ChunkEvent::Header(ChunkHeader {
+                    chunk_stream,
+                    begins_message,
+                    bytes,
+                    ..
+                })) => {
                     if begins_message {
                         // An aborted message has left its begin behind.
                         self.begins.retain(|&(id, _)| id != chunk_stream);
-                        self.begins.push((chunk_stream, began));
+                        // The end of another message's chunk may have been read with the header.
+                        self.begins.push((chunk_stream, self.read - bytes));
                     }
                 }
                 Some(ChunkEvent::Message(message)) => {
