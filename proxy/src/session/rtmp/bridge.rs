@@ -242,7 +242,10 @@ impl Filter for Bridge {
         let mut rest = buffer.get(read_before..).unwrap_or_default();
         // Where the last chunk ended: bytes before it can go on, if they go on verbatim.
         let mut boundary = 0;
-        while let Some(event) = self.way(from).reader.read(&mut rest)? {
+        // Behind the answer nothing is read, wherever it stands in the buffer.
+        while !self.is_done()
+            && let Some(event) = self.way(from).reader.read(&mut rest)?
+        {
             let read = buffer.len() - rest.len();
             match event {
                 ChunkEvent::Header(header) => {

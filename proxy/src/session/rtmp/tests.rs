@@ -321,6 +321,17 @@ fn an_unfinished_message_on_the_control_chunk_stream_is_aborted_from_another() {
 }
 
 #[test]
+fn nothing_behind_the_answer_is_read_wherever_the_pieces_end() {
+    let message_over_the_limit = [6, 0, 0, 0, 0xff, 0xff, 0xff, 9, 1, 0, 0, 0];
+    let origin = [published(1.0).0.as_slice(), &message_over_the_limit].concat();
+    for step in [1, 100, 1 << 20] {
+        let joined = join(Style::Simple, &publisher().0, &origin, step);
+        assert!(joined.bridge.is_done());
+        assert!(joined.client_got.ends_with(&message_over_the_limit), "in pieces of {step}");
+    }
+}
+
+#[test]
 fn each_leg_hears_of_its_own_bytes_where_messages_are_relayed() {
     let mut client = publisher();
     for _ in 0..100 {
