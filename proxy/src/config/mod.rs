@@ -9,6 +9,8 @@ mod command;
 mod dotenv;
 mod error;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod listen;
 mod settings;
 mod source;

@@ -6,6 +6,10 @@ use thiserror::Error;
 /// Objects inside objects, at most.
 const MAX_DEPTH: usize = 16;
 
+/// Values inside one value, at most. A byte of input can be a value, and a value in memory is many
+/// bytes; the largest connect objects have some thirty.
+const MAX_VALUES: usize = 1024;
+
 /// AMF0 type markers (section 2.1).
 mod marker {
     pub(super) const NUMBER: u8 = 0x00;
@@ -62,12 +66,16 @@ pub enum AmfError {
     /// Deeper than 16 levels.
     #[error("values are nested too deeply")]
     TooDeep,
+    /// More than 1024 values in one.
+    #[error("too many values")]
+    TooMany,
 }
 
 impl Value {
     /// Takes one value off the front of `input`.
     pub fn read(input: &mut &[u8]) -> Result<Self, AmfError> {
-        read_value(input, MAX_DEPTH)
+        let mut values = MAX_VALUES;
+        read_value(input, &mut Room { depth: MAX_DEPTH, values: &mut values })
     }
 
     /// Appends the value to `out` as AMF0.
@@ -143,8 +151,24 @@ impl From<f64> for Value {
     }
 }
 
-fn read_value(input: &mut &[u8], depth: usize) -> Result<Value, AmfError> {
-    let Some(inner) = depth.checked_sub(1) else { return Err(AmfError::TooDeep) };
+/// How much more a value may hold.
+struct Room<'a> {
+    depth: usize,
+    /// Shared by all values inside one.
+    values: &'a mut usize,
+}
+
+impl Room<'_> {
+    /// Room inside a value, which itself takes some.
+    fn enter(&mut self) -> Result<Room<'_>, AmfError> {
+        let depth = self.depth.checked_sub(1).ok_or(AmfError::TooDeep)?;
+        *self.values = self.values.checked_sub(1).ok_or(AmfError::TooMany)?;
+        Ok(Room { depth, values: self.values })
+    }
+}
+
+fn read_value(input: &mut &[u8], room: &mut Room<'_>) -> Result<Value, AmfError> {
+    let mut inner = room.enter()?;
     Ok(match byte(input)? {
         marker::NUMBER => Value::Number(f64::from_be_bytes(array(input)?)),
         marker::BOOLEAN => Value::Boolean(byte(input)? != 0),
@@ -153,20 +177,20 @@ fn read_value(input: &mut &[u8], depth: usize) -> Result<Value, AmfError> {
             let length = u32::from_be_bytes(array(input)?);
             Value::String(text(input, length as usize)?)
         }
-        marker::OBJECT => Value::Object(members(input, inner)?),
+        marker::OBJECT => Value::Object(members(input, &mut inner)?),
         marker::ECMA_ARRAY => {
             // The count is a hint (section 2.10); encoders write zero and end with a marker.
             array::<4>(input)?;
-            Value::Object(members(input, inner)?)
+            Value::Object(members(input, &mut inner)?)
         }
         marker::TYPED_OBJECT => {
             short_string(input)?;
-            Value::Object(members(input, inner)?)
+            Value::Object(members(input, &mut inner)?)
         }
         marker::STRICT_ARRAY => {
             let count = u32::from_be_bytes(array(input)?);
             // Every value takes a byte at least, so the loop is bounded by the input.
-            let values = (0..count).map(|_| read_value(input, inner));
+            let values = (0..count).map(|_| read_value(input, &mut inner));
             Value::Array(values.collect::<Result<_, _>>()?)
         }
         marker::DATE => {
@@ -186,7 +210,7 @@ fn read_value(input: &mut &[u8], depth: usize) -> Result<Value, AmfError> {
 }
 
 /// Members up to the empty name and the end marker (section 2.5).
-fn members(input: &mut &[u8], depth: usize) -> Result<Vec<(String, Value)>, AmfError> {
+fn members(input: &mut &[u8], room: &mut Room<'_>) -> Result<Vec<(String, Value)>, AmfError> {
     let mut members = Vec::new();
     loop {
         let name = short_string(input)?;
@@ -194,7 +218,7 @@ fn members(input: &mut &[u8], depth: usize) -> Result<Vec<(String, Value)>, AmfE
             byte(input)?;
             return Ok(members);
         }
-        members.push((name, read_value(input, depth)?));
+        members.push((name, read_value(input, room)?));
     }
 }
 
@@ -340,6 +364,14 @@ mod tests {
         assert_eq!(read(&array), Err(AmfError::Truncated));
         let text = [marker::LONG_STRING, 0xff, 0xff, 0xff, 0xff, b'a'];
         assert_eq!(read(&text), Err(AmfError::Truncated));
+    }
+
+    #[test]
+    fn a_value_of_many_small_ones_is_refused_before_it_costs_memory() {
+        let array = [&[marker::STRICT_ARRAY, 0, 0x10, 0, 0][..], &[marker::NULL; 4096]].concat();
+        assert_eq!(read(&array), Err(AmfError::TooMany));
+        let members = [&[marker::OBJECT][..], &[0, 1, b'a', marker::NULL].repeat(4096)].concat();
+        assert_eq!(read(&members), Err(AmfError::TooMany));
     }
 
     #[test]

@@ -139,7 +139,9 @@ impl Bridge {
         way.held.extend_from_slice(bytes);
         let mut fit = 0;
         let mut obstacle = None;
+        // Behind the answer nothing is read: those bytes pass whatever they are.
         while obstacle.is_none()
+            && self.answer.is_none()
             && let Some(event) = self.way(from).scout()?
         {
             match event {

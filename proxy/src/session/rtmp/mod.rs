@@ -7,6 +7,8 @@
 mod bridge;
 mod client;
 mod fault;
+#[cfg(test)]
+mod fuzz;
 mod origin;
 mod reach;
 #[cfg(test)]

@@ -286,6 +286,52 @@ fn a_first_compressed_header_behind_the_answers_ends_the_plain_bytes() {
     }
 }
 
+/// A message cut behind its first chunk, and what is missing.
+fn first_chunk(script: &Script) -> (&[u8], &[u8]) {
+    script.0.split_at(12 + 128)
+}
+
+#[test]
+fn a_publish_inside_another_message_is_no_cut_through_it() {
+    let video = Script::default().video(1, 7);
+    let (begin, end) = first_chunk(&video);
+    let asked = Script::default().connect().command(0, "createStream", 4.0, &[]).0;
+    let publish = Script::default().command(1, "publish", 5.0, &["s".into()]).0;
+    let client = [&asked, begin, &publish, end].concat();
+    let (wanted, _, _) = ask(Style::Simple, &client, 1 << 20).unwrap();
+    assert_eq!(wanted.head, asked, "the head ends between messages");
+    for (step, stream) in [(1, 1.0), (1, 5.0), (1 << 20, 1.0), (1 << 20, 5.0)] {
+        let joined = join(Style::Simple, &client, &published(stream).0, step);
+        assert_eq!(media(&joined.origin_got)[0].payload, vec![7; 300]);
+    }
+}
+
+#[test]
+fn an_unfinished_message_on_the_control_chunk_stream_is_relayed_whole() {
+    let video = Script::default().message(&Message {
+        chunk_stream: 2,
+        ..messages(&Script::default().video(1, 7).0).remove(0)
+    });
+    let (begin, end) = first_chunk(&video);
+    let asked = Script::default().connect().command(0, "createStream", 4.0, &[]).0;
+    let publish = Script::default().command(1, "publish", 5.0, &["s".into()]).0;
+    let client = [&asked, begin, &publish, end, &video.0].concat();
+    let joined = join(Style::Simple, &client, &published(5.0).0, 100);
+    let payloads: Vec<_> = media(&joined.origin_got).into_iter().map(|m| m.payload).collect();
+    assert_eq!(payloads, [vec![7; 300], vec![7; 300]]);
+}
+
+#[test]
+fn nothing_behind_the_answer_is_read_wherever_the_pieces_end() {
+    let message_over_the_limit = [6, 0, 0, 0, 0xff, 0xff, 0xff, 9, 1, 0, 0, 0];
+    let origin = [published(1.0).0.as_slice(), &message_over_the_limit].concat();
+    for step in [1, 100, 1 << 20] {
+        let joined = join(Style::Simple, &publisher().0, &origin, step);
+        assert!(joined.bridge.is_aligned());
+        assert!(joined.client_got.ends_with(&message_over_the_limit), "in pieces of {step}");
+    }
+}
+
 #[test]
 fn each_leg_hears_of_its_own_bytes_where_messages_are_relayed() {
     let mut client = publisher();

@@ -61,6 +61,8 @@ pub struct ChunkHeader {
     pub format: Format,
     /// Whether a message begins here.
     pub begins_message: bool,
+    /// Bytes of the header itself.
+    pub bytes: usize,
 }
 
 /// What the reader found next.
@@ -189,7 +191,8 @@ impl ChunkReader {
         {
             return Err(ChunkError::MessageTooLarge(next.length));
         }
-        let header = ChunkHeader { chunk_stream: id, format, begins_message };
+        let bytes = input.len() - rest.len();
+        let header = ChunkHeader { chunk_stream: id, format, begins_message, bytes };
         let stream = self.streams.entry(id).or_default();
         let partial = stream.partial.take().unwrap_or_default();
         *stream = ChunkStream { partial: Some(partial), ..next };
