@@ -122,7 +122,8 @@ impl File {
 
     /// Whether the whole file is a test module of the file beside or above it.
     fn is_test(&self) -> bool {
-        self.path.ends_with("/tests.rs") || self.path.contains("/tests/")
+        let name = self.path.rsplit('/').next().unwrap_or_default();
+        matches!(name, "tests.rs" | "fuzz.rs") || self.path.contains("/tests/")
     }
 
     fn finding(&self, line: usize, rule: &'static str, what: impl Into<String>) -> Finding {
