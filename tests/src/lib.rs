@@ -5,6 +5,7 @@
 
 pub mod cluster;
 pub mod ffmpeg;
+pub mod flv;
 pub mod http;
 pub mod nginx;
 pub mod packets;

@@ -116,6 +116,8 @@ pub struct Session {
     pub origin_address: String,
     /// How its bytes move.
     pub plane: String,
+    /// Why they do not move faster.
+    pub plane_reason: String,
     /// Bytes towards the origin.
     pub bytes_to_origin: u64,
     /// Bytes towards the client.
@@ -132,6 +134,7 @@ impl Session {
             stream: text("stream"),
             origin_address: text("origin_address"),
             plane: text("plane"),
+            plane_reason: text("plane_reason"),
             bytes_to_origin: number("bytes_to_origin"),
             bytes_to_client: number("bytes_to_client"),
         }

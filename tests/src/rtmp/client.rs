@@ -6,11 +6,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rml_rtmp::messages::RtmpMessage;
+use rml_rtmp::messages::{MessagePayload, RtmpMessage};
 use rml_rtmp::rml_amf0::Amf0Value;
+use rml_rtmp::time::RtmpTimestamp;
 
 use super::APP;
 use super::peer::{Command, KEY_FRAME, PATIENCE, Peer, object, text};
+use crate::flv::Tag;
 
 /// A client with one stream. Its connection closes when dropped.
 pub struct Client {
@@ -97,6 +99,27 @@ impl Client {
         self.peer.send(RtmpMessage::VideoData { data }, self.stream)
     }
 
+    /// Sends a tag of a file as the message that it is.
+    pub fn send_tag(&mut self, tag: &Tag) -> Result<()> {
+        self.peer.send_payload(MessagePayload {
+            timestamp: RtmpTimestamp::new(tag.timestamp),
+            type_id: tag.kind,
+            message_stream_id: self.stream,
+            data: tag.data.clone().into(),
+        })
+    }
+
+    /// The next message of media or metadata.
+    pub fn next_tag(&mut self) -> Result<Tag> {
+        loop {
+            let message = self.peer.read()?;
+            if matches!(message.type_id, 8 | 9 | 18) {
+                let (kind, timestamp) = (message.type_id, message.timestamp.value);
+                return Ok(Tag { kind, timestamp, data: message.data.to_vec() });
+            }
+        }
+    }
+
     /// Reads until this many bytes have come, whatever they are.
     pub fn read_bytes(&mut self, least: u64) -> Result<()> {
         let mut buffer = vec![0; 64 * 1024];
@@ -146,7 +169,8 @@ impl Client {
         self.peer.socket()
     }
 
-    fn expect(&mut self, code: &str) -> Result<()> {
+    /// Waits for this status; an error before it fails.
+    pub fn expect(&mut self, code: &str) -> Result<()> {
         loop {
             let status = self.status().with_context(|| format!("waiting for {code}"))?;
             if status.code == code {
@@ -158,7 +182,8 @@ impl Client {
         }
     }
 
-    fn create_stream(&mut self) -> Result<()> {
+    /// One more stream; the last one is used.
+    pub fn create_stream(&mut self) -> Result<()> {
         self.peer.call(0, "createStream", 2.0, Amf0Value::Null, Vec::new())?;
         match self.result(2.0).context("createStream")?.arguments.first() {
             #[expect(

@@ -124,6 +124,13 @@ impl Peer {
         Ok(())
     }
 
+    /// Sends a message as it is.
+    pub fn send_payload(&mut self, message: MessagePayload) -> Result<()> {
+        let bytes = self.writer.serialize(&message, false, true)?.bytes;
+        self.socket.write_all(&bytes)?;
+        Ok(())
+    }
+
     /// Calls or answers.
     pub fn call(
         &mut self,

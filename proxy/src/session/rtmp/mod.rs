@@ -40,7 +40,7 @@ use crate::stream::{Ask, StreamKey, Vhosts};
 const HANDSHAKE: u64 = 1 + 2 * PACKET as u64;
 
 /// Bytes of one read before the hand-over.
-const READ: usize = 16 * 1024;
+const READ: usize = 4 * 1024;
 
 /// How long a leg that was closed may still send what nobody reads, so that what it was told
 /// last is not overtaken by a reset.
