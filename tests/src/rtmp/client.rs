@@ -101,7 +101,7 @@ impl Client {
 
     /// Sends a tag of a file as the message that it is.
     pub fn send_tag(&mut self, tag: &Tag) -> Result<()> {
-        self.peer.send_payload(MessagePayload {
+        self.peer.send_payload(&MessagePayload {
             timestamp: RtmpTimestamp::new(tag.timestamp),
             type_id: tag.kind,
             message_stream_id: self.stream,

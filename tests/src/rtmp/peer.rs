@@ -125,8 +125,8 @@ impl Peer {
     }
 
     /// Sends a message as it is.
-    pub fn send_payload(&mut self, message: MessagePayload) -> Result<()> {
-        let bytes = self.writer.serialize(&message, false, true)?.bytes;
+    pub fn send_payload(&mut self, message: &MessagePayload) -> Result<()> {
+        let bytes = self.writer.serialize(message, false, true)?.bytes;
         self.socket.write_all(&bytes)?;
         Ok(())
     }
