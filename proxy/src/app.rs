@@ -6,18 +6,22 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::interval;
-use tracing::info;
+use tokio::time::{interval, timeout};
+use tracing::{info, warn};
 
 use crate::api::{self, ApiState};
 use crate::config::{Config, DefaultBackend, ListenAddrs};
 use crate::drain::Stop;
-use crate::listen::tcp;
+use crate::listen::tcp::{self, Bound};
 use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
 use crate::plane::{Patience, ebpf_object};
 use crate::session::rtmp::{Rtmp, RtmpSettings};
 use crate::session::{Protocol, SessionLimits, Sessions};
+use crate::telemetry::Seldom;
+
+/// For all tasks to end when the proxy stops.
+const FINISH: Duration = Duration::from_secs(3);
 
 /// How often what has expired is swept out.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -34,14 +38,17 @@ pub struct App {
 }
 
 impl App {
-    /// Binds every listener, or says which one cannot be.
-    pub fn bind(config: &Config) -> anyhow::Result<Self> {
-        let rtmp_listeners = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
-        let api_listeners = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
+    /// Binds every listener, or says which one cannot be. At most `most_sessions` are let in.
+    pub fn bind(config: &Config, most_sessions: usize) -> anyhow::Result<Self> {
+        let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
+        let api = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
+        // Not before all are bound: nobody is let in by a proxy that cannot start.
+        let rtmp_listeners = listen("PROXY_RTMP_SERVER", rtmp)?;
+        let api_listeners = listen("PROXY_SYSTEM_API", api)?;
         let stop = Stop::default();
         let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
         let sessions = Sessions::new(SessionLimits {
-            total: config.session.max,
+            total: most_sessions,
             per_client: config.session.max_per_client,
         });
         let vhosts = config.balancer.vhosts.clone();
@@ -52,10 +59,17 @@ impl App {
             metrics: Arc::new(metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer))),
             auth: config.system_api.token.as_ref().map(|token| token.reveal().to_owned()),
             allow: config.system_api.allow.clone(),
+            refusals: Seldom::default(),
             draining: stop.draining.clone(),
         };
-        let rtmp =
-            Rtmp::new(rtmp_settings(config), Arc::clone(&balancer), vhosts, stop.sessions.clone());
+        let own = rtmp_listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let rtmp = Rtmp::new(
+            rtmp_settings(config),
+            Arc::clone(&balancer),
+            vhosts,
+            own,
+            stop.sessions.clone(),
+        );
         Ok(Self { rtmp, rtmp_listeners, api, api_listeners, balancer, sessions, stop })
     }
 
@@ -65,18 +79,27 @@ impl App {
         let mut tasks = JoinSet::new();
         for listener in self.rtmp_listeners {
             let (rtmp, sessions) = (Arc::clone(&self.rtmp), Arc::clone(&self.sessions));
-            let serve = move |socket, client| {
-                // A client over a limit is counted, and learns it by the closed connection.
-                if let Ok(live) = sessions.admit(client, Protocol::Rtmp) {
-                    tokio::spawn(Arc::clone(&rtmp).serve(socket, live));
+            let refusals = Seldom::default();
+            let serve = move |socket, client| match sessions.admit(client, Protocol::Rtmp) {
+                Ok(live) => drop(tokio::spawn(Arc::clone(&rtmp).serve(socket, live))),
+                // The client is counted, and learns it by the closed connection.
+                Err(end) => {
+                    if let Some(unsaid) = refusals.say(Instant::now()) {
+                        warn!(%client, end = end.as_str(), unsaid, "client refused");
+                    }
                 }
             };
             tasks.spawn(tcp::accept(listener, self.stop.draining.clone(), serve));
         }
         // The API answers to the very end, so that a drain can be watched.
+        let allow = self.api.allow.clone();
         let router = api::router(self.api);
-        tasks.spawn(api::serve(self.api_listeners, router, self.stop.sessions.clone()));
-        tasks.spawn(sweep(self.balancer));
+        let stop = self.stop.sessions.clone();
+        tasks.spawn(api::serve(self.api_listeners, router, allow, stop));
+        let stop = self.stop.sessions.clone();
+        tasks.spawn(async move {
+            let _stopped = stop.run_until_cancelled_owned(sweep(self.balancer)).await;
+        });
         info!(version = env!("CARGO_PKG_VERSION"), "ready");
         Running { stop: self.stop, sessions: self.sessions, tasks }
     }
@@ -92,6 +115,13 @@ pub struct Running {
 }
 
 impl Running {
+    /// Lets every task end: the API writes its last answers.
+    pub async fn finish(mut self) {
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        // They have their own deadlines, which are shorter.
+        let _late = timeout(FINISH, ended).await;
+    }
+
     /// Returns if a task that everything needs has ended by itself: a proxy that lives on without
     /// accepting anybody would be found dead last of all by whoever watches it.
     pub async fn until_a_task_fails(&mut self) -> anyhow::Error {
@@ -116,12 +146,17 @@ async fn sweep(balancer: Arc<Balancer>) {
     }
 }
 
-fn bind(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<TcpListener>> {
-    let listeners = tcp::bind(addresses).with_context(|| format!("{name}={addresses}"))?;
-    for listener in &listeners {
+fn bind(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<Bound>> {
+    tcp::bind(addresses).with_context(|| format!("{name}=\"{addresses}\""))
+}
+
+fn listen(name: &'static str, bound: Vec<Bound>) -> anyhow::Result<Vec<TcpListener>> {
+    let listen = |bound: Bound| {
+        let listener = bound.listen().with_context(|| format!("{name}: cannot listen"))?;
         info!(server = name, address = %listener.local_addr()?, "listening");
-    }
-    Ok(listeners)
+        Ok(listener)
+    };
+    bound.into_iter().map(listen).collect()
 }
 
 fn rtmp_settings(config: &Config) -> RtmpSettings {

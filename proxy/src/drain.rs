@@ -14,6 +14,9 @@ use tracing::{info, warn};
 
 use crate::session::Sessions;
 
+/// How long a forced stop waits for its last word to be written.
+const LAST_WORD: Duration = Duration::from_millis(100);
+
 /// How long sessions that are told to end may take to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -46,6 +49,9 @@ impl Signals {
                 while timeout_at(exit_at, requests.next()).await.is_ok() {
                     let _ended = sender.send(());
                 }
+                // On a thread of its own, because whoever reads it may hang as well.
+                std::thread::spawn(|| eprintln!("srs-proxy: forced to stop"));
+                sleep(LAST_WORD).await;
                 std::process::exit(0);
             });
         });
@@ -101,7 +107,8 @@ pub async fn until_stopped(
 ) {
     signals.0.recv().await;
     stop.draining.cancel();
-    info!(sessions = sessions.count(), ?grace, "stopping: no new sessions");
+    let seconds = grace.as_secs_f64();
+    info!(sessions = sessions.count(), grace = seconds, "stopping: no new sessions");
     tokio::select! {
         () = sessions.all_ended() => {}
         () = sleep(grace) => info!(sessions = sessions.count(), "grace time is over"),

@@ -39,15 +39,17 @@ fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    listen::allow_descriptors(config.session.max);
+    let most_sessions = listen::room_for(config.session.max);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
-        let mut app = App::bind(config)?.start();
+        let mut app = App::bind(config, most_sessions)?.start();
         let (stop, sessions) = (app.stop.clone(), Arc::clone(&app.sessions));
         tokio::select! {
-            () = drain::until_stopped(signals, &stop, &sessions, config.shutdown.grace) => Ok(()),
-            defect = app.until_a_task_fails() => Err(defect),
+            () = drain::until_stopped(signals, &stop, &sessions, config.shutdown.grace) => {}
+            defect = app.until_a_task_fails() => return Err(defect),
         }
+        app.finish().await;
+        Ok(())
     });
     // A name look-up may still hang in a thread of the runtime's.
     runtime.shutdown_background();

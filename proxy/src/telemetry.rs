@@ -1,7 +1,9 @@
 //! The log: one line per event on standard output.
 
 use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing::Subscriber;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -33,6 +35,28 @@ pub fn init(log: &Log) -> Result<Writing, Error> {
     Ok(Writing { _thread: thread })
 }
 
+/// Lets one of many events that are alike be said, and counts the others: whoever causes them
+/// must not fill the log.
+#[derive(Debug, Default)]
+pub struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    /// Between two that are said.
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// Whether this one is said, and then how many before it were not.
+    pub fn say(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock();
+        let (last, unsaid) = &mut *state;
+        if last.is_some_and(|last| now.saturating_duration_since(last) < Self::PAUSE) {
+            *unsaid += 1;
+            return None;
+        }
+        *last = Some(now);
+        Some(std::mem::take(unsaid))
+    }
+}
+
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -59,7 +83,7 @@ where
         // A reader of the log that went away is no reason to write elsewhere.
         .log_internal_errors(false);
     Ok(match log.format {
-        LogFormat::Human => Box::new(builder.compact().finish()),
+        LogFormat::Human => Box::new(builder.compact().with_target(false).finish()),
         LogFormat::Json => Box::new(
             builder
                 .json()
@@ -75,10 +99,19 @@ where
 mod tests {
     use std::sync::Arc;
 
-    use parking_lot::Mutex;
     use serde_json::Value;
 
     use super::*;
+
+    #[test]
+    fn of_many_events_one_is_said_and_the_others_are_counted() {
+        let (seldom, start) = (Seldom::default(), Instant::now());
+        assert_eq!(seldom.say(start), Some(0));
+        for _ in 0..3 {
+            assert_eq!(seldom.say(start + Duration::from_secs(9)), None);
+        }
+        assert_eq!(seldom.say(start + Seldom::PAUSE), Some(3));
+    }
 
     /// What is logged by a session that starts, in this format.
     fn logged(format: LogFormat, filter: &str) -> String {

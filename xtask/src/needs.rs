@@ -17,7 +17,7 @@ pub(crate) struct Need {
 /// What the tests and the demo need.
 pub(crate) const TESTS: &[Need] = &[
     Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
-    Need { what: "nginx", package: "nginx", is_here: || find("nginx").is_some() },
+    Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() },
     Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
 ];
 

@@ -1,9 +1,9 @@
 //! What all answers share: the refusal, the signature, and how much of a body is read.
 
-use axum::Json;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http_body_util::BodyExt;
 use serde_json::json;
 
@@ -19,6 +19,10 @@ pub(super) struct Refusal {
     error: String,
 }
 
+/// The error of a refusal, for the log.
+#[derive(Clone, Debug)]
+pub(super) struct Why(pub(super) String);
+
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: &(impl ToString + ?Sized)) -> Self {
         Self { status, error: error.to_string() }
@@ -28,7 +32,7 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let body = json!({"code": self.status.as_u16(), "error": self.error});
-        (self.status, Json(body)).into_response()
+        (self.status, Extension(Why(self.error)), Json(body)).into_response()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
@@ -11,12 +12,11 @@ use ipnet::IpNet;
 use subtle::ConstantTimeEq;
 
 use super::ApiState;
-use super::answer::Refusal;
+use super::answer::{Refusal, Why};
 
-/// Whether anyone who reaches these addresses may register an origin: worth a warning at start.
-pub fn is_open_to_all(auth: Option<&str>, allow: &[IpNet], listening: &[SocketAddr]) -> bool {
-    let reachable = |address: &SocketAddr| !address.ip().to_canonical().is_loopback();
-    auth.is_none() && allow.is_empty() && listening.iter().any(reachable)
+/// Whether this address may ask anything but the health.
+pub(super) fn is_allowed(allow: &[IpNet], ip: ClientIp) -> bool {
+    allow.is_empty() || allow.iter().any(|net| net.contains(&ip.0))
 }
 
 /// The address of who asks, an IPv4-mapped one as IPv4. Put into each request by the server.
@@ -42,11 +42,28 @@ pub(super) async fn allowed(
     next: Next,
 ) -> Response {
     let client = request.extensions().get::<ClientIp>();
-    let listed = client.is_some_and(|ip| state.allow.iter().any(|net| net.contains(&ip.0)));
-    if state.allow.is_empty() || listed {
+    if client.is_some_and(|client| is_allowed(&state.allow, *client)) {
         return next.run(request).await;
     }
     Refusal::new(StatusCode::FORBIDDEN, "this address is not allowed here").into_response()
+}
+
+/// Says, now and then, who was refused to register and why: SRS does not look at the answer.
+pub(super) async fn noted(
+    State(state): State<Arc<ApiState>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let client = request.extensions().get::<ClientIp>().copied();
+    let answer = next.run(request).await;
+    if !answer.status().is_success()
+        && let Some(unsaid) = state.refusals.say(Instant::now())
+    {
+        let why = answer.extensions().get::<Why>().map(|why| why.0.as_str());
+        let client = client.map(|client| client.0.to_string());
+        tracing::warn!(client, status = answer.status().as_u16(), why, unsaid, "not registered");
+    }
+    answer
 }
 
 /// Lets pass who has the token, if there is one (RFC 6750 2.1).
@@ -72,21 +89,4 @@ fn token_of(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked(b"bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_warning_is_due_only_where_strangers_can_come() {
-        let everywhere: SocketAddr = "0.0.0.0:12025".parse().unwrap();
-        let here: SocketAddr = "127.0.0.1:12025".parse().unwrap();
-        let mapped: SocketAddr = "[::ffff:127.0.0.1]:12025".parse().unwrap();
-        let net = ["10.0.0.0/8".parse().unwrap()];
-        assert!(is_open_to_all(None, &[], &[here, everywhere]));
-        assert!(!is_open_to_all(None, &[], &[here, mapped]));
-        assert!(!is_open_to_all(Some("token"), &[], &[everywhere]));
-        assert!(!is_open_to_all(None, &net, &[everywhere]));
-    }
 }

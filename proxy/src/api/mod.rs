@@ -25,12 +25,12 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use self::answer::Refusal;
-pub use self::gate::is_open_to_all;
 pub use self::server::serve;
 use crate::metrics;
-use crate::origin::{Balancer, Listener, NotRegistered, registration};
-use crate::session::Sessions;
+use crate::origin::{Balancer, Explanation, Listener, NotRegistered, OriginView, registration};
+use crate::session::{SessionView, Sessions};
 use crate::stream::{Ask, StreamKey, Vhosts};
+use crate::telemetry::Seldom;
 
 /// What the API answers from, and whom.
 pub struct ApiState {
@@ -46,6 +46,8 @@ pub struct ApiState {
     pub auth: Option<String>,
     /// Who may ask anything but the health; empty if everybody may.
     pub allow: Vec<IpNet>,
+    /// Of registrations, for the log.
+    pub refusals: Seldom,
     /// Cancelled when the proxy takes no more sessions.
     pub draining: CancellationToken,
 }
@@ -55,19 +57,25 @@ type Shared = State<Arc<ApiState>>;
 /// Every endpoint.
 pub fn router(state: ApiState) -> Router {
     let state = Arc::new(state);
+    let noted = from_fn_with_state(Arc::clone(&state), gate::noted);
     let with_token = Router::new()
-        .route("/api/v1/srs/register", post(register))
         .route("/api/v1/origins", get(origins))
         .route("/api/v1/streams/route", get(route))
         .route("/api/v1/sessions", get(sessions))
         .route("/api/v1/sessions/{id}", get(session))
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&state), gate::bearer));
+    let registration = Router::new()
+        .route("/api/v1/srs/register", post(register))
+        .method_not_allowed_fallback(answer::method_not_allowed)
+        .layer(from_fn_with_state(Arc::clone(&state), gate::bearer))
+        .layer(noted);
     let from_allowed = Router::new()
         .route("/api/v1/versions", get(versions))
         .route("/metrics", get(metrics_text))
         .method_not_allowed_fallback(answer::method_not_allowed)
         .merge(with_token)
+        .merge(registration)
         .fallback(answer::not_found)
         .layer(from_fn_with_state(Arc::clone(&state), gate::allowed));
     Router::new()
@@ -95,8 +103,26 @@ async fn register(State(state): Shared, body: Body) -> Result<Json<Value>, Refus
     Ok(Json(json!({"code": 0, "pid": std::process::id().to_string()})))
 }
 
-async fn origins(State(state): Shared) -> Json<Value> {
-    Json(json!({"code": 0, "origins": state.balancer.origins(Instant::now())}))
+/// An answer of one member beside the code. Serialized as it is: a list of all sessions need not
+/// be in memory twice.
+#[derive(Serialize)]
+struct Answer<Body> {
+    code: u16,
+    #[serde(flatten)]
+    body: Body,
+}
+
+fn answer<Body>(body: Body) -> Json<Answer<Body>> {
+    Json(Answer { code: 0, body })
+}
+
+#[derive(Serialize)]
+struct Origins {
+    origins: Vec<OriginView>,
+}
+
+async fn origins(State(state): Shared) -> Json<Answer<Origins>> {
+    answer(Origins { origins: state.balancer.origins(Instant::now()) })
 }
 
 #[derive(Deserialize)]
@@ -107,7 +133,7 @@ struct RouteQuery {
 async fn route(
     State(state): Shared,
     query: Result<Query<RouteQuery>, QueryRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Json<Answer<Route>>, Refusal> {
     let bad = |error: &dyn ToString| {
         Refusal::new(StatusCode::BAD_REQUEST, &format!("url: {}", error.to_string()))
     };
@@ -120,19 +146,36 @@ async fn route(
         Ask::Rtc { .. } | Ask::WebRtc { .. } => Listener::Api,
         Ask::Srt { .. } => Listener::Srt,
     };
-    let explanation = state.balancer.explain(&key, listener, Instant::now());
-    Ok(Json(json!({"code": 0, "route": explanation})))
+    Ok(answer(Route { route: state.balancer.explain(&key, listener, Instant::now()) }))
 }
 
-async fn sessions(State(state): Shared) -> Json<Value> {
-    let list: Vec<_> = state.sessions.list().iter().map(|session| session.view()).collect();
-    Json(json!({"code": 0, "sessions": list}))
+#[derive(Serialize)]
+struct Route {
+    route: Explanation,
 }
 
-async fn session(State(state): Shared, Path(id): Path<String>) -> Result<Json<Value>, Refusal> {
+#[derive(Serialize)]
+struct List {
+    sessions: Vec<SessionView>,
+}
+
+async fn sessions(State(state): Shared) -> Json<Answer<List>> {
+    let list = state.sessions.list();
+    answer(List { sessions: list.iter().map(|session| session.view()).collect() })
+}
+
+#[derive(Serialize)]
+struct One {
+    session: SessionView,
+}
+
+async fn session(
+    State(state): Shared,
+    Path(id): Path<String>,
+) -> Result<Json<Answer<One>>, Refusal> {
     let session = state.sessions.get(&id);
     let session = session.ok_or(Refusal::new(StatusCode::NOT_FOUND, "no such live session"))?;
-    Ok(Json(json!({"code": 0, "session": session.view()})))
+    Ok(answer(One { session: session.view() }))
 }
 
 async fn versions() -> Json<Value> {

@@ -15,6 +15,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -23,12 +24,21 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Refusal, signed};
-use super::gate::ClientIp;
+use super::gate::{ClientIp, is_allowed};
+use crate::listen::source;
 
 /// Answers on all these listeners until it is stopped; then what is being answered has two
 /// seconds to end.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, stop: CancellationToken) {
-    serve_within(Limits::default(), listeners, router, stop).await;
+///
+/// Addresses outside of `allow`, which may only ask for the health, share a few connections of
+/// their own, so that they cannot take those of the origins.
+pub async fn serve(
+    listeners: Vec<TcpListener>,
+    router: Router,
+    allow: Vec<IpNet>,
+    stop: CancellationToken,
+) {
+    serve_within(Limits::default(), listeners, router, allow, stop).await;
 }
 
 /// What a client can take.
@@ -36,7 +46,9 @@ pub async fn serve(listeners: Vec<TcpListener>, router: Router, stop: Cancellati
 pub(super) struct Limits {
     /// Connections in total. More wait in the kernel.
     pub(super) connections: u32,
-    /// Connections of one address. More are closed.
+    /// Connections of all addresses that are not allowed. More are closed.
+    pub(super) strangers: usize,
+    /// Connections of one client. More are closed.
     pub(super) per_client: usize,
     /// For the head of a request, and between two requests.
     pub(super) head: Duration,
@@ -50,6 +62,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 256,
+            strangers: 16,
             per_client: 64,
             head: Duration::from_secs(10),
             request: Duration::from_secs(10),
@@ -62,10 +75,13 @@ pub(super) async fn serve_within(
     limits: Limits,
     listeners: Vec<TcpListener>,
     router: Router,
+    allow: Vec<IpNet>,
     stop: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections as usize));
-    let desk = Arc::new(Desk { limits, router, stop, clients: Mutex::default() });
+    let strangers = Arc::new(Semaphore::new(limits.strangers));
+    let clients = Mutex::default();
+    let desk = Arc::new(Desk { limits, router, allow, strangers, stop, clients });
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(accept(listener, Arc::clone(&desk), Arc::clone(&slots)));
@@ -78,6 +94,9 @@ pub(super) async fn serve_within(
     }
 }
 
+/// Bytes of a request's head, and of what is read of its body at once.
+const MAX_HEAD: usize = 64 * 1024;
+
 /// For answers that are being written when the connection is to end.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
@@ -85,8 +104,10 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 struct Desk {
     limits: Limits,
     router: Router,
+    allow: Vec<IpNet>,
+    strangers: Arc<Semaphore>,
     stop: CancellationToken,
-    /// Connections per address; an address without one has no entry.
+    /// Connections per client; one without any has no entry.
     clients: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -105,7 +126,12 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, slots: Arc<Semaphore>) {
         match (slot, accepted) {
             (Ok(slot), Ok((stream, address))) => {
                 let client = ClientIp::from(address);
-                if let Some(place) = Place::take(&desk, client.into()) {
+                let slot = if is_allowed(&desk.allow, client) {
+                    Some(slot)
+                } else {
+                    Arc::clone(&desk.strangers).try_acquire_owned().ok()
+                };
+                if let Some((slot, place)) = slot.zip(Place::take(&desk, client.into())) {
                     tokio::spawn(answer(stream, client, place, slot));
                 }
             }
@@ -126,6 +152,7 @@ struct Place {
 
 impl Place {
     fn take(desk: &Arc<Desk>, ip: IpAddr) -> Option<Self> {
+        let ip = source(ip);
         let mut clients = desk.clients.lock();
         let taken = clients.entry(ip).or_default();
         if *taken >= desk.limits.per_client {
@@ -164,7 +191,7 @@ async fn answer(stream: TcpStream, client: ClientIp, place: Place, _slot: OwnedS
         }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(head);
+    builder.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(MAX_HEAD);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         // However it ended, there is nobody left to tell.

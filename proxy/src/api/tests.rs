@@ -38,19 +38,21 @@ async fn start_within(limits: Limits, auth: Option<&str>, allow: &[&str]) -> Api
     let sessions = Sessions::new(SessionLimits { total: 10, per_client: 10 });
     let draining = CancellationToken::new();
     let metrics = metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer));
+    let allow: Vec<IpNet> = allow.iter().map(|net| net.parse().unwrap()).collect();
     let router = router(ApiState {
         balancer: Arc::clone(&balancer),
         sessions: Arc::clone(&sessions),
         vhosts: Vhosts::default(),
         metrics: metrics.into(),
         auth: auth.map(str::to_owned),
-        allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
+        allow: allow.clone(),
+        refusals: Seldom::default(),
         draining: draining.clone(),
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let served = tokio::spawn(serve_within(limits, vec![listener], router, stop.clone()));
+    let served = tokio::spawn(serve_within(limits, vec![listener], router, allow, stop.clone()));
     Api { address, balancer, sessions, draining, stop, served }
 }
 

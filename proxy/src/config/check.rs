@@ -15,8 +15,13 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
     }
     if config.shutdown.force < config.shutdown.grace {
         let grace = said.spell(&row::PROXY_GRACE_QUIT_TIMEOUT.setting);
+        let force = &row::PROXY_FORCE_QUIT_TIMEOUT.setting;
+        if said.of(force).source == Source::Default {
+            let problem = format!("expected no more than {}", said.spell(force));
+            return wrong(&row::PROXY_GRACE_QUIT_TIMEOUT.setting, problem);
+        }
         let problem = format!("expected no less than {grace}");
-        return wrong(&row::PROXY_FORCE_QUIT_TIMEOUT.setting, problem);
+        return wrong(force, problem);
     }
     // An origin must have its own time to fail before the time for all is over, or it is never
     // found to be down.
@@ -39,8 +44,22 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
         (row::PROXY_WEBRTC_SERVER.setting, &config.unserved.webrtc),
         (row::PROXY_SRT_SERVER.setting, &config.unserved.srt),
     ];
-    one_server_per_port(&tcp, said)?;
-    one_server_per_port(&udp, said)
+    // What is not served takes no port, unless somebody means it to.
+    let is_meant = |(setting, _): &(Setting, _)| {
+        let is_served =
+            [row::PROXY_RTMP_SERVER.setting, row::PROXY_SYSTEM_API.setting].contains(setting);
+        is_served || said.of(setting).source != Source::Default
+    };
+    for servers in [tcp.as_slice(), udp.as_slice()] {
+        let meant: Vec<_> = servers.iter().copied().filter(is_meant).collect();
+        one_server_per_port(&meant, said)?;
+    }
+    if config.balancer.max_routes < config.session.max {
+        let sessions = said.spell(&row::PROXY_MAX_SESSIONS.setting);
+        let problem = format!("expected no less than {sessions}");
+        return wrong(&row::PROXY_MAX_ROUTES.setting, problem);
+    }
+    Ok(())
 }
 
 /// What the operator should know, one line each.
@@ -70,9 +89,17 @@ pub(super) fn warnings(config: &Config, said: &Effective) -> Vec<String> {
 }
 
 fn one_server_per_port(servers: &[(Setting, &ListenAddrs)], said: &Effective) -> Result<(), Error> {
+    let is_default = |setting: &Setting| said.of(setting).source == Source::Default;
     for (index, (setting, listen)) in servers.iter().enumerate() {
         for (other, other_listen) in servers.iter().skip(index + 1) {
             if let Some((here, there)) = listen.overlap(other_listen) {
+                // The one that somebody set is to be looked at.
+                let swap = is_default(setting) && !is_default(other);
+                let (setting, other, here, there) = if swap {
+                    (other, setting, there, here)
+                } else {
+                    (setting, other, here, there)
+                };
                 let other = said.spell(other);
                 let problem = format!("{here} is the same port as {there} in {other}");
                 return Err(Error::Value { said: said.spell(setting), problem });

@@ -13,7 +13,7 @@ use crate::origin::Policy;
 use crate::stream::Vhosts;
 
 /// One thing that the operator can set.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Name of its environment variable.
     pub name: &'static str,

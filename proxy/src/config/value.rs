@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
-use crate::origin::Policy;
+use crate::origin::{OriginHost, Policy};
 use crate::stream::Vhosts;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -87,13 +87,8 @@ pub(super) fn optional_port(text: &str) -> Result<Option<u16>, String> {
 
 /// An IP address or a host name; it is not looked up here.
 pub(super) fn host(text: &str) -> Result<String, String> {
-    let is_name = (1..=253).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-    if is_name || text.parse::<IpAddr>().is_ok() {
-        Ok(text.to_owned())
-    } else {
-        Err("expected an IP address or a host name, without a port".into())
-    }
+    let host = OriginHost::parse(text).map(|host| host.as_str().to_owned());
+    host.map_err(|_| "expected an IP address that can be dialled, or a host name".into())
 }
 
 /// A time, at least zero, in the forms in which Go writes durations: `300s`, `1m30s`, `500ms`,
@@ -315,7 +310,7 @@ mod tests {
         for text in ["127.0.0.1", "::1", "origin-1.example", "srs_1"] {
             assert_eq!(host(text).as_deref(), Ok(text));
         }
-        for text in ["", "origin:1935", "[::1]", "a b", "rtmp://origin"] {
+        for text in ["", "origin:1935", "a b", "rtmp://origin"] {
             assert!(host(text).is_err(), "{text:?} is no host");
         }
     }

@@ -2,25 +2,40 @@
 
 pub mod tcp;
 
-use tracing::{debug, info, warn};
+use std::net::{IpAddr, Ipv6Addr};
+
+use tracing::{info, warn};
 
 /// Descriptors that are not sessions': listeners, runtime, API connections, logs.
-const OWN_DESCRIPTORS: u64 = 256;
+const OWN_DESCRIPTORS: u64 = 512;
 
-/// Raises the process's limit of open files to what `sessions` sessions need, as far as the
-/// system allows, and says so if it does not.
-pub fn allow_descriptors(sessions: usize) {
-    let needed = u64::try_from(sessions)
-        .unwrap_or(u64::MAX)
-        .saturating_mul(2)
-        .saturating_add(OWN_DESCRIPTORS);
-    match rlimit::increase_nofile_limit(needed) {
-        Ok(allowed) if allowed < needed => info!(
-            allowed,
-            needed,
-            "PROXY_MAX_SESSIONS={sessions} needs more open files than this process may have"
-        ),
-        Ok(allowed) => debug!(allowed, "open files"),
-        Err(error) => warn!(%error, "cannot read the limit of open files"),
+/// What counts as one client: an IPv4 address, or the IPv6 network that one subscriber gets.
+pub fn source(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(_) => ip,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
     }
+}
+
+/// How many of these sessions the process may have open files for, after raising its limit as
+/// far as the system allows: sessions must not take the files that the API needs.
+pub fn room_for(sessions: usize) -> usize {
+    let wanted = u64::try_from(sessions).unwrap_or(u64::MAX);
+    let files = wanted.saturating_mul(2).saturating_add(OWN_DESCRIPTORS);
+    let allowed = match rlimit::increase_nofile_limit(files) {
+        Ok(allowed) => allowed,
+        Err(error) => {
+            warn!(%error, "the limit of open files is not known");
+            return sessions;
+        }
+    };
+    let room = usize::try_from(allowed.saturating_sub(OWN_DESCRIPTORS) / 2).unwrap_or(usize::MAX);
+    if room < sessions {
+        info!(
+            sessions = room,
+            open_files = allowed,
+            "fewer sessions than PROXY_MAX_SESSIONS={sessions}: the limit of open files is too low"
+        );
+    }
+    room.clamp(1, sessions)
 }

@@ -30,8 +30,20 @@ pub struct BindError {
     pub error: io::Error,
 }
 
+/// A port that is ours, and takes no connections yet.
+#[derive(Debug)]
+pub struct Bound(Socket);
+
+impl Bound {
+    /// Takes connections from here on. Needs a runtime.
+    pub fn listen(self) -> io::Result<TcpListener> {
+        self.0.listen(BACKLOG)?;
+        TcpListener::from_std(self.0.into())
+    }
+}
+
 /// Binds every address, or none.
-pub fn bind(addresses: &ListenAddrs) -> Result<Vec<TcpListener>, BindError> {
+pub fn bind(addresses: &ListenAddrs) -> Result<Vec<Bound>, BindError> {
     let bind = |address| {
         let dual_stack = addresses.is_dual_stack(address);
         bind_one(address, dual_stack).map_err(|error| BindError { address, error })
@@ -39,7 +51,7 @@ pub fn bind(addresses: &ListenAddrs) -> Result<Vec<TcpListener>, BindError> {
     addresses.iter().map(bind).collect()
 }
 
-fn bind_one(address: ListenAddr, dual_stack: bool) -> io::Result<TcpListener> {
+fn bind_one(address: ListenAddr, dual_stack: bool) -> io::Result<Bound> {
     match address {
         ListenAddr::Socket(address) => bind_socket(address, dual_stack),
         // A host without IPv6 has no socket for both families.
@@ -51,7 +63,7 @@ fn bind_one(address: ListenAddr, dual_stack: bool) -> io::Result<TcpListener> {
     }
 }
 
-fn bind_socket(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener> {
+fn bind_socket(address: SocketAddr, dual_stack: bool) -> io::Result<Bound> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(!dual_stack)?;
@@ -62,8 +74,7 @@ fn bind_socket(address: SocketAddr, dual_stack: bool) -> io::Result<TcpListener>
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(Bound(socket))
 }
 
 /// Hands every connection to `serve`, which must not block, until `stop`.

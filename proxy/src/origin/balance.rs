@@ -1,7 +1,5 @@
 //! The policies by which a new stream gets its origin.
 
-use std::cmp::Reverse;
-
 use super::origin::ServerName;
 use crate::stream::StreamKey;
 
@@ -47,11 +45,13 @@ pub(super) fn choose<'a>(
     candidates: &'a [Candidate],
     roll: u64,
 ) -> Option<&'a Candidate> {
-    let weight = |candidate: &&Candidate| weight(key, &candidate.server);
+    let of_key = fnv1a(key.as_str().bytes());
+    let weight = |candidate: &&Candidate| weight(of_key, &candidate.server);
     match policy {
-        Policy::LeastStreams => candidates
-            .iter()
-            .max_by_key(|candidate| (Reverse(candidate.streams), weight(candidate))),
+        Policy::LeastStreams => {
+            let least = candidates.iter().map(|candidate| candidate.streams).min()?;
+            candidates.iter().filter(|candidate| candidate.streams == least).max_by_key(weight)
+        }
         Policy::Random => {
             let count = u64::try_from(candidates.len()).ok()?;
             candidates.get(usize::try_from(roll.checked_rem(count)?).ok()?)
@@ -61,10 +61,8 @@ pub(super) fn choose<'a>(
 }
 
 /// The same on every machine and in every version: proxies compare their results.
-fn weight(key: &StreamKey, server: &ServerName) -> u64 {
-    // No name contains the separator: control characters are refused in both.
-    let bytes = server.as_str().bytes().chain([0]).chain(key.as_str().bytes());
-    scramble(fnv1a(bytes))
+fn weight(of_key: u64, server: &ServerName) -> u64 {
+    scramble(scramble(of_key) ^ fnv1a(server.as_str().bytes()))
 }
 
 /// FNV-1a, 64 bits (draft-eastlake-fnv).

@@ -103,10 +103,13 @@ impl Balancer {
     /// Takes a heartbeat. A server that restarted takes the place of its former run at once,
     /// and keeps its streams.
     pub fn register(&self, origin: Origin, now: Instant) -> Result<Registered, NotRegistered> {
-        let (name, host) = (Arc::clone(origin.name()), origin.host().clone());
+        let name = Arc::clone(origin.name());
+        let targets = origin.targets(Listener::Rtmp).map(|(host, port)| format!("{host} {port}"));
+        let rtmp = targets.collect::<Vec<_>>().join(", ");
         let registered = self.at(now).registry.register(origin, now)?;
         if registered != Registered::Again {
-            tracing::info!(origin = &*name, host = host.as_str(), change = ?registered, "origin registered");
+            let change = registered.as_str();
+            tracing::info!(origin = &*name, rtmp, change, "origin registered");
         }
         Ok(registered)
     }
@@ -114,9 +117,11 @@ impl Balancer {
     /// The origin of a stream: the one it has, if that can be used, or a new one. Whoever races,
     /// all get the same.
     ///
-    /// A stream leaves its origin when that is dead, in `tried`, or in back-off while another
-    /// is not. Origins in back-off are used when there are no others. An origin that does not
-    /// listen for this protocol keeps its streams: they are there by another one.
+    /// A stream leaves its origin when that is dead or in `tried`, or in back-off while another
+    /// is not and nobody uses the stream: what one client's connection came to is no reason to
+    /// part the others from their publisher. Origins in back-off are used when there are no
+    /// others. An origin that does not listen for this protocol keeps its streams: they are
+    /// there by another one.
     pub fn pick(
         &self,
         key: &StreamKey,
@@ -142,16 +147,20 @@ impl Balancer {
                 (origin, generation.ok_or(NoOrigin::TooManyStreams)?)
             }
         };
+        if let Some(member) = state.registry.same(&origin) {
+            member.health.hand_out(now);
+        }
         Ok(Lease { origin, key: key.clone(), generation, state: Arc::clone(&self.state) })
     }
 
-    /// Notes that the lease's origin could not be connected: it is left alone for a while.
-    pub fn failed(&self, lease: &Lease, now: Instant) {
+    /// Notes that the lease's origin could not be connected, and why: it is left alone for a
+    /// while.
+    pub fn failed(&self, lease: &Lease, why: &str, now: Instant) {
         let mut state = self.at(now);
         let member = state.registry.same(&lease.origin);
         if member.is_some_and(|member| member.health.fail(now)) {
             drop(state);
-            tracing::info!(origin = &**lease.origin.name(), "origin down: it cannot be reached");
+            tracing::warn!(origin = &**lease.origin.name(), why, "origin down");
         }
     }
 
@@ -161,11 +170,11 @@ impl Balancer {
         let member = state.registry.same(&lease.origin);
         if member.is_some_and(|member| member.health.clear()) {
             drop(state);
-            tracing::info!(origin = &**lease.origin.name(), "origin up: connected again");
+            tracing::info!(origin = &**lease.origin.name(), "origin up again");
         }
     }
 
-    /// Drops what has expired. To be called about every second.
+    /// Drops what has expired. To be called every few seconds.
     pub fn sweep(&self, now: Instant) {
         let mut state = self.at(now);
         state.routes.expire(now);
@@ -214,7 +223,7 @@ impl Balancer {
     /// How much there is of everything.
     pub fn counts(&self, now: Instant) -> Counts {
         let state = self.state.lock();
-        let down = state.registry.alive(now).filter(|member| member.health.is_down(now)).count();
+        let down = state.registry.alive(now).filter(|member| member.health.is_failing()).count();
         Counts {
             up: state.registry.alive(now).count() - down,
             down,
@@ -250,13 +259,15 @@ impl State {
         now: Instant,
     ) -> Result<Decision<'_>, NoOrigin> {
         let untried = |member: &&Member| !tried.contains(member.origin.server());
-        let routed = self.routes.get(key).and_then(|server| self.registry.get(server, now));
-        let routed = routed.filter(untried);
-        if let Some(member) = routed {
+        let routed = self.routes.get(key).and_then(|(server, in_use)| {
+            let member = self.registry.get(server, now).filter(untried)?;
+            Some((member, in_use))
+        });
+        if let Some((member, in_use)) = routed {
             if !member.origin.offers(listener) {
                 return Err(NoOrigin::NotOffered);
             }
-            if !member.health.is_down(now) {
+            if in_use || !member.health.is_down(now) {
                 return Ok(Decision::Keep(member));
             }
         }
@@ -276,7 +287,7 @@ impl State {
         if !candidates.is_empty() {
             return Ok(Decision::Place(candidates));
         }
-        if let Some(member) = routed {
+        if let Some((member, _)) = routed {
             return Ok(Decision::Keep(member));
         }
         let candidates: Vec<_> = offering().filter(untried).map(candidate).collect();
@@ -301,7 +312,7 @@ impl State {
             device_id: origin.device_id().map(str::to_owned),
             ip: origin.host().as_str().to_owned(),
             endpoints: endpoints.collect(),
-            state: if health.is_down(now) { "down" } else { "up" },
+            state: if health.is_failing() { "down" } else { "up" },
             fixed: heard.is_none(),
             age_seconds: heard.map(|heard| now.saturating_duration_since(heard).as_secs_f64()),
             streams: self.routes.of(origin.server()),

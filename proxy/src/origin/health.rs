@@ -9,6 +9,8 @@ pub(super) struct Health {
     /// Back-offs in a row.
     strikes: u32,
     down_until: Option<Instant>,
+    /// The back-off is over, and one client is finding out what became of the origin.
+    is_probed: bool,
     failures: u64,
 }
 
@@ -18,9 +20,10 @@ impl Health {
     /// Clients that fail together are one strike: while down, a failure is only counted.
     pub(super) fn fail(&mut self, now: Instant) -> bool {
         self.failures += 1;
-        if self.is_down(now) {
+        if self.is_down(now) && !self.is_probed {
             return false;
         }
+        self.is_probed = false;
         let back_off =
             FIRST_BACK_OFF.saturating_mul(1 << self.strikes.min(5)).min(LONGEST_BACK_OFF);
         self.strikes = self.strikes.saturating_add(1);
@@ -28,15 +31,30 @@ impl Health {
         true
     }
 
+    /// Notes that a client is about to connect. The first one behind a back-off is a probe: the
+    /// others leave the origin alone until it is known what became of that.
+    pub(super) fn hand_out(&mut self, now: Instant) {
+        if self.strikes > 0 && !self.is_down(now) {
+            self.is_probed = true;
+            self.down_until = Some(now + PROBE);
+        }
+    }
+
     /// Notes a connection that succeeded. True if the origin had been failing.
     pub(super) fn clear(&mut self) -> bool {
         self.down_until = None;
+        self.is_probed = false;
         std::mem::take(&mut self.strikes) > 0
     }
 
     /// Whether the origin is to be left alone now.
     pub(super) fn is_down(&self, now: Instant) -> bool {
         self.down_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether the last connection failed, be the back-off over or not.
+    pub(super) fn is_failing(&self) -> bool {
+        self.strikes > 0
     }
 
     /// Failed connections, ever.
@@ -47,6 +65,9 @@ impl Health {
 
 const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
+
+/// A probe that nobody reports on, because its client left, is over after this.
+const PROBE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -66,6 +87,23 @@ mod tests {
         assert!(health.clear());
         assert!(health.fail(now));
         assert!(!health.is_down(now + FIRST_BACK_OFF), "a success starts the row anew");
+    }
+
+    #[test]
+    fn behind_a_back_off_one_client_finds_out_for_all() {
+        let start = Instant::now();
+        let mut health = Health::default();
+        health.fail(start);
+        let back = start + FIRST_BACK_OFF;
+        assert!(!health.is_down(back));
+        health.hand_out(back);
+        assert!(health.is_down(back), "others wait for the probe");
+        assert!(health.fail(back), "a failed probe is the next strike");
+        assert!(health.is_down(back + FIRST_BACK_OFF), "the back-off has doubled");
+        let again = back + FIRST_BACK_OFF * 2;
+        health.hand_out(again);
+        assert!(health.clear(), "a probe that succeeds");
+        assert!(!health.is_down(again));
     }
 
     #[test]

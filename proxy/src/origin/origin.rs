@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -175,9 +175,11 @@ impl OriginHost {
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let text = text.trim();
         let bracketed = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
-        match bracketed.unwrap_or(text).parse::<IpAddr>() {
+        let ip = bracketed.unwrap_or(text).parse::<IpAddr>().map(|ip| ip.to_canonical());
+        match ip {
             Ok(ip) if ip.is_unspecified() || ip.is_multicast() => Err(Problem::Host),
-            Ok(ip) => Ok(Self(ip.to_canonical().to_string())),
+            Ok(IpAddr::V4(Ipv4Addr::BROADCAST)) => Err(Problem::Host),
+            Ok(ip) => Ok(Self(ip.to_string())),
             Err(_) if bracketed.is_none() && Self::is_name(text) => Ok(Self(text.to_owned())),
             Err(_) => Err(Problem::Host),
         }
@@ -188,16 +190,22 @@ impl OriginHost {
         &self.0
     }
 
-    /// RFC 1123 2.1, and the underscore that container networks put into names. All digits and
-    /// dots would be a mistyped address.
+    /// RFC 1123 2.1, and the underscore that container networks put into names. A last label
+    /// that is a number would be read as an address (`127.1`, `0x0`; WHATWG URL 3.5).
     fn is_name(text: &str) -> bool {
         let label = |label: &str| {
             (1..=63).contains(&label.len())
+                && !label.starts_with('-')
                 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         text.len() <= 253
             && text.strip_suffix('.').unwrap_or(text).split('.').all(label)
-            && (text.bytes().any(|b| b.is_ascii_alphabetic()) || text.parse::<IpAddr>().is_ok())
+            && text.rsplit('.').find(|label| !label.is_empty()).is_some_and(|last| {
+                let hex = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+                let is_hex = hex.is_some_and(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+                let is_number = is_hex || last.bytes().all(|b| b.is_ascii_digit());
+                !is_number || text.parse::<IpAddr>().is_ok()
+            })
     }
 }
 
@@ -231,6 +239,11 @@ impl Origin {
             origin.add(listener, endpoint.map_err(|problem| problem.of(listener.as_str()))?);
         }
         Ok(origin)
+    }
+
+    /// Whether both are dialled at the same places.
+    pub(super) fn is_where(&self, other: &Self) -> bool {
+        self.host == other.host && self.endpoints == other.endpoints
     }
 
     pub(super) fn add(&mut self, listener: Listener, endpoint: Endpoint) {
@@ -356,6 +369,11 @@ mod tests {
             "224.0.0.1",
             "1.2.3",
             "1.2.3.4:80",
+            "::ffff:0.0.0.0",
+            "::ffff:224.0.0.1",
+            "255.255.255.255",
+            "127.1",
+            "0x0",
             "a b",
             "a/b",
             "[a]",

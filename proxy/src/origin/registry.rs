@@ -39,6 +39,18 @@ pub enum Registered {
     Again,
 }
 
+impl Registered {
+    /// The word used in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Restarted => "restarted",
+            Self::Changed => "changed",
+            Self::Again => "none",
+        }
+    }
+}
+
 /// Why a heartbeat was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotRegistered {
@@ -77,8 +89,10 @@ impl Registry {
                 return Ok(Registered::Again);
             }
             let same_run = member.origin.id() == origin.id();
+            if !(same_run && member.origin.is_where(&origin)) {
+                member.health = Health::default();
+            }
             member.origin = origin.into();
-            member.health = Health::default();
             return Ok(if same_run { Registered::Changed } else { Registered::Restarted });
         }
         if self.members.len() >= self.max {

@@ -45,9 +45,9 @@ impl Routes {
         }
     }
 
-    /// The server of a stream.
-    pub(super) fn get(&self, key: &StreamKey) -> Option<&ServerName> {
-        self.table.get(key).map(|route| &route.server)
+    /// The server of a stream, and whether the route has users.
+    pub(super) fn get(&self, key: &StreamKey) -> Option<(&ServerName, bool)> {
+        self.table.get(key).map(|route| (&route.server, route.users > 0))
     }
 
     /// Adds a user to a stream's route.

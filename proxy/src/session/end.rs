@@ -39,6 +39,8 @@ pub enum End {
     BadStream,
     /// No origin is registered that could serve the stream.
     NoOrigin,
+    /// The limit of streams is reached.
+    TooManyStreams,
     /// Every origin that could serve the stream refused the connection or timed out.
     OriginUnreachable,
     /// The origin answered, and said no.
@@ -55,7 +57,7 @@ pub enum End {
 
 impl End {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::OriginClosed,
@@ -73,6 +75,7 @@ impl End {
         Self::TooMuchBeforeStream,
         Self::BadStream,
         Self::NoOrigin,
+        Self::TooManyStreams,
         Self::OriginUnreachable,
         Self::OriginRefused,
         Self::TooManySessions,
@@ -101,6 +104,7 @@ impl End {
             Self::TooMuchBeforeStream => "too_much_before_stream",
             Self::BadStream => "bad_stream",
             Self::NoOrigin => "no_origin",
+            Self::TooManyStreams => "too_many_streams",
             Self::OriginUnreachable => "origin_unreachable",
             Self::OriginRefused => "origin_refused",
             Self::TooManySessions => "too_many_sessions",

@@ -32,6 +32,8 @@ pub struct Progress {
     pub stream: Option<StreamKey>,
     /// The origin's name and the address that was connected.
     pub origin: Option<(Arc<str>, SocketAddr)>,
+    /// Why there is no session, in words.
+    pub why: Option<String>,
     /// How the bytes move, and why not by a faster way.
     pub plane: Option<(&'static str, &'static str)>,
 }
@@ -96,7 +98,8 @@ impl Session {
             plane_reason,
             bytes_to_origin: to_origin,
             bytes_to_client: to_client,
-            seconds: self.age().as_secs_f64(),
+            seconds: milliseconds_of(self.age()),
+            why: progress.why,
         }
     }
 }
@@ -122,28 +125,36 @@ pub struct SessionView {
     bytes_to_origin: u64,
     bytes_to_client: u64,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
 }
 
-/// The session's one line in the log. Whoever asked for no stream was a scanner or a health
-/// check: counted, but not worth an operator's eye.
+/// Seconds with three digits behind the point.
+pub(crate) fn milliseconds_of(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+/// The session's one line in the log. Whoever said neither publish nor play was a scanner or a
+/// health check: counted, but not worth an operator's eye.
 pub(super) fn summarize(view: &SessionView, end: End) {
     macro_rules! line {
         ($level:expr) => {
             tracing::event!(
                 $level,
                 protocol = view.protocol,
-                role = view.role.unwrap_or("-"),
+                role = view.role,
                 client = %view.client,
-                stream = view.stream.as_deref().unwrap_or("-"),
-                origin = view.origin.as_deref().unwrap_or("-"),
-                plane = view.plane.unwrap_or("-"),
+                stream = view.stream,
+                origin = view.origin.as_deref(),
+                plane = view.plane,
                 bytes_to_origin = view.bytes_to_origin,
                 bytes_to_client = view.bytes_to_client,
-                seconds = format_args!("{:.3}", view.seconds),
+                seconds = view.seconds,
                 end = end.as_str(),
+                why = view.why,
                 "session ended"
             )
         };
     }
-    if view.stream.is_some() { line!(Level::INFO) } else { line!(Level::DEBUG) }
+    if view.role.is_some() { line!(Level::INFO) } else { line!(Level::DEBUG) }
 }

@@ -1,7 +1,7 @@
 //! Every live session within its limits, and the counts of those that ended.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::record::summarize;
 use super::{End, Protocol, Role, Session, SessionId};
+use crate::listen::source;
 use crate::plane::Leg;
 
 /// How many sessions may live at once.
@@ -173,6 +174,8 @@ impl Live {
 impl Drop for Live {
     fn drop(&mut self) {
         let session = &self.session;
+        // Before the session stops counting, because the process may end with the last one.
+        summarize(&session.view(), self.end);
         let mut table = self.table.table.lock();
         table.live.remove(&session.id);
         let source = source(session.client.ip());
@@ -184,20 +187,11 @@ impl Drop for Live {
         }
         table.totals.count_end(session.protocol, self.end);
         table.totals.count_bytes(session);
-        let empty = table.live.is_empty();
+        let is_last = table.live.is_empty();
         drop(table);
-        if empty {
+        if is_last {
             self.table.emptied.notify_waiters();
         }
-        summarize(&session.view(), self.end);
-    }
-}
-
-/// What counts as one client: an IPv4 address, or the IPv6 network that one subscriber gets.
-fn source(ip: IpAddr) -> IpAddr {
-    match ip {
-        IpAddr::V4(_) => ip,
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
     }
 }
 

@@ -49,7 +49,8 @@ impl<'a> Ask<'a> {
     /// The request that a client would make of a whole URL.
     ///
     /// An RTMP URL is cut at its last slash, as SRS does, so that a query may stand in front of
-    /// the stream; a slash inside a query value has to be percent-encoded.
+    /// the stream; a slash inside a query value has to be percent-encoded. A path of one part is
+    /// the stream, of the app `live`, although clients send such a part as an app without stream.
     pub fn from_url(url: &'a str) -> Result<Self, BadStream> {
         let (scheme, rest) = url.split_once("://").ok_or(BadStream::NotAUrl)?;
         match scheme.to_ascii_lowercase().as_str() {
@@ -238,8 +239,10 @@ fn path_and_query(text: &str) -> (&str, &str) {
     text.find(['/', '?', '#']).map_or((text, ""), |at| text.split_at(at))
 }
 
-/// In front of the last slash behind the authority's start, and behind it.
+/// In front of the last slash behind the authority, and behind it.
 fn at_last_slash(url: &str) -> Option<(&str, &str)> {
-    let (before, after) = url.rsplit_once('/')?;
-    (!before.ends_with('/') && !before.ends_with(':')).then_some((before, after))
+    let (scheme, rest) = url.split_once("://")?;
+    let path = rest.find('/')? + scheme.len() + "://".len();
+    url.rfind('/').filter(|&last| last >= path)?;
+    url.rsplit_once('/')
 }

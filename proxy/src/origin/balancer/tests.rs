@@ -81,7 +81,7 @@ fn racers_that_all_lose_their_origin_meet_on_one_other() {
             .map(|lease| {
                 scope.spawn(|| {
                     start.wait();
-                    balancer.failed(lease, now);
+                    balancer.failed(lease, "refused", now);
                     let tried = [lease.origin().server().clone()];
                     server(&balancer.pick(&key, Listener::Rtmp, &tried, now).unwrap())
                 })
@@ -127,15 +127,35 @@ fn an_origin_that_refuses_is_left_alone_and_its_streams_move() {
     let balancer = balancer(&["a", "b"], now);
     let key = stream("s");
     let lost = pick(&balancer, &key, now);
-    balancer.failed(&lost, now);
+    balancer.failed(&lost, "refused", now);
+    let refused = server(&lost).to_owned();
+    drop(lost);
     let next = pick(&balancer, &key, now);
-    assert_ne!(server(&next), server(&lost), "the stream stayed on the origin that refused");
+    assert_ne!(server(&next), refused, "the stream stayed on the origin that refused");
     let states: BTreeSet<_> = balancer.origins(now).into_iter().map(|o| o.state).collect();
     assert_eq!(states, BTreeSet::from(["down", "up"]));
     let again = pick(&balancer, &key, now + 2 * SECOND);
     assert_eq!(server(&again), server(&next), "a stream that moved does not move back");
     let counts = balancer.counts(now + 2 * SECOND);
-    assert_eq!((counts.up, counts.down), (2, 0), "the back-off did not end");
+    assert_eq!((counts.up, counts.down), (1, 1), "nobody has reached it since");
+}
+
+#[test]
+fn a_stream_in_use_stays_although_another_client_could_not_connect() {
+    let now = Instant::now();
+    let balancer = balancer(&["a", "b"], now);
+    let key = stream("s");
+    let publisher = pick(&balancer, &key, now);
+    balancer.reached(&publisher);
+    let unlucky = pick(&balancer, &key, now);
+    balancer.failed(&unlucky, "timed out", now);
+    drop(unlucky);
+    let player = pick(&balancer, &key, now);
+    assert_eq!(server(&player), server(&publisher), "the player was parted from its publisher");
+    // Whoever finds out for itself that the origin is gone takes the stream along.
+    let tried = [player.origin().server().clone()];
+    let moved = balancer.pick(&key, Listener::Rtmp, &tried, now).unwrap();
+    assert_ne!(server(&moved), server(&publisher));
 }
 
 #[test]
@@ -144,15 +164,17 @@ fn when_every_origin_is_in_back_off_the_untried_are_tried_anyway() {
     let balancer = balancer(&["a", "b"], now);
     let key = stream("s");
     let first = pick(&balancer, &key, now);
-    balancer.failed(&first, now);
+    balancer.failed(&first, "refused", now);
+    let first_server = server(&first).to_owned();
+    drop(first);
     let second = pick(&balancer, &key, now);
-    balancer.failed(&second, now);
+    balancer.failed(&second, "refused", now);
     // Both are down. A new client sticks to the stream's origin, then tries the other.
     let third = pick(&balancer, &key, now);
     assert_eq!(server(&third), server(&second));
     let tried = [third.origin().server().clone()];
     let fourth = balancer.pick(&key, Listener::Rtmp, &tried, now).unwrap();
-    assert_eq!(server(&fourth), server(&first));
+    assert_eq!(server(&fourth), first_server);
     balancer.reached(&fourth);
     assert_eq!(balancer.counts(now).up, 1, "a connection that succeeds ends the back-off");
 }
@@ -196,14 +218,14 @@ fn a_restart_replaces_the_server_at_once_and_keeps_its_streams() {
     let key = stream("s");
     let before = pick(&balancer, &key, now);
     let name = server(&before);
-    balancer.failed(&before, now);
+    balancer.failed(&before, "refused", now);
     assert_eq!(balancer.register(origin(&name, 2, 1936), now), Ok(Registered::Restarted));
     let after = pick(&balancer, &key, now);
     assert_eq!(server(&after), name, "the stream left its server");
     assert_eq!(after.origin().targets(Listener::Rtmp).next(), Some(("10.0.0.1", 1936)));
     assert_eq!(balancer.origins(now).len(), 2, "the old run is still listed");
     // The old run's failure says nothing about the new one.
-    balancer.failed(&before, now);
+    balancer.failed(&before, "refused", now);
     assert_eq!(balancer.counts(now).down, 0);
     assert_eq!(balancer.register(origin(&name, 2, 1937), now), Ok(Registered::Changed));
     assert_eq!(balancer.register(origin(&name, 2, 1937), now), Ok(Registered::Again));
@@ -265,7 +287,7 @@ fn a_lease_of_a_former_route_leaves_the_new_one_alone() {
     let balancer = balancer(&["a", "b"], now);
     let key = stream("s");
     let former = pick(&balancer, &key, now);
-    balancer.failed(&former, now);
+    balancer.failed(&former, "refused", now);
     let current = pick(&balancer, &key, now);
     drop(former);
     assert_eq!(balancer.counts(now).routes_in_use, 1, "the new route lost its client");
@@ -385,7 +407,7 @@ proptest! {
                 }
                 Event::Fail { lease } => {
                     if let Some(lease) = leases.get(lease % leases.len().max(1)) {
-                        balancer.failed(lease, now);
+                        balancer.failed(lease, "refused", now);
                         settled.clear();
                     }
                 }

@@ -77,11 +77,13 @@ impl Command {
     /// Reads a command message of either encoding.
     pub fn parse(message: &Message) -> Result<Self, CommandError> {
         let mut input = message.payload.as_slice();
-        // Type 17 begins with a format byte, zero for AMF0; nobody sends another.
-        if message.kind == kind::COMMAND_AMF3
-            && let Some((0, rest)) = input.split_first()
-        {
-            input = rest;
+        // Type 17 begins with a format byte, zero for AMF0; nobody sends another, and servers
+        // pass it over without a look.
+        if message.kind == kind::COMMAND_AMF3 {
+            input = match input.split_first() {
+                Some((0, rest)) => rest,
+                _ => return Err(CommandError::NoName),
+            };
         }
         let Value::String(name) = Value::read(&mut input)? else {
             return Err(CommandError::NoName);

@@ -14,6 +14,7 @@ mod reach;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -53,7 +54,7 @@ pub struct RtmpSettings {
     pub handshake_timeout: Duration,
     /// From C2 to publish or play.
     pub command_timeout: Duration,
-    /// For one origin to accept a connection and shake hands.
+    /// For one origin to accept a connection, and again to shake hands.
     pub connect_timeout: Duration,
     /// For one origin, behind the handshake, to answer connect and createStream.
     pub answer_timeout: Duration,
@@ -74,20 +75,34 @@ pub struct Rtmp {
     balancer: Arc<Balancer>,
     vhosts: Vhosts,
     stop: CancellationToken,
+    /// Where RTMP clients are accepted.
+    listening: Vec<SocketAddr>,
     /// The host's resources ran out, and no session could be set up since.
     is_exhausted: AtomicBool,
 }
 
 impl Rtmp {
-    /// Sessions that find their origins by `balancer`, and end when `stop` is cancelled.
+    /// Sessions of clients that come to `listening`, find their origins by `balancer`, and end when
+    /// `stop` is cancelled.
     pub fn new(
         settings: RtmpSettings,
         balancer: Arc<Balancer>,
         vhosts: Vhosts,
+        listening: Vec<SocketAddr>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let is_exhausted = AtomicBool::new(false);
-        Arc::new(Self { settings, balancer, vhosts, stop, is_exhausted })
+        Arc::new(Self { settings, balancer, vhosts, stop, listening, is_exhausted })
+    }
+
+    /// Whether a connection to an origin has come back to this proxy: a client of it would
+    /// go round in circles until the limit of sessions.
+    fn is_own(&self, socket: &TcpStream) -> bool {
+        let (Ok(near), Ok(far)) = (socket.local_addr(), socket.peer_addr()) else { return false };
+        far.ip() == near.ip()
+            && self.listening.iter().any(|own| {
+                own.port() == far.port() && (own.ip().is_unspecified() || own.ip() == far.ip())
+            })
     }
 
     /// Serves one client until the session's end.
@@ -115,13 +130,11 @@ impl Rtmp {
     async fn set_up(&self, client: &mut TcpStream, live: &Live) -> Result<Joined, Fault> {
         let session = live.session();
         let mut wanted = self.greet(client, session).await?;
+        session.note(|progress| progress.role = Some(wanted.role));
         let ask = Ask::Rtmp { tc_url: &wanted.tc_url, app: &wanted.app, stream: &wanted.name };
         let key = StreamKey::new(&ask, &self.vhosts)
             .map_err(|error| wanted.refuse(End::BadStream, error.to_string()))?;
-        session.note(|progress| {
-            progress.role = Some(wanted.role);
-            progress.stream = Some(key.clone());
-        });
+        session.note(|progress| progress.stream = Some(key.clone()));
         debug!(role = wanted.role.as_str(), stream = %key, "stream asked for");
         let Reached { socket, agreement, lease } =
             reach(self, &key, &mut wanted, client, session).await?;
@@ -195,7 +208,7 @@ impl Rtmp {
                 Exit::Closed(_) if bridge.is_accepted() == Some(false) => break End::OriginRefused,
                 Exit::Closed(closed) => break closed.into(),
                 Exit::Fault(fault) => {
-                    debug!(end = fault.end.as_str(), text = fault.text, "session failed");
+                    session.note(|progress| progress.why = Some(fault.text));
                     break fault.end;
                 }
             }
@@ -218,7 +231,7 @@ struct Joined {
 /// Tells the client why there will be no session.
 async fn give_up(mut client: TcpStream, fault: Fault, session: &Session) -> End {
     let Fault { end, text, last_words } = fault;
-    debug!(end = end.as_str(), text, "session failed");
+    session.note(|progress| progress.why = Some(text));
     if !last_words.is_empty()
         && let Ok(Ok(())) = timeout(LINGER, client.write_all(&last_words)).await
     {

@@ -7,9 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::proto::rtmp::chunk::{ChunkEvent, ChunkLimits, ChunkReader, Format};
+use crate::proto::rtmp::amf::Value;
+use crate::proto::rtmp::chunk::{
+    ChunkEvent, ChunkLimits, ChunkReader, ChunkWriter, DEFAULT_CHUNK_SIZE, Format,
+};
 use crate::proto::rtmp::command::{Command, Status};
-use crate::proto::rtmp::handshake::{ClientHandshake, Nonce};
+use crate::proto::rtmp::handshake::{ClientHandshake, Nonce, Style};
 use crate::proto::rtmp::message::{Message, kind};
 
 use super::HANDSHAKE;
@@ -102,10 +105,21 @@ impl Origin {
             .created
             .iter()
             .map(|&(transaction, id)| Expected { transaction, stream: Some(id) });
+        let expected = std::iter::once(connect).chain(created).collect();
+        let handshake = ClientHandshake::start(nonce, wanted.style, out);
+        Self::new(handshake, wanted.head.clone(), expected, chunk_streams)
+    }
+
+    fn new(
+        handshake: ClientHandshake,
+        head: Vec<u8>,
+        expected: Vec<Expected>,
+        chunk_streams: usize,
+    ) -> Self {
         Self {
-            handshake: Some(ClientHandshake::start(nonce, wanted.style, out)),
-            head: wanted.head.clone(),
-            expected: std::iter::once(connect).chain(created).collect(),
+            handshake: Some(handshake),
+            head,
+            expected,
             streams: Vec::new(),
             preface: Vec::new(),
             window: None,
@@ -119,6 +133,22 @@ impl Origin {
     /// Whether the origin has proven to speak RTMP; before that it counts as not reached.
     pub(super) fn has_shaken_hands(&self) -> bool {
         self.handshake.is_none()
+    }
+
+    /// The leg of nobody: it asks for an application that need not exist, as plainly as can be.
+    /// Gives back the machine and what it says first.
+    pub(super) fn ask_for_a_sign(nonce: Box<Nonce>) -> (Self, Vec<u8>) {
+        let mut out = Vec::new();
+        let object = Value::Object(vec![
+            ("app".into(), "live".into()),
+            ("tcUrl".into(), "rtmp://localhost/live".into()),
+        ]);
+        let connect = Command { name: "connect".into(), transaction: 1.0, arguments: vec![object] };
+        let mut head = Vec::new();
+        ChunkWriter::new(DEFAULT_CHUNK_SIZE).write(&connect.to_message(0), &mut head);
+        let connect = Expected { transaction: connect.transaction, stream: None };
+        let handshake = ClientHandshake::start(nonce, Style::Simple, &mut out);
+        (Self::new(handshake, head, vec![connect], 8), out)
     }
 
     /// Whether the origin has said anything behind the handshake.

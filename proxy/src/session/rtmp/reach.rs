@@ -16,7 +16,7 @@ use super::fault::Fault;
 use super::origin::{Agreement, Origin, OriginError};
 use super::{READ, Rtmp, nonce};
 use crate::listen::tcp::{acknowledge_now, for_media};
-use crate::origin::{Lease, Listener};
+use crate::origin::{Lease, Listener, NoOrigin};
 use crate::plane::Leg;
 use crate::proto::rtmp::command::Status;
 use crate::session::{End, Session};
@@ -39,7 +39,7 @@ enum Failure {
     /// It shook hands, and said no or hung up: an answer for the client. What an origin says
     /// from there on depends on what the client said, so it is never held against the origin.
     Refused(Status),
-    /// It said something, and not yes or no in time.
+    /// It shook hands, and did not say yes or no in time.
     Late,
     /// The proxy has no descriptor, port or memory left; no origin could be reached.
     OutOfResources(String),
@@ -76,6 +76,10 @@ async fn try_origins(
         let now = Instant::now().into_std();
         let lease = match rtmp.balancer.pick(key, Listener::Rtmp, &tried, now) {
             Ok(lease) => lease,
+            Err(NoOrigin::TooManyStreams) => {
+                let text = "the proxy has no room for another stream".into();
+                return Err(wanted.refuse(End::TooManyStreams, text));
+            }
             Err(error) if tried.is_empty() => {
                 return Err(wanted.refuse(End::NoOrigin, error.to_string()));
             }
@@ -98,8 +102,7 @@ async fn try_origins(
                 return Err(unreachable());
             }
             Err(Failure::Down(error)) => {
-                debug!(origin = %origin.name(), error, "origin cannot be reached");
-                rtmp.balancer.failed(&lease, Instant::now().into_std());
+                rtmp.balancer.failed(&lease, &error, Instant::now().into_std());
                 tried.push(origin.server().clone());
             }
             Err(Failure::OutOfResources(error)) => {
@@ -120,14 +123,16 @@ async fn try_origin(
     session: &Session,
 ) -> Result<(TcpStream, Agreement), Failure> {
     let limit = rtmp.settings.connect_timeout;
-    let connect_by = Instant::now() + limit;
     let (mut socket, address) = connect(lease, limit).await?;
+    if rtmp.is_own(&socket) {
+        return Err(down("it is this proxy itself"));
+    }
     let name = lease.origin().name().clone();
     session.note(|progress| progress.origin = Some((name, address)));
     let mut out = Vec::new();
     let nonce = nonce().map_err(|fault| Failure::OutOfResources(fault.text))?;
     let mut machine = Origin::start(wanted, nonce, rtmp.settings.max_chunk_streams, &mut out);
-    let mut deadline = connect_by;
+    let mut deadline = Instant::now() + limit;
     let mut buffer = vec![0; READ];
     loop {
         let step = async {
@@ -144,8 +149,14 @@ async fn try_origin(
             }
             Ok(Ok(n)) => n,
             Ok(Err(error)) => return Err(hung_up(&machine, error)),
-            Err(_) if machine.has_spoken() => return Err(Failure::Late),
-            Err(_) => return Err(down("accepted the connection and is silent")),
+            Err(_) if !machine.has_shaken_hands() => {
+                return Err(down("accepted the connection and did not shake hands in time"));
+            }
+            // Did it fall silent at what this client said, or does it hang?
+            Err(_) if machine.has_spoken() || answers(address, limit).await => {
+                return Err(Failure::Late);
+            }
+            Err(_) => return Err(down("accepts connections and answers nobody")),
         };
         acknowledge_now(&socket);
         out.clear();
@@ -160,6 +171,33 @@ async fn try_origin(
             deadline = Instant::now() + rtmp.settings.answer_timeout;
         }
     }
+}
+
+/// Whether an origin says anything to a client that cannot be misunderstood, be it no. What other
+/// clients said may be the reason for its silence to them, so that is not held against it.
+async fn answers(address: SocketAddr, limit: Duration) -> bool {
+    let ask = async {
+        let mut socket = TcpStream::connect(address).await?;
+        let nonce = nonce().map_err(|fault| io::Error::other(fault.text))?;
+        let (mut machine, mut out) = Origin::ask_for_a_sign(nonce);
+        let mut buffer = [0; 1024];
+        while !machine.has_spoken() {
+            socket.write_all(&out).await?;
+            out.clear();
+            match socket.read(&mut buffer).await? {
+                0 => break,
+                n => {
+                    let bytes = buffer.get(..n).unwrap_or_default();
+                    if machine.receive(bytes, &mut out).is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        // A close behind the handshake is an answer, too.
+        Ok::<_, io::Error>(machine.has_shaken_hands())
+    };
+    timeout(limit, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
 }
 
 /// Connects to the first of the origin's addresses that accepts, each with its share of the time.
