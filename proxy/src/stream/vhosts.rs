@@ -35,7 +35,7 @@ impl Vhosts {
     /// The vhost of a host name as written in a request, with or without a port.
     pub(super) fn vhost(&self, host: &str) -> String {
         // A slash would end the vhost early in the key; SRS removes it too.
-        let name = folded(without_port(host)).replace('/', "");
+        let name = folded(&without_port(host).replace('/', ""));
         let domain = name.contains('.') && name.parse::<IpAddr>().is_err();
         if self.listed.contains(&name) || (self.every_domain && domain) {
             name
