@@ -1,7 +1,7 @@
 //! Which host names are virtual hosts of their own.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The vhosts that origins tell apart (`PROXY_VHOSTS`); any other host name is the default one,
 /// because people publish and play one stream under different names of the same cluster.
@@ -35,7 +35,7 @@ impl Vhosts {
     /// The vhost of a host name as written in a request, with or without a port.
     pub(super) fn vhost(&self, host: &str) -> String {
         // A slash would end the vhost early in the key; SRS removes it too.
-        let name = folded(without_port(host)).replace('/', "");
+        let name = folded(&without_port(host).replace('/', ""));
         let domain = name.contains('.') && name.parse::<IpAddr>().is_err();
         if self.listed.contains(&name) || (self.every_domain && domain) {
             name
@@ -51,8 +51,10 @@ fn folded(name: &str) -> String {
 }
 
 fn without_port(host: &str) -> &str {
-    if host.starts_with('[') {
-        return host.split_once(']').map_or(host, |(address, _)| address).trim_matches('[');
+    if let Some(bracketed) = host.strip_prefix('[') {
+        // RFC 3986 3.2.2: brackets hold an IPv6 address; anything else in them names no host.
+        let address = bracketed.split_once(']').map_or("", |(address, _)| address);
+        return if address.parse::<Ipv6Addr>().is_ok() { address } else { "" };
     }
     host.split_once(':').map_or(host, |(name, _)| name)
 }
