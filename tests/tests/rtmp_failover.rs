@@ -142,6 +142,45 @@ fn nobody_waits_long_for_an_origin_that_never_answers() -> Result<()> {
 }
 
 #[test]
+fn an_origin_that_shakes_hands_and_hangs_is_found_out() -> Result<()> {
+    story(|folder| {
+        let deaf = Origin::start(Script::Deaf)?;
+        let limits =
+            [("PROXY_ORIGIN_ANSWER_TIMEOUT", "500ms"), ("PROXY_ORIGIN_CONNECT_TIMEOUT", "1s")];
+        let proxy = Proxy::start(folder, &limits)?;
+        deaf.register_at(proxy.system_api(), "deaf")?;
+        let mut refused = Client::connect(proxy.rtmp())?;
+        refused.ask_to_play("stream")?;
+        assert_eq!(refused.status()?.level, "error");
+        let origins = proxy.get("/api/v1/origins")?.to_string();
+        assert!(origins.contains("\"state\":\"down\""), "{origins}");
+        // The stream is served as soon as there is somebody who answers.
+        let good = Origin::start(Script::Serve(Feed::Paced(1_000_000)))?;
+        good.register_at(proxy.system_api(), "good")?;
+        Client::play(proxy.rtmp(), "stream")?.read_bytes(1000)
+    })
+}
+
+#[test]
+fn a_proxy_that_is_its_own_origin_does_not_go_round_in_circles() -> Result<()> {
+    story(|folder| {
+        let proxy = Proxy::start(folder, &[])?;
+        let itself = serde_json::json!({
+            "ip": proxy.rtmp().ip(), "server": "itself", "service": "s", "pid": "1",
+            "rtmp": [proxy.rtmp().port().to_string()],
+        });
+        http::post(proxy.system_api(), "/api/v1/srs/register", &itself.to_string())?;
+        let mut client = Client::connect(proxy.rtmp())?;
+        client.ask_to_publish("circle")?;
+        assert_eq!(client.status()?.level, "error");
+        client.must_be_closed_within(SOON)?;
+        let sessions = proxy.metric("srs_proxy_session_ends_total", &[])?;
+        assert!(sessions < 5, "{sessions} sessions of one client");
+        Ok(())
+    })
+}
+
+#[test]
 fn without_any_origin_the_client_hears_so_and_nothing_of_the_inside() -> Result<()> {
     story(|folder| {
         let proxy = Proxy::start(folder, &[])?;

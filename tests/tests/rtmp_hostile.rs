@@ -135,25 +135,37 @@ fn hostile_peers_are_ended_for_the_right_reason_while_others_play_on() -> Result
 }
 
 #[test]
-fn a_hundred_unfinished_messages_cost_bounded_memory() -> Result<()> {
+fn unfinished_messages_are_held_up_to_their_limit_and_no_further() -> Result<()> {
+    const MIB: u64 = 1 << 20;
     story(|folder| {
+        let origin = Origin::start(Script::Serve(Feed::Silence))?;
         let proxy = start(folder)?;
+        origin.register_at(proxy.system_api(), "origin")?;
+        // Of two streams with one id messages are relayed, and so put together.
+        let mut publisher = Client::connect(proxy.rtmp())?;
+        publisher.create_stream()?;
+        publisher.ask_to_publish("hoard")?;
+        publisher.expect("NetStream.Publish.Start")?;
         let memory = usage::memory(proxy.process.id())?;
-        let mut peers = Vec::new();
-        for _ in 0..100 {
-            // 8 MiB less a bit is announced, and a tenth of it sent.
-            let peer = Peer::greet(TcpStream::connect(proxy.rtmp())?)?;
-            let mut socket = peer.socket();
-            socket.set_write_timeout(Some(Duration::from_millis(200)))?;
-            let chunk = [vec![0xc3], vec![0; 128]].concat();
-            let bytes = [header(3, 8_000_000, 20), vec![0; 128], chunk.repeat(6000)].concat();
-            // The proxy may end it before all is said.
-            let _ = socket.write_all(&bytes);
-            peers.push(peer);
+        let mut socket = publisher.socket();
+        // Eight times 900 KB of 1 MB: all but the end, and below PROXY_RTMP_MAX_MESSAGE.
+        for chunk_stream in 10..18 {
+            let more = [vec![0xc0 | chunk_stream], vec![0; 128]].concat().repeat(7000);
+            let begin = [header(chunk_stream, 1_000_000, 9), vec![0; 128]].concat();
+            socket.write_all(&[begin, more].concat())?;
         }
-        let grown = usage::memory(proxy.process.id())?.saturating_sub(memory);
-        assert!(grown < 64 << 20, "{grown} bytes of memory for 100 hostile peers");
-        wait::until_true("all are ended", SOON, || Ok(proxy.sessions()?.is_empty()))
+        wait::until_true("all of it has come", SOON, || {
+            Ok(usage::memory(proxy.process.id())? > memory + 6 * MIB)
+        })?;
+        let grown = usage::memory(proxy.process.id())? - memory;
+        assert!(grown < 32 * MIB, "{grown} bytes for 7 MB of unfinished messages");
+        socket.write_all(&header(18, 1_000_000, 9))?;
+        publisher.must_be_closed_within(SOON)?;
+        wait::until_true(
+            "the reason is counted",
+            SOON,
+            || Ok(proxy.ends("message_too_large")? == 1),
+        )
     })
 }
 

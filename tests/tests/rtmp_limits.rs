@@ -1,15 +1,15 @@
 //! Limits and ends, each with its own counted reason, while others play on.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use srs_proxy_tests::proxy::Proxy;
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
-use srs_proxy_tests::{http, story, wait};
+use srs_proxy_tests::{story, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -155,18 +155,28 @@ fn limit_descriptors(proxy: &Proxy, limit: u32) -> Result<()> {
 }
 
 #[test]
-fn a_slow_asker_of_the_api_is_cut_off_and_others_are_answered() -> Result<()> {
+fn strangers_to_the_api_cannot_keep_the_origins_out() -> Result<()> {
     story(|folder| {
-        let proxy = Proxy::start(folder, &[])?;
-        let mut slow = Vec::new();
-        for _ in 0..50 {
-            let mut socket = TcpStream::connect(proxy.system_api())?;
-            socket.write_all(b"POST /api/v1/srs/register HTTP/1.1\r\nHost: a\r\n")?;
-            slow.push(socket);
+        let proxy = Proxy::start(folder, &[("PROXY_SYSTEM_API_ALLOW", "127.0.0.1")])?;
+        // Half a request from each of many addresses, as many as the API has connections.
+        let mut strangers = Vec::new();
+        for address in 2..6 {
+            for _ in 0..64 {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+                socket.bind(&SocketAddr::from(([127, 0, 0, address], 0)).into())?;
+                socket.connect(&proxy.system_api().into())?;
+                let mut socket = TcpStream::from(socket);
+                // It may be closed already.
+                let _ = socket.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n");
+                strangers.push(socket);
+            }
         }
+        let origin = Origin::start(Script::Serve(Feed::Silence))?;
         let start = Instant::now();
-        assert_eq!(http::get(proxy.system_api(), "/readyz")?.status, 200);
-        ensure!(start.elapsed() < SOON / 2, "the API answered after {:?}", start.elapsed());
+        for beat in 0..20 {
+            origin.register_at(proxy.system_api(), &format!("beat{beat}"))?;
+        }
+        ensure!(start.elapsed() < SOON / 2, "20 heartbeats took {:?}", start.elapsed());
         Ok(())
     })
 }

@@ -308,6 +308,7 @@ mod tests {
             ("rtmp://127.0.0.1/live?vhost=example.com/livestream", example),
             ("rtmp://127.0.0.1/live...vhost...example.com/livestream", example),
             ("rtmp://127.0.0.1/livestream", default),
+            ("rtmp://127.0.0.1:1935/live//livestream", default),
             ("http://example.com:8080/live/livestream.flv?token=a", example),
             ("https://example.com/live/livestream.m3u8", example),
             ("https://example.com/rtc/v1/whip/?app=live&stream=livestream", example),

@@ -30,6 +30,8 @@ pub enum Script {
     Refuse(&'static str, &'static str),
     /// Takes connections and never says a word.
     Mute,
+    /// Shakes hands, and says no word behind that.
+    Deaf,
 }
 
 /// What players get.
@@ -132,6 +134,9 @@ impl Shared {
         let mut peer = Peer::welcome(socket)?;
         loop {
             let command = peer.command()?;
+            if let Script::Deaf = self.script {
+                continue;
+            }
             match command.name.as_str() {
                 "connect" => answer_connect(&mut peer, command.transaction)?,
                 "createStream" => {

@@ -128,7 +128,7 @@ fn an_origin_that_refuses_is_left_alone_and_its_streams_move() {
     let key = stream("s");
     let lost = pick(&balancer, &key, now);
     balancer.failed(&lost, "refused", now);
-    let refused = server(&lost).to_owned();
+    let refused = server(&lost);
     drop(lost);
     let next = pick(&balancer, &key, now);
     assert_ne!(server(&next), refused, "the stream stayed on the origin that refused");
@@ -165,7 +165,7 @@ fn when_every_origin_is_in_back_off_the_untried_are_tried_anyway() {
     let key = stream("s");
     let first = pick(&balancer, &key, now);
     balancer.failed(&first, "refused", now);
-    let first_server = server(&first).to_owned();
+    let first_server = server(&first);
     drop(first);
     let second = pick(&balancer, &key, now);
     balancer.failed(&second, "refused", now);
