@@ -57,6 +57,11 @@ impl Seldom {
     }
 }
 
+/// Seconds as logs and the API show them: three digits behind the point.
+pub fn seconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

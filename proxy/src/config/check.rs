@@ -54,11 +54,6 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
         let meant: Vec<_> = servers.iter().copied().filter(is_meant).collect();
         one_server_per_port(&meant, said)?;
     }
-    if config.balancer.max_routes < config.session.max {
-        let sessions = said.spell(&row::PROXY_MAX_SESSIONS.setting);
-        let problem = format!("expected no less than {sessions}");
-        return wrong(&row::PROXY_MAX_ROUTES.setting, problem);
-    }
     Ok(())
 }
 

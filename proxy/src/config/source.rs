@@ -148,10 +148,11 @@ fn unreadable(path: &Path, cause: io::Error) -> Error {
 
 /// A question that names the candidate which was probably meant; empty if there is none.
 pub(super) fn nearest(name: &str, candidates: impl Iterator<Item = String>) -> String {
+    let typos = (name.trim_start_matches(PREFIX).len() / 3).min(MOST_TYPOS);
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(name, &candidate), candidate))
         .min()
-        .filter(|&(distance, _)| distance <= MOST_TYPOS)
+        .filter(|&(distance, _)| distance <= typos)
         .map(|(_, candidate)| format!("; did you mean {candidate}?"))
         .unwrap_or_default()
 }

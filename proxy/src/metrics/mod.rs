@@ -55,7 +55,7 @@ const SETUPS: Family = Family {
     name: "srs_proxy_session_setups",
     labels: &["protocol", "role"],
     counter: true,
-    help: "Sessions whose origin agreed and whose bytes were handed to a plane",
+    help: "Sessions whose origin has said yes to publish or play",
 };
 const ENDS: Family = Family {
     name: "srs_proxy_session_ends",
@@ -73,7 +73,7 @@ const ORIGINS: Family = Family {
     name: "srs_proxy_origins",
     labels: &["state"],
     counter: false,
-    help: "Origins that are alive; down ones are left alone after a failed connection",
+    help: "Registered origins; down ones could not be connected last time",
 };
 const ROUTES: Family = Family {
     name: "srs_proxy_routes",

@@ -12,6 +12,7 @@ use super::origin::{Endpoint, Listener, Origin, ServerName};
 use super::registry::{Member, NotRegistered, Registered, Registry};
 use super::routes::{Generation, Routes};
 use crate::stream::StreamKey;
+use crate::telemetry::seconds;
 
 /// What a balancer is made of.
 #[derive(Clone, Debug)]
@@ -314,7 +315,7 @@ impl State {
             endpoints: endpoints.collect(),
             state: if health.is_failing() { "down" } else { "up" },
             fixed: heard.is_none(),
-            age_seconds: heard.map(|heard| now.saturating_duration_since(heard).as_secs_f64()),
+            age_seconds: heard.map(|heard| seconds(now.saturating_duration_since(heard))),
             streams: self.routes.of(origin.server()),
             connect_failures: health.failures(),
         }

@@ -12,6 +12,7 @@ use tracing::Level;
 use super::{End, Protocol, Role};
 use crate::plane::Meter;
 use crate::stream::StreamKey;
+use crate::telemetry::seconds;
 
 /// Name of a session in logs and in the API, unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -98,7 +99,7 @@ impl Session {
             plane_reason,
             bytes_to_origin: to_origin,
             bytes_to_client: to_client,
-            seconds: milliseconds_of(self.age()),
+            seconds: seconds(self.age()),
             why: progress.why,
         }
     }
@@ -127,11 +128,6 @@ pub struct SessionView {
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
-}
-
-/// Seconds with three digits behind the point.
-pub(crate) fn milliseconds_of(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 /// The session's one line in the log. Whoever said neither publish nor play was a scanner or a

@@ -24,7 +24,7 @@ pub struct SessionLimits {
 /// Counts since start, for metrics.
 #[derive(Clone, Debug, Default)]
 pub struct Totals {
-    /// Sessions that were handed to a plane, by protocol and role.
+    /// Sessions whose origin has said yes, by protocol and role.
     pub setups: [[u64; Role::ALL.len()]; Protocol::ALL.len()],
     /// Ended sessions, by protocol and reason.
     pub ends: [[u64; End::ALL.len()]; Protocol::ALL.len()],
@@ -156,7 +156,7 @@ impl Live {
         &self.session
     }
 
-    /// Counts the session as set up: from here its bytes are a plane's.
+    /// Counts the session as set up: its origin has said yes.
     pub fn established(&self, role: Role) {
         let mut table = self.table.table.lock();
         let setups = table.totals.setups.get_mut(self.session.protocol as usize);
