@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use srs_proxy_tests::process::Process;
-use srs_proxy_tests::{story, usage, wait};
+use srs_proxy_tests::{proxy, story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_secs(30);
@@ -61,6 +61,8 @@ fn the_demo_ends_when_one_of_its_programs_dies() -> Result<()> {
 
 /// Starts the demo with its temporary files in this folder.
 fn start(folder: &Path, arguments: &[&str]) -> Result<Process> {
+    // Built before anybody waits for the demo.
+    proxy::command(folder)?;
     let mut demo = Command::new(env!("CARGO_BIN_EXE_demo"));
     Process::start(demo.args(arguments).env("TMPDIR", folder), folder, "demo")
 }
