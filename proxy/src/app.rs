@@ -43,10 +43,10 @@ impl App {
         let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
         let api = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
         // Not before all are bound: nobody is let in by a proxy that cannot start.
+        let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
         let rtmp_listeners = listen("PROXY_RTMP_SERVER", rtmp)?;
         let api_listeners = listen("PROXY_SYSTEM_API", api)?;
         let stop = Stop::default();
-        let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
         let sessions = Sessions::new(SessionLimits {
             total: most_sessions,
             per_client: config.session.max_per_client,

@@ -50,7 +50,8 @@ impl Signals {
                     let _ended = sender.send(());
                 }
                 // On a thread of its own, because whoever reads it may hang as well.
-                std::thread::spawn(|| eprintln!("srs-proxy: forced to stop"));
+                let last_word = || eprintln!("srs-proxy: forced to stop");
+                let _no_thread = std::thread::Builder::new().spawn(last_word);
                 sleep(LAST_WORD).await;
                 std::process::exit(0);
             });

@@ -14,7 +14,7 @@ use crate::config::{Log, LogFormat};
 
 /// Lines that wait for a reader of the log who is slow. More are dropped: a log that nobody reads
 /// must not stop the media.
-const WAITING_LINES: usize = 16 * 1024;
+const WAITING_LINES: usize = 64 * 1024;
 
 /// The log, which writes what is left of it when this is dropped.
 #[derive(Debug)]

@@ -67,7 +67,7 @@ fn a_client_that_leaves_before_its_origin_answers_is_noticed_at_once() -> Result
     story(|folder| {
         let origin = Origin::start(Script::Mute)?;
         let limits =
-            [("PROXY_ORIGIN_CONNECT_TIMEOUT", "60s"), ("PROXY_ORIGIN_SETUP_TIMEOUT", "90s")];
+            [("PROXY_ORIGIN_CONNECT_TIMEOUT", "20s"), ("PROXY_ORIGIN_SETUP_TIMEOUT", "90s")];
         let proxy = Proxy::start(folder, &limits)?;
         origin.register_at(proxy.system_api(), "mute")?;
         let mut client = Client::connect(proxy.rtmp())?;

@@ -57,7 +57,6 @@ type Shared = State<Arc<ApiState>>;
 /// Every endpoint.
 pub fn router(state: ApiState) -> Router {
     let state = Arc::new(state);
-    let noted = from_fn_with_state(Arc::clone(&state), gate::noted);
     let with_token = Router::new()
         .route("/api/v1/origins", get(origins))
         .route("/api/v1/streams/route", get(route))
@@ -69,13 +68,13 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/srs/register", post(register))
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&state), gate::bearer))
-        .layer(noted);
+        .layer(from_fn_with_state(Arc::clone(&state), gate::allowed))
+        .layer(from_fn_with_state(Arc::clone(&state), gate::noted));
     let from_allowed = Router::new()
         .route("/api/v1/versions", get(versions))
         .route("/metrics", get(metrics_text))
         .method_not_allowed_fallback(answer::method_not_allowed)
         .merge(with_token)
-        .merge(registration)
         .fallback(answer::not_found)
         .layer(from_fn_with_state(Arc::clone(&state), gate::allowed));
     Router::new()
@@ -83,6 +82,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/readyz", get(readyz))
         .method_not_allowed_fallback(answer::method_not_allowed)
         .merge(from_allowed)
+        .merge(registration)
         .layer(map_response(answer::signed))
         .with_state(state)
 }

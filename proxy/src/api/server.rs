@@ -46,8 +46,9 @@ pub async fn serve(
 pub(super) struct Limits {
     /// Connections in total. More wait in the kernel.
     pub(super) connections: u32,
-    /// Connections of all addresses that are not allowed. More are closed.
-    pub(super) strangers: usize,
+    /// Connections of all addresses that are not allowed, and of one of them. More are closed.
+    pub(super) strangers: u32,
+    pub(super) per_stranger: usize,
     /// Connections of one client. More are closed.
     pub(super) per_client: usize,
     /// For the head of a request, and between two requests.
@@ -63,6 +64,7 @@ impl Default for Limits {
         Self {
             connections: 256,
             strangers: 16,
+            per_stranger: 4,
             per_client: 64,
             head: Duration::from_secs(10),
             request: Duration::from_secs(10),
@@ -79,7 +81,7 @@ pub(super) async fn serve_within(
     stop: CancellationToken,
 ) {
     let slots = Arc::new(Semaphore::new(limits.connections as usize));
-    let strangers = Arc::new(Semaphore::new(limits.strangers));
+    let strangers = Arc::new(Semaphore::new(limits.strangers as usize));
     let clients = Mutex::default();
     let desk = Arc::new(Desk { limits, router, allow, strangers, stop, clients });
     let mut accepting = JoinSet::new();
@@ -88,7 +90,10 @@ pub(super) async fn serve_within(
     }
     accepting.join_all().await;
     // Each connection has a slot: all are free when all have ended.
-    let all_ended = slots.acquire_many(limits.connections);
+    let all_ended = async {
+        let _all = slots.acquire_many(limits.connections).await;
+        let _all = desk.strangers.acquire_many(limits.strangers).await;
+    };
     if timeout(LAST_ANSWERS, all_ended).await.is_err() {
         tracing::debug!("API connections left open at the end");
     }
@@ -126,12 +131,13 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, slots: Arc<Semaphore>) {
         match (slot, accepted) {
             (Ok(slot), Ok((stream, address))) => {
                 let client = ClientIp::from(address);
-                let slot = if is_allowed(&desk.allow, client) {
-                    Some(slot)
+                let (slot, most) = if is_allowed(&desk.allow, client) {
+                    (Some(slot), desk.limits.per_client)
                 } else {
-                    Arc::clone(&desk.strangers).try_acquire_owned().ok()
+                    let slot = Arc::clone(&desk.strangers).try_acquire_owned();
+                    (slot.ok(), desk.limits.per_stranger)
                 };
-                if let Some((slot, place)) = slot.zip(Place::take(&desk, client.into())) {
+                if let Some((slot, place)) = slot.zip(Place::take(&desk, client.into(), most)) {
                     tokio::spawn(answer(stream, client, place, slot));
                 }
             }
@@ -151,11 +157,11 @@ struct Place {
 }
 
 impl Place {
-    fn take(desk: &Arc<Desk>, ip: IpAddr) -> Option<Self> {
+    fn take(desk: &Arc<Desk>, ip: IpAddr, most: usize) -> Option<Self> {
         let ip = source(ip);
         let mut clients = desk.clients.lock();
         let taken = clients.entry(ip).or_default();
-        if *taken >= desk.limits.per_client {
+        if *taken >= most {
             return None;
         }
         *taken += 1;

@@ -24,11 +24,12 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
         return wrong(force, problem);
     }
     // An origin must have its own time to fail before the time for all is over, or it is never
-    // found to be down.
+    // found to be down: to connect, to shake hands, to answer, and to answer the proxy itself.
     let origin = &config.origin;
-    if origin.setup_timeout < origin.connect_timeout.saturating_add(origin.answer_timeout) {
+    let connections = origin.connect_timeout.saturating_mul(3);
+    if origin.setup_timeout < connections.saturating_add(origin.answer_timeout) {
         let problem = format!(
-            "expected no less than {} and {} together",
+            "expected no less than three times {} and {} together",
             said.spell(&row::PROXY_ORIGIN_CONNECT_TIMEOUT.setting),
             said.spell(&row::PROXY_ORIGIN_ANSWER_TIMEOUT.setting),
         );

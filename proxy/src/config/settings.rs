@@ -120,10 +120,10 @@ settings! {
     PROXY_MAX_ORIGINS: usize = count, "1024", OPEN,
         "Origins that may be registered at once.";
     PROXY_ORIGIN_CONNECT_TIMEOUT: Duration = positive_duration, "2s", OPEN,
-        "Time for an origin to accept a connection and shake hands.";
+        "Time for an origin to accept a connection, and again to shake hands.";
     PROXY_ORIGIN_ANSWER_TIMEOUT: Duration = positive_duration, "5s", OPEN,
         "Time for an origin behind the handshake to answer what comes before publish or play.";
-    PROXY_ORIGIN_SETUP_TIMEOUT: Duration = positive_duration, "10s", OPEN,
+    PROXY_ORIGIN_SETUP_TIMEOUT: Duration = positive_duration, "15s", OPEN,
         "Time for the whole set-up towards origins, further attempts included.";
 
     PROXY_BALANCER_POLICY: Policy = value::word, "least-streams", OPEN,

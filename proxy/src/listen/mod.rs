@@ -29,7 +29,8 @@ pub fn room_for(sessions: usize) -> usize {
             return sessions;
         }
     };
-    let room = usize::try_from(allowed.saturating_sub(OWN_DESCRIPTORS) / 2).unwrap_or(usize::MAX);
+    let room = allowed.saturating_sub(OWN_DESCRIPTORS) / 2;
+    let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
     if room < sessions {
         info!(
             sessions = room,
@@ -37,5 +38,5 @@ pub fn room_for(sessions: usize) -> usize {
             "fewer sessions than PROXY_MAX_SESSIONS={sessions}: the limit of open files is too low"
         );
     }
-    room.clamp(1, sessions)
+    room.min(sessions)
 }

@@ -104,13 +104,14 @@ impl Balancer {
     /// Takes a heartbeat. A server that restarted takes the place of its former run at once,
     /// and keeps its streams.
     pub fn register(&self, origin: Origin, now: Instant) -> Result<Registered, NotRegistered> {
-        let name = Arc::clone(origin.name());
-        let targets = origin.targets(Listener::Rtmp).map(|(host, port)| format!("{host} {port}"));
-        let rtmp = targets.collect::<Vec<_>>().join(", ");
+        let known = origin.clone();
         let registered = self.at(now).registry.register(origin, now)?;
         if registered != Registered::Again {
+            let targets =
+                known.targets(Listener::Rtmp).map(|(host, port)| format!("{host} {port}"));
+            let rtmp = targets.collect::<Vec<_>>().join(", ");
             let change = registered.as_str();
-            tracing::info!(origin = &*name, rtmp, change, "origin registered");
+            tracing::info!(origin = &**known.name(), rtmp, change, "origin registered");
         }
         Ok(registered)
     }

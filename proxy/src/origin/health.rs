@@ -57,7 +57,7 @@ impl Health {
         self.strikes > 0
     }
 
-    /// Failed connections, ever.
+    /// Failed connections of this run at these addresses.
     pub(super) fn failures(&self) -> u64 {
         self.failures
     }
@@ -67,7 +67,7 @@ const FIRST_BACK_OFF: Duration = Duration::from_secs(1);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(30);
 
 /// A probe that nobody reports on, because its client left, is over after this.
-const PROBE: Duration = Duration::from_secs(5);
+const PROBE: Duration = Duration::from_secs(15);
 
 #[cfg(test)]
 mod tests {

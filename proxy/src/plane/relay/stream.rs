@@ -28,7 +28,8 @@ const READ: usize = 64 * 1024;
 /// How often a session whose bytes wait is asked whether its legs still live.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Probes that a leg may take nothing of what the other sent before it ended.
+/// Probes that a leg may take nothing of what the other sent before it was lost. Behind a leg that
+/// closed in order the stall time counts.
 const LAST_PROBES: u32 = 2;
 
 /// How a run of the relay ended.
@@ -242,7 +243,7 @@ impl<F: Filter> Relay<'_, F> {
                 let waiting = self.pair.out.waiting_for(ending.leg.other());
                 let (seen, unchanged) = ending.left;
                 ending.left = (waiting, if waiting == seen { unchanged + 1 } else { 0 });
-                if ending.left.1 >= LAST_PROBES {
+                if ending.left.1 >= LAST_PROBES && matches!(ending.closed, Closed::Lost(_)) {
                     ending.read_on = false;
                     self.pair.out.towards(ending.leg.other()).clear();
                 }

@@ -16,11 +16,11 @@ mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span};
@@ -36,6 +36,7 @@ use crate::proto::rtmp::chunk::ChunkLimits;
 use crate::proto::rtmp::handshake::{Nonce, PACKET};
 use crate::session::{End, Live, Role, Session};
 use crate::stream::{Ask, StreamKey, Vhosts};
+use crate::telemetry::Seldom;
 
 /// Bytes of a whole handshake in one direction.
 const HANDSHAKE: u64 = 1 + 2 * PACKET as u64;
@@ -46,6 +47,9 @@ const READ: usize = 4 * 1024;
 /// How long a leg that was closed may still send what nobody reads, so that what it was told
 /// last is not overtaken by a reset.
 const LINGER: Duration = Duration::from_secs(1);
+
+/// Questions to silent origins at a time.
+const QUESTIONS: usize = 8;
 
 /// Deadlines and limits of RTMP sessions.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +81,11 @@ pub struct Rtmp {
     stop: CancellationToken,
     /// Where RTMP clients are accepted.
     listening: Vec<SocketAddr>,
-    /// The host's resources ran out, and no session could be set up since.
-    is_exhausted: AtomicBool,
+    /// Places for questions to silent origins.
+    questions: Semaphore,
+    /// Warnings of origins that answer too late, and of a host without resources.
+    late: Seldom,
+    exhausted: Seldom,
 }
 
 impl Rtmp {
@@ -91,15 +98,25 @@ impl Rtmp {
         listening: Vec<SocketAddr>,
         stop: CancellationToken,
     ) -> Arc<Self> {
-        let is_exhausted = AtomicBool::new(false);
-        Arc::new(Self { settings, balancer, vhosts, stop, listening, is_exhausted })
+        Arc::new(Self {
+            settings,
+            balancer,
+            vhosts,
+            stop,
+            listening,
+            questions: Semaphore::new(QUESTIONS),
+            late: Seldom::default(),
+            exhausted: Seldom::default(),
+        })
     }
 
     /// Whether a connection to an origin has come back to this proxy: a client of it would
     /// go round in circles until the limit of sessions.
     fn is_own(&self, socket: &TcpStream) -> bool {
         let (Ok(near), Ok(far)) = (socket.local_addr(), socket.peer_addr()) else { return false };
-        far.ip() == near.ip()
+        // Linux answers from 127.0.0.1 whatever loopback address was dialled.
+        let is_here = far.ip() == near.ip() || (far.ip().is_loopback() && near.ip().is_loopback());
+        is_here
             && self.listening.iter().any(|own| {
                 own.port() == far.port() && (own.ip().is_unspecified() || own.ip() == far.ip())
             })

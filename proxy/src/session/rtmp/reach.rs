@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -90,7 +89,6 @@ async fn try_origins(
         let origin = lease.origin();
         if matches!(outcome, Ok(_) | Err(Failure::Refused(_))) {
             rtmp.balancer.reached(&lease);
-            rtmp.is_exhausted.store(false, Ordering::Relaxed);
         }
         match outcome {
             Ok((socket, agreement)) => return Ok(Reached { socket, agreement, lease }),
@@ -98,16 +96,19 @@ async fn try_origins(
                 return Err(wanted.pass_on(End::OriginRefused, &status));
             }
             Err(Failure::Late) => {
-                debug!(origin = %origin.name(), "origin does not answer in time");
-                return Err(unreachable());
+                if let Some(unsaid) = rtmp.late.say(Instant::now().into_std()) {
+                    warn!(origin = %origin.name(), stream = %key, unsaid, "origin answers too late");
+                }
+                let text = "the origin does not answer in time".into();
+                return Err(wanted.refuse(End::OriginUnreachable, text));
             }
             Err(Failure::Down(error)) => {
                 rtmp.balancer.failed(&lease, &error, Instant::now().into_std());
                 tried.push(origin.server().clone());
             }
             Err(Failure::OutOfResources(error)) => {
-                if !rtmp.is_exhausted.swap(true, Ordering::Relaxed) {
-                    warn!(error, "this host has no resources left for new sessions");
+                if let Some(unsaid) = rtmp.exhausted.say(Instant::now().into_std()) {
+                    warn!(error, unsaid, "this host has no resources left for new sessions");
                 }
                 let text = "the proxy has no resources left".into();
                 return Err(wanted.refuse(End::OutOfResources, text));
@@ -153,10 +154,13 @@ async fn try_origin(
                 return Err(down("accepted the connection and did not shake hands in time"));
             }
             // Did it fall silent at what this client said, or does it hang?
-            Err(_) if machine.has_spoken() || answers(address, limit).await => {
-                return Err(Failure::Late);
+            Err(_) if machine.has_spoken() => return Err(Failure::Late),
+            Err(_) => {
+                return Err(match ask_for_a_sign(rtmp, address, limit).await {
+                    Sign::Answered | Sign::Unknown => Failure::Late,
+                    Sign::Silent => down("accepts connections and answers nobody"),
+                });
             }
-            Err(_) => return Err(down("accepts connections and answers nobody")),
         };
         acknowledge_now(&socket);
         out.clear();
@@ -173,56 +177,87 @@ async fn try_origin(
     }
 }
 
-/// Whether an origin says anything to a client that cannot be misunderstood, be it no. What other
-/// clients said may be the reason for its silence to them, so that is not held against it.
-async fn answers(address: SocketAddr, limit: Duration) -> bool {
+/// What a question of the proxy's own came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sign {
+    Answered,
+    Silent,
+    /// The question could not be asked.
+    Unknown,
+}
+
+/// Asks an origin that was silent to a client something that cannot be misunderstood. What that
+/// client said may be the reason for its silence, so that is not held against it.
+async fn ask_for_a_sign(rtmp: &Rtmp, address: SocketAddr, limit: Duration) -> Sign {
+    // Many silent sessions are no reason for as many questions.
+    let (Ok(_one_of_few), Ok(nonce)) = (rtmp.questions.try_acquire(), nonce()) else {
+        return Sign::Unknown;
+    };
+    let (mut machine, mut out) = Origin::ask_for_a_sign(nonce);
     let ask = async {
-        let mut socket = TcpStream::connect(address).await?;
-        let nonce = nonce().map_err(|fault| io::Error::other(fault.text))?;
-        let (mut machine, mut out) = Origin::ask_for_a_sign(nonce);
+        let Ok(mut socket) = TcpStream::connect(address).await else { return Sign::Unknown };
         let mut buffer = [0; 1024];
         while !machine.has_spoken() {
-            socket.write_all(&out).await?;
+            let step = async {
+                socket.write_all(&out).await?;
+                socket.read(&mut buffer).await
+            };
+            let n = step.await.unwrap_or(0);
             out.clear();
-            match socket.read(&mut buffer).await? {
-                0 => break,
-                n => {
-                    let bytes = buffer.get(..n).unwrap_or_default();
-                    if machine.receive(bytes, &mut out).is_err() {
-                        break;
-                    }
-                }
+            let bytes = buffer.get(..n).unwrap_or_default();
+            // Behind the handshake a close is an answer, too, in order or not.
+            if n == 0 || machine.receive(bytes, &mut out).is_err() {
+                break;
             }
         }
-        // A close behind the handshake is an answer, too.
-        Ok::<_, io::Error>(machine.has_shaken_hands())
+        if machine.has_shaken_hands() { Sign::Answered } else { Sign::Silent }
     };
-    timeout(limit, ask).await.is_ok_and(|answer| answer.unwrap_or(false))
+    timeout(limit, ask).await.unwrap_or(Sign::Silent)
 }
 
 /// Connects to the first of the origin's addresses that accepts, each with its share of the time.
 async fn connect(lease: &Lease, limit: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
     let mut addresses = Vec::new();
     let mut failure = "the origin has no RTMP endpoint".to_owned();
-    for target in lease.origin().targets(Listener::Rtmp) {
-        match timeout(limit, lookup_host(target)).await {
-            Ok(Ok(found)) => addresses.extend(found.take(MAX_ADDRESSES)),
-            Ok(Err(error)) => failure = error.to_string(),
-            Err(_) => failure = "its name is not found in time".into(),
+    let origin = lease.origin();
+    let ports: Vec<u16> = origin.targets(Listener::Rtmp).map(|(_, port)| port).collect();
+    match timeout(limit, lookup_host((origin.host().as_str(), 0))).await {
+        Ok(Ok(found)) => {
+            let hosts: Vec<_> = found.take(MAX_ADDRESSES).map(|address| address.ip()).collect();
+            let of_port = |&port: &u16| hosts.iter().map(move |&ip| SocketAddr::new(ip, port));
+            addresses.extend(ports.iter().flat_map(of_port));
         }
+        Ok(Err(error)) if TcpSocket::new_v4().is_err() => {
+            return Err(Failure::OutOfResources(error.to_string()));
+        }
+        Ok(Err(error)) => failure = error.to_string(),
+        Err(_) => failure = "its name is not found in time".into(),
     }
     addresses.truncate(MAX_ADDRESSES);
-    let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
+    // Enough for a second SYN.
+    let share = if addresses.len() > 1 { limit / 2 } else { limit };
     for address in addresses {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let socket = socket.map_err(|error| Failure::OutOfResources(error.to_string()))?;
+        let socket = match socket {
+            Ok(socket) => socket,
+            // A host may be without IPv6; without IPv4 sockets it is out of descriptors.
+            Err(error) if TcpSocket::new_v4().is_err() => {
+                return Err(Failure::OutOfResources(error.to_string()));
+            }
+            Err(error) => {
+                failure = format!("{address}: {error}");
+                continue;
+            }
+        };
         match timeout(share, socket.connect(address)).await {
             Ok(Ok(socket)) => {
                 for_media(&socket);
                 return Ok((socket, address));
             }
-            // No port is left towards this address.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+            // No port is left towards this address; of IPv6 it may mean that there is none here.
+            Ok(Err(error))
+                if error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv4() =>
+            {
                 return Err(Failure::OutOfResources(error.to_string()));
             }
             Ok(Err(error)) => failure = format!("{address}: {error}"),
