@@ -1,8 +1,9 @@
-//! A child process with its output in a file, which never outlives its owner.
+//! A child process with its output in a file, which ends with its owner.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::wait;
 
-/// A running child. Killed and reaped when dropped.
+/// A running child. Told to end, killed if it does not, and reaped when dropped.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -84,6 +85,14 @@ pub fn find(program: &str) -> Result<PathBuf> {
 
 impl Drop for Process {
     fn drop(&mut self) {
+        // A child with children of its own must get the chance to end them; to the proxy a second
+        // signal means at once.
+        for _ in 0..100 {
+            if self.signal(Signal::SIGTERM).is_err() || !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
         // Either fails only if it has been reaped before.
         let _ = self.child.kill();
         let _ = self.child.wait();
