@@ -207,6 +207,8 @@ mod tests {
         let payload = [&[0], message.payload.as_slice()].concat();
         let flash = Message { kind: kind::COMMAND_AMF3, payload, ..message };
         assert_eq!(Command::parse(&flash), Ok(command.clone()));
+        let without_format = Message { payload: flash.payload[1..].to_vec(), ..flash };
+        assert!(Command::parse(&without_format).is_err(), "servers would skip its first byte");
         assert_eq!(command.text(1), Some("livestream?token=a"));
     }
 
