@@ -179,9 +179,12 @@ fn run_session(client: &[u8], origin: &[u8], mut dice: Dice) {
         assert!(to_client == &came.to_client[boundary..], "the client misses bytes");
         return;
     }
-    let whole = fault.is_none();
-    check_media("origin", &came.to_origin, &got.to_origin, whole, false);
-    check_media("client", &came.to_client, &got.to_client, whole, bridge.obstacle().is_none());
+    // Verbatim, what stands behind an unfinished message waits for its end, or for the answer.
+    let is_verbatim = bridge.obstacle().is_none();
+    let whole = |came: &[u8]| fault.is_none() && !(is_verbatim && read(came).is_unfinished);
+    let (to_origin, to_client) = (whole(&came.to_origin), whole(&came.to_client));
+    check_media("origin", &came.to_origin, &got.to_origin, to_origin, false);
+    check_media("client", &came.to_client, &got.to_client, to_client, is_verbatim);
     for (came, got) in [(&came.to_origin, &got.to_origin), (&came.to_client, &got.to_client)] {
         // The shortest chunk is a byte, and the longest header twelve and four; aborts and
         // acknowledgements come on top.
@@ -277,6 +280,8 @@ struct Read {
     fault: Option<String>,
     /// Bytes of an unfinished header.
     left: usize,
+    /// Whether a message has begun and is not whole.
+    is_unfinished: bool,
 }
 
 fn read(mut bytes: &[u8]) -> Read {
@@ -290,7 +295,7 @@ fn read(mut bytes: &[u8]) -> Read {
             Err(error) => break Some(error.to_string()),
         }
     };
-    Read { messages, fault, left: bytes.len() }
+    Read { messages, fault, left: bytes.len(), is_unfinished: reader.has_unfinished() }
 }
 
 /// Lengths of pieces. Without a seed everything comes at once.
