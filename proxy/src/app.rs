@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tracing::{info, warn};
@@ -16,8 +16,9 @@ use crate::listen::tcp::{self, Bound};
 use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
 use crate::plane::{Patience, ebpf_object};
+use crate::proto::proxy_protocol::Ends;
 use crate::session::rtmp::{Rtmp, RtmpSettings};
-use crate::session::{Protocol, SessionLimits, Sessions};
+use crate::session::{Dialer, Protocol, SessionLimits, Sessions};
 use crate::telemetry::Seldom;
 
 /// For all tasks to end when the proxy stops.
@@ -62,12 +63,17 @@ impl App {
             refusals: Seldom::default(),
             draining: stop.draining.clone(),
         };
-        let own = rtmp_listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let listeners = rtmp_listeners.iter().chain(&api_listeners);
+        let dialer = Arc::new(Dialer {
+            connect_timeout: config.origin.connect_timeout,
+            listening: listeners.map(TcpListener::local_addr).collect::<Result<_, _>>()?,
+            announce: None,
+        });
         let rtmp = Rtmp::new(
             rtmp_settings(config),
             Arc::clone(&balancer),
+            dialer,
             vhosts,
-            own,
             stop.sessions.clone(),
         );
         Ok(Self { rtmp, rtmp_listeners, api, api_listeners, balancer, sessions, stop })
@@ -80,12 +86,16 @@ impl App {
         for listener in self.rtmp_listeners {
             let (rtmp, sessions) = (Arc::clone(&self.rtmp), Arc::clone(&self.sessions));
             let refusals = Seldom::default();
-            let serve = move |socket, client| match sessions.admit(client, Protocol::Rtmp) {
-                Ok(live) => drop(tokio::spawn(Arc::clone(&rtmp).serve(socket, live))),
-                // The client is counted, and learns it by the closed connection.
-                Err(end) => {
-                    if let Some(unsaid) = refusals.say(Instant::now()) {
-                        warn!(%client, end = end.as_str(), unsaid, "client refused");
+            let serve = move |socket: TcpStream, client| {
+                let ends =
+                    Ends { source: client, destination: socket.local_addr().unwrap_or(client) };
+                match sessions.admit(ends, Protocol::Rtmp) {
+                    Ok(live) => drop(tokio::spawn(Arc::clone(&rtmp).serve(socket, live))),
+                    // The client is counted, and learns it by the closed connection.
+                    Err(end) => {
+                        if let Some(unsaid) = refusals.say(Instant::now()) {
+                            warn!(%client, end = end.as_str(), unsaid, "client refused");
+                        }
                     }
                 }
             };

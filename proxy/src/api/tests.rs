@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::server::{Limits, serve_within};
 use super::*;
 use crate::origin::BalancerSettings;
+use crate::proto::proxy_protocol::Ends;
 use crate::session::{Protocol, Role, SessionLimits};
 
 /// A running API, stopped when dropped.
@@ -198,7 +199,9 @@ async fn a_route_is_explained_without_being_made() {
 #[tokio::test]
 async fn live_sessions_are_shown() {
     let api = start(None, &[]).await;
-    let live = api.sessions.admit("192.0.2.1:5000".parse().unwrap(), Protocol::Rtmp).unwrap();
+    let client = "192.0.2.1:5000".parse().unwrap();
+    let ends = Ends { source: client, destination: client };
+    let live = api.sessions.admit(ends, Protocol::Rtmp).unwrap();
     live.session().note(|progress| progress.role = Some(Role::Play));
     let list = api.get("/api/v1/sessions").await.json();
     let id = list["sessions"][0]["id"].as_str().unwrap_or_else(|| panic!("{list}")).to_owned();

@@ -152,6 +152,7 @@ fn write(
 mod tests {
     use super::*;
     use crate::origin::{BalancerSettings, Listener, Origin};
+    use crate::proto::proxy_protocol::Ends;
     use crate::session::SessionLimits;
 
     #[test]
@@ -162,8 +163,9 @@ mod tests {
         let balancer = Arc::new(Balancer::new(settings));
         let registry = registry(Arc::clone(&sessions), balancer);
         let client = "192.0.2.1:5000".parse().unwrap();
-        let live = sessions.admit(client, Protocol::Rtmp).unwrap();
-        assert!(sessions.admit(client, Protocol::Rtmp).is_err());
+        let ends = Ends { source: client, destination: client };
+        let live = sessions.admit(ends, Protocol::Rtmp).unwrap();
+        assert!(sessions.admit(ends, Protocol::Rtmp).is_err());
         live.established(Role::Publish);
         live.session().meter.wrote(Leg::Origin, 1500);
         let text = text(&registry).unwrap();

@@ -3,11 +3,13 @@
 //! [`Sessions`] admits clients within the limits and knows every live [`Session`]; a [`Live`] is
 //! the owner of one, and its drop is the session's end.
 
+mod dial;
 mod end;
 mod record;
 pub mod rtmp;
 mod table;
 
+pub use self::dial::{DialError, Dialer};
 pub use self::end::End;
 pub use self::record::{Progress, Session, SessionId, SessionView};
 pub use self::table::{Live, SessionLimits, Sessions, Totals};

@@ -11,6 +11,7 @@ use tracing::Level;
 
 use super::{End, Protocol, Role};
 use crate::plane::Meter;
+use crate::proto::proxy_protocol::Ends;
 use crate::stream::StreamKey;
 use crate::telemetry::seconds;
 
@@ -48,6 +49,8 @@ pub struct Session {
     pub protocol: Protocol,
     /// Where the client is.
     pub client: SocketAddr,
+    /// The address it came to.
+    pub destination: SocketAddr,
     /// Bytes so far.
     pub meter: Meter,
     started: Instant,
@@ -55,15 +58,21 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, protocol: Protocol, client: SocketAddr) -> Self {
+    pub(super) fn new(id: SessionId, protocol: Protocol, ends: Ends) -> Self {
         Self {
             id,
             protocol,
-            client,
+            client: ends.source,
+            destination: ends.destination,
             meter: Meter::default(),
             started: Instant::now(),
             progress: Mutex::default(),
         }
+    }
+
+    /// Both ends of the client's connection, as origins are told of them.
+    pub fn ends(&self) -> Ends {
+        Ends { source: self.client, destination: self.destination }
     }
 
     /// Notes what has become known.

@@ -1,7 +1,7 @@
 //! Every live session within its limits, and the counts of those that ended.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use super::record::summarize;
 use super::{End, Protocol, Role, Session, SessionId};
 use crate::listen::source;
 use crate::plane::Leg;
+use crate::proto::proxy_protocol::Ends;
 
 /// How many sessions may live at once.
 #[derive(Clone, Copy, Debug)]
@@ -58,10 +59,10 @@ impl Sessions {
     }
 
     /// Takes a client in, or says which limit forbids it; a refusal is counted here.
-    pub fn admit(self: &Arc<Self>, client: SocketAddr, protocol: Protocol) -> Result<Live, End> {
+    pub fn admit(self: &Arc<Self>, ends: Ends, protocol: Protocol) -> Result<Live, End> {
         // An IPv4 client of a dual-stack socket is one client with its IPv4 self.
-        let ip = client.ip().to_canonical();
-        let client = SocketAddr::new(ip, client.port());
+        let ends = ends.to_canonical();
+        let ip = ends.source.ip();
         let mut table = self.table.lock();
         let refusal = if table.live.len() >= self.limits.total {
             Some(End::TooManySessions)
@@ -75,7 +76,7 @@ impl Sessions {
             return Err(end);
         }
         table.last_id += 1;
-        let session = Arc::new(Session::new(SessionId(table.last_id), protocol, client));
+        let session = Arc::new(Session::new(SessionId(table.last_id), protocol, ends));
         table.live.insert(session.id, Arc::clone(&session));
         *table.clients.entry(source(ip)).or_default() += 1;
         Ok(Live { session, table: Arc::clone(self), end: End::Aborted })
@@ -204,7 +205,11 @@ mod tests {
     }
 
     fn admit(sessions: &Arc<Sessions>, client: &str) -> Result<Live, End> {
-        sessions.admit(client.parse().unwrap(), Protocol::Rtmp)
+        let ends = Ends {
+            source: client.parse().unwrap(),
+            destination: "192.0.2.80:1935".parse().unwrap(),
+        };
+        sessions.admit(ends, Protocol::Rtmp)
     }
 
     #[test]

@@ -14,7 +14,6 @@ mod reach;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ use crate::plane::relay::stream::{Exit, carry};
 use crate::plane::{Leg, Outbox, Patience, StreamPair, StreamPlane};
 use crate::proto::rtmp::chunk::ChunkLimits;
 use crate::proto::rtmp::handshake::{Nonce, PACKET};
-use crate::session::{End, Live, Role, Session};
+use crate::session::{Dialer, End, Live, Role, Session};
 use crate::stream::{Ask, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -58,7 +57,7 @@ pub struct RtmpSettings {
     pub handshake_timeout: Duration,
     /// From C2 to publish or play.
     pub command_timeout: Duration,
-    /// For one origin to accept a connection, and again to shake hands.
+    /// For one origin to shake hands, and for one that is asked whether it lives to answer.
     pub connect_timeout: Duration,
     /// For one origin, behind the handshake, to answer connect and createStream.
     pub answer_timeout: Duration,
@@ -77,10 +76,9 @@ pub struct RtmpSettings {
 pub struct Rtmp {
     settings: RtmpSettings,
     balancer: Arc<Balancer>,
+    dialer: Arc<Dialer>,
     vhosts: Vhosts,
     stop: CancellationToken,
-    /// Where RTMP clients are accepted.
-    listening: Vec<SocketAddr>,
     /// Places for questions to silent origins.
     questions: Semaphore,
     /// Warnings of origins that answer too late, and of a host without resources.
@@ -89,37 +87,25 @@ pub struct Rtmp {
 }
 
 impl Rtmp {
-    /// Sessions of clients that come to `listening`, find their origins by `balancer`, and end when
-    /// `stop` is cancelled.
+    /// Sessions that find their origins by `balancer`, reach them by `dialer`, and end when `stop`
+    /// is cancelled.
     pub fn new(
         settings: RtmpSettings,
         balancer: Arc<Balancer>,
+        dialer: Arc<Dialer>,
         vhosts: Vhosts,
-        listening: Vec<SocketAddr>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             balancer,
+            dialer,
             vhosts,
             stop,
-            listening,
             questions: Semaphore::new(QUESTIONS),
             late: Seldom::default(),
             exhausted: Seldom::default(),
         })
-    }
-
-    /// Whether a connection to an origin has come back to this proxy: a client of it would
-    /// go round in circles until the limit of sessions.
-    fn is_own(&self, socket: &TcpStream) -> bool {
-        let (Ok(near), Ok(far)) = (socket.local_addr(), socket.peer_addr()) else { return false };
-        // Linux answers from 127.0.0.1 whatever loopback address was dialled.
-        let is_here = far.ip() == near.ip() || (far.ip().is_loopback() && near.ip().is_loopback());
-        is_here
-            && self.listening.iter().any(|own| {
-                own.port() == far.port() && (own.ip().is_unspecified() || own.ip() == far.ip())
-            })
     }
 
     /// Serves one client until the session's end.

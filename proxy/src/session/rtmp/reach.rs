@@ -1,12 +1,11 @@
 //! Finds an origin that answers: the stream's own, or the next one before the client notices.
 
 use std::fmt::Display;
-use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
@@ -14,15 +13,12 @@ use super::client::{BEFORE_STREAM, Wanted};
 use super::fault::Fault;
 use super::origin::{Agreement, Origin, OriginError};
 use super::{READ, Rtmp, nonce};
-use crate::listen::tcp::{acknowledge_now, for_media};
+use crate::listen::tcp::acknowledge_now;
 use crate::origin::{Lease, Listener, NoOrigin};
 use crate::plane::Leg;
 use crate::proto::rtmp::command::Status;
-use crate::session::{End, Session};
+use crate::session::{DialError, End, Session};
 use crate::stream::StreamKey;
-
-/// Addresses of one origin that are tried.
-const MAX_ADDRESSES: usize = 8;
 
 /// An origin that has answered everything the client was answered.
 pub(super) struct Reached {
@@ -42,6 +38,15 @@ enum Failure {
     Late,
     /// The proxy has no descriptor, port or memory left; no origin could be reached.
     OutOfResources(String),
+}
+
+impl From<DialError> for Failure {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Down(text) => Self::Down(text),
+            DialError::OutOfResources(text) => Self::OutOfResources(text),
+        }
+    }
 }
 
 /// Tries the stream's origins until one answers, the set-up time is over, or the client leaves.
@@ -124,11 +129,9 @@ async fn try_origin(
     session: &Session,
 ) -> Result<(TcpStream, Agreement), Failure> {
     let limit = rtmp.settings.connect_timeout;
-    let (mut socket, address) = connect(lease, limit).await?;
-    if rtmp.is_own(&socket) {
-        return Err(down("it is this proxy itself"));
-    }
-    let name = lease.origin().name().clone();
+    let origin = lease.origin();
+    let (mut socket, address) = rtmp.dialer.dial(origin, Listener::Rtmp, &session.ends()).await?;
+    let name = origin.name().clone();
     session.note(|progress| progress.origin = Some((name, address)));
     let mut out = Vec::new();
     let nonce = nonce().map_err(|fault| Failure::OutOfResources(fault.text))?;
@@ -195,7 +198,9 @@ async fn ask_for_a_sign(rtmp: &Rtmp, address: SocketAddr, limit: Duration) -> Si
     };
     let (mut machine, mut out) = Origin::ask_for_a_sign(nonce);
     let ask = async {
-        let Ok(mut socket) = TcpStream::connect(address).await else { return Sign::Unknown };
+        let Ok(mut socket) = rtmp.dialer.dial_for_itself(address).await else {
+            return Sign::Unknown;
+        };
         let mut buffer = [0; 1024];
         while !machine.has_spoken() {
             let step = async {
@@ -213,58 +218,6 @@ async fn ask_for_a_sign(rtmp: &Rtmp, address: SocketAddr, limit: Duration) -> Si
         if machine.has_shaken_hands() { Sign::Answered } else { Sign::Silent }
     };
     timeout(limit, ask).await.unwrap_or(Sign::Silent)
-}
-
-/// Connects to the first of the origin's addresses that accepts, each with its share of the time.
-async fn connect(lease: &Lease, limit: Duration) -> Result<(TcpStream, SocketAddr), Failure> {
-    let mut addresses = Vec::new();
-    let mut failure = "the origin has no RTMP endpoint".to_owned();
-    let origin = lease.origin();
-    let ports: Vec<u16> = origin.targets(Listener::Rtmp).map(|(_, port)| port).collect();
-    match timeout(limit, lookup_host((origin.host().as_str(), 0))).await {
-        Ok(Ok(found)) => {
-            let hosts: Vec<_> = found.take(MAX_ADDRESSES).map(|address| address.ip()).collect();
-            let of_port = |&port: &u16| hosts.iter().map(move |&ip| SocketAddr::new(ip, port));
-            addresses.extend(ports.iter().flat_map(of_port));
-        }
-        Ok(Err(error)) if TcpSocket::new_v4().is_err() => {
-            return Err(Failure::OutOfResources(error.to_string()));
-        }
-        Ok(Err(error)) => failure = error.to_string(),
-        Err(_) => failure = "its name is not found in time".into(),
-    }
-    addresses.truncate(MAX_ADDRESSES);
-    // Enough for a second SYN.
-    let share = if addresses.len() > 1 { limit / 2 } else { limit };
-    for address in addresses {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let socket = match socket {
-            Ok(socket) => socket,
-            // A host may be without IPv6; without IPv4 sockets it is out of descriptors.
-            Err(error) if TcpSocket::new_v4().is_err() => {
-                return Err(Failure::OutOfResources(error.to_string()));
-            }
-            Err(error) => {
-                failure = format!("{address}: {error}");
-                continue;
-            }
-        };
-        match timeout(share, socket.connect(address)).await {
-            Ok(Ok(socket)) => {
-                for_media(&socket);
-                return Ok((socket, address));
-            }
-            // No port is left towards this address; of IPv6 it may mean that there is none here.
-            Ok(Err(error))
-                if error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv4() =>
-            {
-                return Err(Failure::OutOfResources(error.to_string()));
-            }
-            Ok(Err(error)) => failure = format!("{address}: {error}"),
-            Err(_) => failure = format!("{address}: no connection in {share:?}"),
-        }
-    }
-    Err(down(failure))
 }
 
 /// Before the handshake a lost connection means that the origin is not there; behind it, that it

@@ -1,0 +1,140 @@
+//! Connects to an origin: by each of its addresses in turn, and never to this proxy itself.
+
+use std::fmt::Display;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::timeout;
+
+use crate::listen::tcp::for_media;
+use crate::origin::{Listener, Origin};
+use crate::proto::proxy_protocol::{self, Ends, Header, Version};
+
+/// Why an origin is not connected.
+#[derive(Debug, Error)]
+pub enum DialError {
+    /// It is not there: it counts as down, and another one may be up.
+    #[error("{0}")]
+    Down(String),
+    /// The proxy has no descriptor, port or memory left; no origin could be reached.
+    #[error("{0}")]
+    OutOfResources(String),
+}
+
+/// How origins are connected, whatever is spoken with them.
+#[derive(Debug)]
+pub struct Dialer {
+    /// For one origin to accept a connection.
+    pub connect_timeout: Duration,
+    /// Every address on which this proxy accepts TCP.
+    pub listening: Vec<SocketAddr>,
+    /// The form in which origins are told of the client, if they are.
+    pub announce: Option<Version>,
+}
+
+impl Dialer {
+    /// Connects to the first of the origin's addresses that accepts, each with its share of the
+    /// time. If clients are announced, the origin has been told of this one.
+    pub async fn dial(
+        &self,
+        origin: &Origin,
+        listener: Listener,
+        client: &Ends,
+    ) -> Result<(TcpStream, SocketAddr), DialError> {
+        let limit = self.connect_timeout;
+        let mut addresses = Vec::new();
+        let mut failure = format!("the origin has no {} endpoint", listener.as_str());
+        let ports: Vec<u16> = origin.targets(listener).map(|(_, port)| port).collect();
+        match timeout(limit, lookup_host((origin.host().as_str(), 0))).await {
+            Ok(Ok(found)) => {
+                let hosts: Vec<_> = found.take(MAX_ADDRESSES).map(|address| address.ip()).collect();
+                let of_port = |&port: &u16| hosts.iter().map(move |&ip| SocketAddr::new(ip, port));
+                addresses.extend(ports.iter().flat_map(of_port));
+            }
+            Ok(Err(error)) if TcpSocket::new_v4().is_err() => return Err(out_of_resources(error)),
+            Ok(Err(error)) => failure = error.to_string(),
+            Err(_) => failure = "its name is not found in time".into(),
+        }
+        addresses.truncate(MAX_ADDRESSES);
+        // Enough for a second SYN.
+        let share = if addresses.len() > 1 { limit / 2 } else { limit };
+        for address in addresses {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+            let socket = match socket {
+                Ok(socket) => socket,
+                // A host may be without IPv6; without IPv4 sockets it is out of descriptors.
+                Err(error) if TcpSocket::new_v4().is_err() => return Err(out_of_resources(error)),
+                Err(error) => {
+                    failure = format!("{address}: {error}");
+                    continue;
+                }
+            };
+            match timeout(share, socket.connect(address)).await {
+                Ok(Ok(socket)) => {
+                    return self.introduce(socket, address, Header::Proxy(*client)).await;
+                }
+                // No port is left towards this address; of IPv6 it may mean that there is none
+                // here.
+                Ok(Err(error))
+                    if error.kind() == io::ErrorKind::AddrNotAvailable && address.is_ipv4() =>
+                {
+                    return Err(out_of_resources(error));
+                }
+                Ok(Err(error)) => failure = format!("{address}: {error}"),
+                Err(_) => failure = format!("{address}: no connection in {share:?}"),
+            }
+        }
+        Err(DialError::Down(failure))
+    }
+
+    /// Connects to this address of an origin for a question of the proxy's own. The caller limits
+    /// the time.
+    pub async fn dial_for_itself(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
+        let socket = TcpStream::connect(address).await.map_err(out_of_resources)?;
+        Ok(self.introduce(socket, address, Header::Local).await?.0)
+    }
+
+    /// Prepares a connection to an origin, and says on whose behalf it is.
+    async fn introduce(
+        &self,
+        mut socket: TcpStream,
+        address: SocketAddr,
+        header: Header,
+    ) -> Result<(TcpStream, SocketAddr), DialError> {
+        if self.is_own(&socket) {
+            return Err(DialError::Down("it is this proxy itself".into()));
+        }
+        for_media(&socket);
+        if let Some(version) = self.announce {
+            let mut out = Vec::new();
+            proxy_protocol::write(version, &header, &mut out);
+            // The first bytes of a connection: the system takes them at once.
+            let written = socket.write_all(&out).await;
+            written.map_err(|error| DialError::Down(format!("{address}: {error}")))?;
+        }
+        Ok((socket, address))
+    }
+
+    /// Whether a connection to an origin has come back to this proxy: a client of it would
+    /// go round in circles until the limit of sessions.
+    fn is_own(&self, socket: &TcpStream) -> bool {
+        let (Ok(near), Ok(far)) = (socket.local_addr(), socket.peer_addr()) else { return false };
+        // Linux answers from 127.0.0.1 whatever loopback address was dialled.
+        let is_here = far.ip() == near.ip() || (far.ip().is_loopback() && near.ip().is_loopback());
+        is_here
+            && self.listening.iter().any(|own| {
+                own.port() == far.port() && (own.ip().is_unspecified() || own.ip() == far.ip())
+            })
+    }
+}
+
+/// Addresses of one origin that are tried.
+const MAX_ADDRESSES: usize = 8;
+
+fn out_of_resources(error: impl Display) -> DialError {
+    DialError::OutOfResources(error.to_string())
+}
