@@ -1,4 +1,5 @@
 //! What the bytes mean: parsers and writers that do no I/O, read no clock, and import nothing of
 //! ours.
 
+pub mod http;
 pub mod rtmp;
