@@ -1,5 +1,6 @@
 //! What the bytes mean: parsers and writers that do no I/O, read no clock, and import nothing of
 //! ours.
 
+pub mod http;
 pub mod proxy_protocol;
 pub mod rtmp;
