@@ -1,4 +1,7 @@
 //! What the bytes mean: parsers and writers that do no I/O, read no clock, and import nothing of
 //! ours.
 
+pub mod addition;
+pub mod dash;
+pub mod hls;
 pub mod rtmp;
