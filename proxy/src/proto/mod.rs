@@ -1,6 +1,9 @@
 //! What the bytes mean: parsers and writers that do no I/O, read no clock, and import nothing of
 //! ours.
 
+pub mod addition;
+pub mod dash;
+pub mod hls;
 pub mod http;
 pub mod proxy_protocol;
 pub mod rtmp;

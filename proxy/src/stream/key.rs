@@ -21,7 +21,7 @@ impl StreamKey {
     /// Longest key, in bytes.
     pub const MAX_BYTES: usize = 512;
 
-    /// The one constructor, for every protocol.
+    /// The one constructor from what a client asks for, for every protocol.
     ///
     /// App and stream are read as SRS does: percent-decoded, blanks removed, `_definst_` and
     /// empty path parts dropped, the app `live` where none is named, and the stream without the
@@ -44,6 +44,12 @@ impl StreamKey {
             return Err(BadStream::TooLong);
         }
         Ok(Self(key.into()))
+    }
+
+    /// A key out of a token that this proxy, or another of its fleet, has signed: the text of a
+    /// key that [`Self::new`] made. None if it is longer than one, or empty.
+    pub(super) fn of_claim(text: &str) -> Option<Self> {
+        (1..=Self::MAX_BYTES).contains(&text.len()).then(|| Self(text.into()))
     }
 
     /// The key as text.

@@ -2,6 +2,7 @@
 
 mod ask;
 mod key;
+pub mod token;
 mod vhosts;
 
 pub use ask::Ask;

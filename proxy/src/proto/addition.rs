@@ -1,0 +1,261 @@
+//! One query parameter, added to the URIs that come back to the proxy and taken out of requests.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// A query parameter for the URIs that come back to the proxy.
+///
+/// Name and value are URL-safe: they are written as they are, in URLs, playlists and XML.
+#[derive(Clone, Copy, Debug)]
+pub struct Addition<'a> {
+    /// The parameter's name.
+    pub name: &'a str,
+    /// The parameter's value.
+    pub value: &'a str,
+    /// The authority that the client asked: absolute URIs of it come back.
+    pub host: &'a str,
+}
+
+impl Addition<'_> {
+    /// Whether a reference, resolved against what the client asked for, comes back to the proxy:
+    /// relative references (RFC 3986 4.2), and `http` and `https` URIs of the same authority.
+    ///
+    /// No to everything else: the parameter is not told to other hosts, a foreign URL may be
+    /// signed, and keys (`skd:`, `data:`) are no URLs at all. No to a reference to the document
+    /// itself (empty, or a fragment alone). No to a backslash or a control character outside
+    /// the query as well: browsers read the one as a slash, drop the other, and so may find
+    /// another host in it.
+    pub fn applies_to(&self, uri: &str) -> bool {
+        matches!(self.aim(uri), Aim::Here | Aim::Relative)
+    }
+
+    /// The URI with the parameter, or as it is if it does not come back. A URI that has the
+    /// parameter gets this value instead of its own. Blanks around the URI stay around it.
+    pub fn add_to<'u>(&self, uri: &'u str) -> Cow<'u, str> {
+        if !self.applies_to(uri) {
+            return uri.into();
+        }
+        let Edit { at, text } = self.edit(uri);
+        let (before, behind) = (uri.get(..at.start), uri.get(at.end..));
+        [before.unwrap_or_default(), &text, behind.unwrap_or_default()].concat().into()
+    }
+
+    /// Where a reference leads.
+    pub(super) fn aim(&self, uri: &str) -> Aim {
+        let uri = uri.trim_matches(BLANKS);
+        let (hierarchy, _) = at_query(uri);
+        let no_text = |c: char| c == '\\' || c.is_control();
+        if hierarchy.contains(no_text) || uri.starts_with('#') || uri.is_empty() {
+            return Aim::Elsewhere;
+        }
+        let (scheme, rest) = split_scheme(uri);
+        match (scheme, rest.strip_prefix("//")) {
+            (None, None) => Aim::Relative,
+            (Some(scheme), Some(rest)) => match PORTS.iter().find(|(s, _)| eq(s, scheme)) {
+                Some((_, port)) if self.is_host(authority(rest), port) => Aim::Here,
+                _ => Aim::Elsewhere,
+            },
+            // The scheme is that of the document, which a proxy of TLS in front may have changed.
+            (None, Some(rest)) if PORTS.iter().any(|(_, p)| self.is_host(authority(rest), p)) => {
+                Aim::Here
+            }
+            _ => Aim::Elsewhere,
+        }
+    }
+
+    /// The one change that gives the URI this parameter.
+    pub(super) fn edit(&self, uri: &str) -> Edit {
+        let end = uri.trim_end_matches(BLANKS).len();
+        let end = uri.find('#').map_or(end, |fragment| fragment.min(end));
+        let before_fragment = uri.get(..end).unwrap_or_default();
+        let Some(query) = before_fragment.find('?').map(|mark| mark + 1) else {
+            return Edit { at: end..end, text: format!("?{}={}", self.name, self.value) };
+        };
+        let mut start = query;
+        for pair in before_fragment.get(query..).unwrap_or_default().split('&') {
+            let pair_end = start + pair.len();
+            match value_of(pair, self.name) {
+                Some("") => {
+                    let text = format!("{}={}", self.name, self.value);
+                    return Edit { at: start..pair_end, text };
+                }
+                Some(value) => {
+                    return Edit { at: pair_end - value.len()..pair_end, text: self.value.into() };
+                }
+                None => start = pair_end + 1,
+            }
+        }
+        Edit { at: end..end, text: format!("&{}={}", self.name, self.value) }
+    }
+
+    /// RFC 9110 4.2.3: hosts have no case, and the scheme's port may be left out.
+    fn is_host(&self, authority: &str, port: &str) -> bool {
+        let without_port = |authority| str::strip_suffix(authority, port).unwrap_or(authority);
+        !self.host.is_empty() && eq(without_port(authority), without_port(self.host))
+    }
+}
+
+/// A parameter's value in a request target, and the target without it: what it was before
+/// [`Addition::add_to`], byte for byte. The first of several values counts; all are taken out.
+pub fn take_parameter<'a>(target: &'a str, name: &str) -> (Option<&'a str>, Cow<'a, str>) {
+    let (before, rest) = at_query(target);
+    let (query, fragment) = rest.find('#').map_or((rest, ""), |at| rest.split_at(at));
+    let Some(query) = query.strip_prefix('?') else { return (None, target.into()) };
+    let Some(value) = query.split('&').find_map(|pair| value_of(pair, name)) else {
+        return (None, target.into());
+    };
+    let mut without = before.to_owned();
+    let others = query.split('&').filter(|pair| value_of(pair, name).is_none());
+    for (index, pair) in others.enumerate() {
+        without.push(if index == 0 { '?' } else { '&' });
+        without.push_str(pair);
+    }
+    without.push_str(fragment);
+    (Some(value), without.into())
+}
+
+/// Where a reference leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// To the proxy, by its name.
+    Here,
+    /// To wherever the base of the document is.
+    Relative,
+    /// To another host, or to nothing that has one.
+    Elsewhere,
+}
+
+/// Bytes of a text, and what stands there instead.
+#[derive(Debug)]
+pub(super) struct Edit {
+    pub(super) at: Range<usize>,
+    pub(super) text: String,
+}
+
+/// A text of which only what is edited differs; all else is copied from the original.
+#[derive(Debug)]
+pub(super) struct Edited<'a> {
+    original: &'a str,
+    copied: usize,
+    text: String,
+}
+
+impl<'a> Edited<'a> {
+    pub(super) fn new(original: &'a str) -> Self {
+        Self { original, copied: 0, text: String::with_capacity(original.len() * 2) }
+    }
+
+    /// Edits come in the order of their places. An edit that would make the text longer than
+    /// [`MAX_BYTES`] fails.
+    pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), TooLong> {
+        let kept = self.original.get(self.copied..edit.at.start).ok_or(TooLong)?;
+        let rest = self.original.len().saturating_sub(edit.at.end);
+        if self.text.len() + kept.len() + edit.text.len() + rest > MAX_BYTES {
+            return Err(TooLong);
+        }
+        self.text.push_str(kept);
+        self.text.push_str(&edit.text);
+        self.copied = edit.at.end;
+        Ok(())
+    }
+
+    pub(super) fn finish(mut self) -> String {
+        self.text.push_str(self.original.get(self.copied..).unwrap_or_default());
+        self.text
+    }
+}
+
+/// Longest document that comes out. A playlist of 2 MiB with lines as they are in practice, a
+/// URI in 35 bytes, stays below it with parameters of 240 bytes; a hostile one of URIs of one
+/// byte would grow a hundredfold.
+pub(super) const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// The edited text would be longer than [`MAX_BYTES`].
+#[derive(Debug)]
+pub(super) struct TooLong;
+
+/// A URI inside a document that writes parts of it in other words: variables, escapes.
+#[derive(Debug, Default)]
+pub(super) struct Spelled {
+    /// What is meant.
+    pub(super) uri: String,
+    /// Where each part begins in `uri`, where in the document, and whether it is the same there.
+    parts: Vec<(usize, usize, bool)>,
+    /// Where the next part begins in the document.
+    end: usize,
+}
+
+impl Spelled {
+    /// Begins at a place of the document.
+    pub(super) fn at(start: usize) -> Self {
+        Self { end: start, ..Self::default() }
+    }
+
+    /// The next part of the document means itself.
+    pub(super) fn push(&mut self, text: &str) {
+        self.parts.push((self.uri.len(), self.end, true));
+        self.uri.push_str(text);
+        self.end += text.len();
+    }
+
+    /// The next bytes of the document mean something else.
+    pub(super) fn push_meaning(&mut self, bytes: usize, meaning: &str) {
+        self.parts.push((self.uri.len(), self.end, false));
+        self.uri.push_str(meaning);
+        self.end += bytes;
+    }
+
+    /// The places of the document for those of the URI; none if one is inside what only the
+    /// document's words together mean.
+    pub(super) fn place(&self, at: &Range<usize>) -> Option<Range<usize>> {
+        Some(self.place_of(at.start)?..self.place_of(at.end)?)
+    }
+
+    fn place_of(&self, at: usize) -> Option<usize> {
+        if at == self.uri.len() {
+            return Some(self.end);
+        }
+        let part = self.parts.partition_point(|(start, ..)| *start <= at).checked_sub(1)?;
+        let (start, place, literal) = self.parts.get(part)?;
+        (*literal || *start == at).then(|| place + (at - start))
+    }
+}
+
+/// Schemes that come back, each with its port.
+const PORTS: [(&str, &str); 2] = [("http", ":80"), ("https", ":443")];
+
+/// What may stand around a URI without being part of it.
+const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
+
+/// RFC 3986 3.1. A first path part with a colon that is no scheme (`10:00.ts`) is read as
+/// browsers do, as a path.
+fn split_scheme(uri: &str) -> (Option<&str>, &str) {
+    let is_scheme = |scheme: &str| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    };
+    match uri.split_once(':') {
+        Some((scheme, rest)) if is_scheme(scheme) => (Some(scheme), rest),
+        _ => (None, uri),
+    }
+}
+
+fn authority(rest: &str) -> &str {
+    rest.split(['/', '?', '#']).next().unwrap_or_default()
+}
+
+/// In front of the query or fragment, and from its mark on.
+pub(super) fn at_query(uri: &str) -> (&str, &str) {
+    uri.find(['?', '#']).map_or((uri, ""), |at| uri.split_at(at))
+}
+
+fn value_of<'a>(pair: &'a str, name: &str) -> Option<&'a str> {
+    match pair.strip_prefix(name)? {
+        "" => Some(""),
+        value => value.strip_prefix('='),
+    }
+}
+
+fn eq(a: &str, b: &str) -> bool {
+    a.eq_ignore_ascii_case(b)
+}

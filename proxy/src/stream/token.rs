@@ -1,0 +1,127 @@
+//! The token that brings a request back to where its playlist came from.
+//!
+//! It says the stream and the origin, signed, so that any proxy with the same secret can route a
+//! segment without having seen its playlist.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::{Digest, Sha256};
+
+use super::key::StreamKey;
+
+/// Issues and reads tokens of one secret.
+///
+/// A token is base64url without padding (RFC 4648 5) of: the version, one byte; the length of the
+/// server's name, two bytes, and the name; the key; and the first 16 bytes of the HMAC-SHA256 of
+/// all that.
+///
+/// The same stream at the same origin has the same token, so that its segments have the same
+/// URLs for all players, and caches in front keep working. A token does not expire: a recording
+/// may be watched for hours, and a token opens nothing that the path alone does not.
+#[derive(Clone)]
+pub struct Tokens {
+    mac: Hmac<Sha256>,
+}
+
+impl Tokens {
+    /// Name of the query parameter that holds a token.
+    pub const PARAMETER: &'static str = "spt";
+
+    /// Of a secret of any length.
+    pub fn new(secret: &[u8]) -> Self {
+        // The secret may serve other purposes, with other names.
+        let digest = Sha256::new().chain_update(b"srs-proxy stream token\0").chain_update(secret);
+        // RFC 2104 2: a key shorter than the block is filled up with zeros.
+        let mut key = [0; 64];
+        for (to, from) in key.iter_mut().zip(digest.finalize()) {
+            *to = from;
+        }
+        Self { mac: Hmac::new(&key.into()) }
+    }
+
+    /// A token, at most 1050 characters of `A-Z a-z 0-9 - _`. Servers of more than 256 bytes
+    /// have none that could be read.
+    pub fn issue(&self, key: &StreamKey, server: &str) -> String {
+        let length = u16::try_from(server.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let mut token = vec![VERSION];
+        token.extend_from_slice(&length);
+        token.extend_from_slice(server.as_bytes());
+        token.extend_from_slice(key.as_str().as_bytes());
+        let signature = self.mac.clone().chain_update(&token).finalize().into_bytes();
+        token.extend(signature.into_iter().take(SIGNATURE));
+        URL_SAFE_NO_PAD.encode(token)
+    }
+
+    /// What a token of this secret says.
+    pub fn read(&self, token: &str) -> Result<Claim, BadToken> {
+        if token.len() > MAX_TOKEN {
+            return Err(BadToken::Malformed);
+        }
+        let token = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadToken::Malformed)?;
+        match token.first() {
+            Some(&VERSION) => {}
+            Some(_) => return Err(BadToken::Version),
+            None => return Err(BadToken::Malformed),
+        }
+        let (signed, signature) =
+            token.split_last_chunk::<SIGNATURE>().ok_or(BadToken::Malformed)?;
+        let mac = self.mac.clone().chain_update(signed);
+        // Compares in constant time.
+        mac.verify_truncated_left(signature).map_err(|_| BadToken::Forged)?;
+        claim(signed).ok_or(BadToken::Malformed)
+    }
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tokens").finish_non_exhaustive()
+    }
+}
+
+/// Where a request belongs, by its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The stream whose playlist it was.
+    pub key: StreamKey,
+    /// The server id of the origin that it came from.
+    pub server: String,
+}
+
+/// Why a token is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadToken {
+    /// Not a token at all.
+    #[error("not a token")]
+    Malformed,
+    /// Of a version that is not known.
+    #[error("a token of another version")]
+    Version,
+    /// Signed with another secret, or changed.
+    #[error("a token with a wrong signature")]
+    Forged,
+}
+
+const VERSION: u8 = 1;
+
+/// Bytes of the signature.
+const SIGNATURE: usize = 16;
+
+/// Longest server name, in bytes.
+const MAX_SERVER: usize = 256;
+
+/// Longest token, in characters.
+const MAX_TOKEN: usize = (3 + MAX_SERVER + StreamKey::MAX_BYTES + SIGNATURE).div_ceil(3) * 4;
+
+/// Of bytes whose signature was right.
+fn claim(signed: &[u8]) -> Option<Claim> {
+    let ([_, length @ ..], rest) = signed.split_first_chunk::<3>()?;
+    let (server, key) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
+    if server.len() > MAX_SERVER {
+        return None;
+    }
+    let key = StreamKey::of_claim(str::from_utf8(key).ok()?)?;
+    Some(Claim { key, server: str::from_utf8(server).ok()?.to_owned() })
+}
