@@ -17,6 +17,7 @@ pub mod drain;
 pub mod listen;
 pub mod metrics;
 pub mod origin;
+pub mod pages;
 pub mod plane;
 pub mod proto;
 pub mod session;

@@ -230,6 +230,26 @@ mod tests {
     }
 
     #[test]
+    fn a_named_folder_of_static_files_must_exist_and_the_default_one_may() {
+        let mut operator = Operator::new();
+        assert_eq!(operator.runs().0.static_files, None, "the default is not here");
+        let folder = operator.folder.path().to_path_buf();
+        operator.environment("PROXY_STATIC_FILES", folder.to_str().unwrap());
+        assert_eq!(operator.runs().0.static_files, Some(folder.clone()));
+        for missing in ["nowhere", "page.html"] {
+            fs::write(folder.join("page.html"), "a file").unwrap();
+            let missing = folder.join(missing);
+            operator.environment("PROXY_STATIC_FILES", missing.to_str().unwrap());
+            let refused = operator.refused();
+            assert!(refused.starts_with("PROXY_STATIC_FILES="), "{refused}");
+            assert!(
+                refused.ends_with("expected a folder that exists and can be entered"),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
     fn redis_is_refused_rather_than_replaced_by_memory() {
         let mut operator = Operator::new();
         operator.environment("PROXY_LOAD_BALANCER_TYPE", "redis");

@@ -26,7 +26,7 @@ pub use self::error::Error;
 pub use self::listen::{ListenAddr, ListenAddrs};
 use self::settings as row;
 pub use self::settings::{Setting, settings};
-use self::source::Effective;
+use self::source::{Effective, Source};
 pub use self::value::{AuthType, LoadBalancer, LogFormat, Secret};
 use crate::origin::Policy;
 use crate::stream::Vhosts;
@@ -38,6 +38,8 @@ pub struct Config {
     pub rtmp: Rtmp,
     /// Addresses of protocols that this version does not serve.
     pub unserved: Unserved,
+    /// Folder of static files; none for the built-in pages.
+    pub static_files: Option<PathBuf>,
     /// The API of origins and operators.
     pub system_api: SystemApi,
     /// How streams find their origins.
@@ -82,8 +84,6 @@ pub struct Unserved {
     pub webrtc: ListenAddrs,
     /// SRT, UDP.
     pub srt: ListenAddrs,
-    /// Folder of static files.
-    pub static_files: PathBuf,
 }
 
 /// The API of origins and operators.
@@ -206,8 +206,8 @@ impl Config {
                 http_api: said.get(&row::PROXY_HTTP_API)?,
                 webrtc: said.get(&row::PROXY_WEBRTC_SERVER)?,
                 srt: said.get(&row::PROXY_SRT_SERVER)?,
-                static_files: said.get(&row::PROXY_STATIC_FILES)?,
             },
+            static_files: static_files(said)?,
             system_api: SystemApi {
                 listen: said.get(&row::PROXY_SYSTEM_API)?,
                 allow: said.get(&row::PROXY_SYSTEM_API_ALLOW)?,
@@ -254,6 +254,20 @@ impl Config {
         let warnings = check::warnings(&config, said);
         Ok((config, warnings))
     }
+}
+
+/// The folder of static files: the one that somebody named must exist, the default one may.
+fn static_files(said: &Effective) -> Result<Option<PathBuf>, Error> {
+    let setting = &row::PROXY_STATIC_FILES.setting;
+    let folder = said.get(&row::PROXY_STATIC_FILES)?;
+    if folder.is_dir() {
+        return Ok(Some(folder));
+    }
+    if said.of(setting).source == Source::Default {
+        return Ok(None);
+    }
+    let problem = "expected a folder that exists and can be entered".into();
+    Err(Error::Value { said: said.spell(setting), problem })
 }
 
 /// The token that registration demands, if it is switched on.

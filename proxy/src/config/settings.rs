@@ -85,7 +85,7 @@ settings! {
     PROXY_SYSTEM_API: ListenAddrs = ListenAddrs::parse, "12025", OPEN,
         "TCP addresses of the system API, where origins register.";
     PROXY_STATIC_FILES: PathBuf = value::path, "../trunk/research", OPEN,
-        "Folder of static files, such as the players. Not served by this version.";
+        "Folder of static files. If it is the default and does not exist, built-in pages are served: an index of the live streams, players and a publisher.";
 
     PROXY_LOAD_BALANCER_TYPE: LoadBalancer = value::word, "memory", OPEN,
         "Where origins and routes are kept: `memory`. With `redis` this version refuses to start.";

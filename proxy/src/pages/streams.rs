@@ -1,0 +1,151 @@
+//! The live streams as the index shows them. Publishers choose the names: all of it is escaped.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::session::{Role, Sessions};
+use crate::stream::StreamKey;
+
+/// Streams that are shown at most.
+pub(super) const MOST: usize = 1000;
+
+/// Where the RTMP server is, as the viewer reaches it: host and port.
+pub(super) type RtmpServer<'a> = Option<(&'a str, u16)>;
+
+/// `{"code":0,"total":n,"streams":[...]}`: streams with a publisher by name, and their URLs.
+pub(super) fn json(sessions: &Sessions, rtmp: RtmpServer<'_>) -> Value {
+    let live = live(sessions);
+    let streams: Vec<_> = live.iter().take(MOST).map(|key| Stream::new(key, rtmp)).collect();
+    json!({"code": 0, "total": live.len(), "streams": streams})
+}
+
+/// The part of the index that lists them.
+pub(super) fn html(sessions: &Sessions, rtmp: RtmpServer<'_>) -> String {
+    let live = live(sessions);
+    if live.is_empty() {
+        return nothing_live(rtmp);
+    }
+    let mut html = String::from("<ul class=\"streams\">");
+    for key in live.iter().take(MOST) {
+        let stream = Stream::new(key, rtmp);
+        // Writing to a string does not fail.
+        let _ = write!(html, "<li><h2>{}</h2><p class=\"play\">", escape(key.as_str()));
+        for (page, label) in [("flv", "FLV"), ("hls", "HLS"), ("whep", "WebRTC")] {
+            let query = escape(&stream.query);
+            let _ = write!(
+                html,
+                "<a class=\"button\" href=\"/players/{page}.html?{query}&amp;autostart=true\">{label}</a>"
+            );
+        }
+        html.push_str("</p><p class=\"urls\">");
+        for url in [&stream.flv, &stream.hls] {
+            let _ = write!(html, "<a href=\"{0}\">{0}</a> ", escape(url));
+        }
+        if let Some(url) = &stream.rtmp {
+            let _ = write!(html, "<code>{}</code>", escape(url));
+        }
+        html.push_str("</p></li>");
+    }
+    html.push_str("</ul>");
+    if live.len() > MOST {
+        let _ = write!(html, "<p>{MOST} of {} live streams are shown.</p>", live.len());
+    }
+    html
+}
+
+fn nothing_live(rtmp: RtmpServer<'_>) -> String {
+    let mut html = String::from("<div class=\"empty\"><h2>Nothing is live</h2>");
+    if let Some(server) = rtmp.map(server) {
+        let server = escape(&server);
+        let _ = write!(
+            html,
+            "<p>Publish with an encoder such as OBS:</p>\
+             <dl><dt>Server</dt><dd><code>{server}/live</code></dd>\
+             <dt>Stream key</dt><dd><code>show</code></dd></dl>\
+             <p>or with FFmpeg:</p>\
+             <pre>ffmpeg -re -i show.mp4 -c copy -f flv {server}/live/show</pre>"
+        );
+    }
+    html.push_str("<p>or <a href=\"/players/whip.html\">from this browser</a>.</p></div>");
+    html
+}
+
+/// Keys of the streams whose publisher was accepted.
+fn live(sessions: &Sessions) -> BTreeSet<StreamKey> {
+    let sessions = sessions.list();
+    let progress = sessions.iter().map(|session| session.progress());
+    let published = progress.filter(|p| p.role == Some(Role::Publish) && p.plane.is_some());
+    published.filter_map(|progress| progress.stream).collect()
+}
+
+#[derive(Serialize)]
+struct Stream<'a> {
+    key: &'a str,
+    flv: String,
+    hls: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rtmp: Option<String>,
+    /// As the player pages read it.
+    #[serde(skip)]
+    query: String,
+}
+
+impl<'a> Stream<'a> {
+    fn new(key: &'a StreamKey, rtmp: RtmpServer<'_>) -> Self {
+        let key = key.as_str();
+        let (vhost, path) = key.split_once('/').unwrap_or_default();
+        let (app, stream) = path.rsplit_once('/').unwrap_or_default();
+        let encoded: Vec<_> = path.split('/').map(encode).collect();
+        let path = encoded.join("/");
+        let mut query = format!("app={}&stream={}", encode(app), encode(stream));
+        let mut vhost_alone = String::new();
+        if vhost != DEFAULT_VHOST {
+            vhost_alone = format!("?vhost={}", encode(vhost));
+            let _ = write!(query, "&vhost={}", encode(vhost));
+        }
+        Self {
+            key,
+            flv: format!("/{path}.flv{vhost_alone}"),
+            hls: format!("/{path}.m3u8{vhost_alone}"),
+            rtmp: rtmp.map(|rtmp| format!("{}/{path}{vhost_alone}", server(rtmp))),
+            query,
+        }
+    }
+}
+
+/// The vhost of every host that is none of its own.
+const DEFAULT_VHOST: &str = "__defaultVhost__";
+
+fn server((host, port): (&str, u16)) -> String {
+    if port == 1935 { format!("rtmp://{host}") } else { format!("rtmp://{host}:{port}") }
+}
+
+fn encode(text: &str) -> String {
+    // RFC 3986 2.3
+    const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, KEPT).to_string()
+}
+
+/// For text and for attributes in double quotes.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            // What turns the direction of writing makes one name look like another.
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                escaped.push('\u{fffd}');
+            }
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}
