@@ -74,8 +74,14 @@ impl Dialer {
                 }
             };
             match timeout(share, socket.connect(address)).await {
-                Ok(Ok(socket)) => {
-                    return self.introduce(socket, address, Header::Proxy(*client)).await;
+                Ok(Ok(mut socket)) => {
+                    if self.is_own(&socket) {
+                        return Err(DialError::Down("it is this proxy itself".into()));
+                    }
+                    for_media(&socket);
+                    let introduced = self.introduce(&mut socket, Header::Proxy(*client)).await;
+                    introduced.map_err(|error| DialError::Down(format!("{address}: {error}")))?;
+                    return Ok((socket, address));
                 }
                 // No port is left towards this address; of IPv6 it may mean that there is none
                 // here.
@@ -93,30 +99,20 @@ impl Dialer {
 
     /// Connects to this address of an origin for a question of the proxy's own. The caller limits
     /// the time.
-    pub async fn dial_for_itself(&self, address: SocketAddr) -> Result<TcpStream, DialError> {
-        let socket = TcpStream::connect(address).await.map_err(out_of_resources)?;
-        Ok(self.introduce(socket, address, Header::Local).await?.0)
+    pub async fn dial_for_itself(&self, address: SocketAddr) -> io::Result<TcpStream> {
+        let mut socket = TcpStream::connect(address).await?;
+        self.introduce(&mut socket, Header::Local).await?;
+        Ok(socket)
     }
 
-    /// Prepares a connection to an origin, and says on whose behalf it is.
-    async fn introduce(
-        &self,
-        mut socket: TcpStream,
-        address: SocketAddr,
-        header: Header,
-    ) -> Result<(TcpStream, SocketAddr), DialError> {
-        if self.is_own(&socket) {
-            return Err(DialError::Down("it is this proxy itself".into()));
-        }
-        for_media(&socket);
+    /// Says first of all on whose behalf a connection is, if that is said here. The system takes
+    /// the first bytes of a connection at once.
+    async fn introduce(&self, socket: &mut TcpStream, header: Header) -> io::Result<()> {
+        let mut out = Vec::new();
         if let Some(version) = self.announce {
-            let mut out = Vec::new();
             proxy_protocol::write(version, &header, &mut out);
-            // The first bytes of a connection: the system takes them at once.
-            let written = socket.write_all(&out).await;
-            written.map_err(|error| DialError::Down(format!("{address}: {error}")))?;
         }
-        Ok((socket, address))
+        socket.write_all(&out).await
     }
 
     /// Whether a connection to an origin has come back to this proxy: a client of it would

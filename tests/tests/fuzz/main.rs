@@ -18,6 +18,7 @@ mod corpus;
 mod handshake;
 mod names;
 mod oracle;
+mod proxy_protocol;
 mod split;
 
 /// Random inputs of each target where no fuzzing engine runs.
