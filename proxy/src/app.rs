@@ -1,5 +1,6 @@
 //! Wiring: what listens, who serves it, and what they share.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +14,12 @@ use crate::api::{self, ApiState};
 use crate::config::{Config, DefaultBackend, ListenAddrs};
 use crate::drain::Stop;
 use crate::listen::tcp::{self, Bound};
+use crate::listen::{Arrival, Entrance, NoArrival};
 use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
 use crate::plane::{Patience, ebpf_object};
-use crate::proto::proxy_protocol::Ends;
 use crate::session::rtmp::{Rtmp, RtmpSettings};
-use crate::session::{Dialer, Protocol, SessionLimits, Sessions};
+use crate::session::{Dialer, End, Live, Protocol, SessionLimits, Sessions};
 use crate::telemetry::Seldom;
 
 /// For all tasks to end when the proxy stops.
@@ -35,6 +36,7 @@ pub struct App {
     api_listeners: Vec<TcpListener>,
     balancer: Arc<Balancer>,
     sessions: Arc<Sessions>,
+    entrance: Arc<Entrance>,
     stop: Stop,
 }
 
@@ -51,6 +53,7 @@ impl App {
         let sessions = Sessions::new(SessionLimits {
             total: most_sessions,
             per_client: config.session.max_per_client,
+            shared: config.client.trusted.clone(),
         });
         let vhosts = config.balancer.vhosts.clone();
         let api = ApiState {
@@ -67,7 +70,7 @@ impl App {
         let dialer = Arc::new(Dialer {
             connect_timeout: config.origin.connect_timeout,
             listening: listeners.map(TcpListener::local_addr).collect::<Result<_, _>>()?,
-            announce: None,
+            announce: config.client.send,
         });
         let rtmp = Rtmp::new(
             rtmp_settings(config),
@@ -76,7 +79,8 @@ impl App {
             vhosts,
             stop.sessions.clone(),
         );
-        Ok(Self { rtmp, rtmp_listeners, api, api_listeners, balancer, sessions, stop })
+        let entrance = Arc::new(Entrance::new(config.client.trusted.clone(), config.client.accept));
+        Ok(Self { rtmp, rtmp_listeners, api, api_listeners, balancer, sessions, entrance, stop })
     }
 
     /// Starts everything.
@@ -84,20 +88,19 @@ impl App {
         info!("{}", ebpf_object::describe());
         let mut tasks = JoinSet::new();
         for listener in self.rtmp_listeners {
-            let (rtmp, sessions) = (Arc::clone(&self.rtmp), Arc::clone(&self.sessions));
-            let refusals = Seldom::default();
-            let serve = move |socket: TcpStream, client| {
-                let ends =
-                    Ends { source: client, destination: socket.local_addr().unwrap_or(client) };
-                match sessions.admit(ends, Protocol::Rtmp) {
-                    Ok(live) => drop(tokio::spawn(Arc::clone(&rtmp).serve(socket, live))),
-                    // The client is counted, and learns it by the closed connection.
-                    Err(end) => {
-                        if let Some(unsaid) = refusals.say(Instant::now()) {
-                            warn!(%client, end = end.as_str(), unsaid, "client refused");
-                        }
+            let desk = Arc::new(Desk {
+                entrance: Arc::clone(&self.entrance),
+                sessions: Arc::clone(&self.sessions),
+                refusals: Seldom::default(),
+            });
+            let rtmp = Arc::clone(&self.rtmp);
+            let serve = move |socket, peer| {
+                let (desk, rtmp) = (Arc::clone(&desk), Arc::clone(&rtmp));
+                tokio::spawn(async move {
+                    if let Some((socket, live)) = desk.admit(socket, peer, Protocol::Rtmp).await {
+                        rtmp.serve(socket, live).await;
                     }
-                }
+                });
             };
             tasks.spawn(tcp::accept(listener, self.stop.draining.clone(), serve));
         }
@@ -105,7 +108,7 @@ impl App {
         let allow = self.api.allow.clone();
         let router = api::router(self.api);
         let stop = self.stop.sessions.clone();
-        tasks.spawn(api::serve(self.api_listeners, router, allow, stop));
+        tasks.spawn(api::serve(self.api_listeners, self.entrance, router, allow, stop));
         let stop = self.stop.sessions.clone();
         tasks.spawn(async move {
             let _stopped = stop.run_until_cancelled_owned(sweep(self.balancer)).await;
@@ -145,6 +148,44 @@ impl Running {
                 None => std::future::pending().await,
             }
         }
+    }
+}
+
+/// Lets the clients of one listener in.
+struct Desk {
+    entrance: Arc<Entrance>,
+    sessions: Arc<Sessions>,
+    refusals: Seldom,
+}
+
+impl Desk {
+    /// Waits until it is known who the client is. One that is refused is counted, and learns it by
+    /// the closed connection.
+    async fn admit(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<(TcpStream, Live)> {
+        let (client, end, why) = match self.entrance.receive(socket, peer).await {
+            Ok(Arrival { socket, ends, .. }) => match self.sessions.admit(ends, protocol) {
+                Ok(live) => return Some((socket, live)),
+                Err(end) => (ends.source, end, None),
+            },
+            Err(error) => {
+                let end = End::from(&error);
+                self.sessions.refuse(protocol, end);
+                (peer, end, Some(error))
+            }
+        };
+        // Health checks come and go without a word.
+        if !matches!(why, Some(NoArrival::Silent | NoArrival::Lost(_)))
+            && let Some(unsaid) = self.refusals.say(Instant::now())
+        {
+            let why = why.map(|why| why.to_string());
+            warn!(%client, end = end.as_str(), why, unsaid, "client refused");
+        }
+        None
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::answer::{Refusal, signed};
 use super::gate::{ClientIp, is_allowed};
-use crate::listen::source;
+use crate::listen::{Arrival, Entrance, source};
 
 /// Answers on all these listeners until it is stopped; then what is being answered has two
 /// seconds to end.
@@ -34,11 +34,12 @@ use crate::listen::source;
 /// their own, so that they cannot take those of the origins.
 pub async fn serve(
     listeners: Vec<TcpListener>,
+    entrance: Arc<Entrance>,
     router: Router,
     allow: Vec<IpNet>,
     stop: CancellationToken,
 ) {
-    serve_within(Limits::default(), listeners, router, allow, stop).await;
+    serve_within(Limits::default(), listeners, entrance, router, allow, stop).await;
 }
 
 /// What a client can take.
@@ -76,6 +77,7 @@ impl Default for Limits {
 pub(super) async fn serve_within(
     limits: Limits,
     listeners: Vec<TcpListener>,
+    entrance: Arc<Entrance>,
     router: Router,
     allow: Vec<IpNet>,
     stop: CancellationToken,
@@ -83,7 +85,7 @@ pub(super) async fn serve_within(
     let slots = Arc::new(Semaphore::new(limits.connections as usize));
     let strangers = Arc::new(Semaphore::new(limits.strangers as usize));
     let clients = Mutex::default();
-    let desk = Arc::new(Desk { limits, router, allow, strangers, stop, clients });
+    let desk = Arc::new(Desk { limits, entrance, router, allow, strangers, stop, clients });
     let mut accepting = JoinSet::new();
     for listener in listeners {
         accepting.spawn(accept(listener, Arc::clone(&desk), Arc::clone(&slots)));
@@ -108,6 +110,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// What the connections share.
 struct Desk {
     limits: Limits,
+    entrance: Arc<Entrance>,
     router: Router,
     allow: Vec<IpNet>,
     strangers: Arc<Semaphore>,
@@ -129,17 +132,8 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, slots: Arc<Semaphore>) {
             () = desk.stop.cancelled() => return,
         };
         match (slot, accepted) {
-            (Ok(slot), Ok((stream, address))) => {
-                let client = ClientIp::from(address);
-                let (slot, most) = if is_allowed(&desk.allow, client) {
-                    (Some(slot), desk.limits.per_client)
-                } else {
-                    let slot = Arc::clone(&desk.strangers).try_acquire_owned();
-                    (slot.ok(), desk.limits.per_stranger)
-                };
-                if let Some((slot, place)) = slot.zip(Place::take(&desk, client.into(), most)) {
-                    tokio::spawn(answer(stream, client, place, slot));
-                }
+            (Ok(slot), Ok((stream, peer))) => {
+                tokio::spawn(receive(Arc::clone(&desk), stream, peer, slot));
             }
             (_, Err(error)) => {
                 tracing::debug!(%error, "API accept failed");
@@ -147,6 +141,24 @@ async fn accept(listener: TcpListener, desk: Arc<Desk>, slots: Arc<Semaphore>) {
             }
             (Err(_), _) => return,
         }
+    }
+}
+
+/// Finds out who has come, and answers if there is a place.
+async fn receive(desk: Arc<Desk>, stream: TcpStream, peer: SocketAddr, slot: OwnedSemaphorePermit) {
+    let Arrival { socket, ends, .. } = match desk.entrance.receive(stream, peer).await {
+        Ok(arrival) => arrival,
+        Err(error) => return tracing::debug!(%peer, %error, "API connection refused"),
+    };
+    let client = ClientIp::from(ends.source);
+    let (slot, most) = if is_allowed(&desk.allow, client) {
+        (Some(slot), desk.limits.per_client)
+    } else {
+        let slot = Arc::clone(&desk.strangers).try_acquire_owned();
+        (slot.ok(), desk.limits.per_stranger)
+    };
+    if let Some((slot, place)) = slot.zip(Place::take(&desk, client.into(), most)) {
+        answer(socket, client, place, slot).await;
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve_within};
 use super::*;
+use crate::listen::{Entrance, TrustedProxies};
 use crate::origin::BalancerSettings;
 use crate::proto::proxy_protocol::Ends;
 use crate::session::{Protocol, Role, SessionLimits};
@@ -34,9 +35,22 @@ async fn start(auth: Option<&str>, allow: &[&str]) -> Api {
 }
 
 async fn start_within(limits: Limits, auth: Option<&str>, allow: &[&str]) -> Api {
+    start_behind(TrustedProxies::default(), limits, auth, allow).await
+}
+
+async fn start_behind(
+    trusted: TrustedProxies,
+    limits: Limits,
+    auth: Option<&str>,
+    allow: &[&str],
+) -> Api {
     let settings = BalancerSettings { max_origins: 2, ..Default::default() };
     let balancer = Arc::new(Balancer::new(settings));
-    let sessions = Sessions::new(SessionLimits { total: 10, per_client: 10 });
+    let sessions = Sessions::new(SessionLimits {
+        total: 10,
+        per_client: 10,
+        shared: TrustedProxies::default(),
+    });
     let draining = CancellationToken::new();
     let metrics = metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer));
     let allow: Vec<IpNet> = allow.iter().map(|net| net.parse().unwrap()).collect();
@@ -53,7 +67,9 @@ async fn start_within(limits: Limits, auth: Option<&str>, allow: &[&str]) -> Api
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let served = tokio::spawn(serve_within(limits, vec![listener], router, allow, stop.clone()));
+    let entrance = Arc::new(Entrance::new(trusted, true));
+    let serve = serve_within(limits, vec![listener], entrance, router, allow, stop.clone());
+    let served = tokio::spawn(serve);
     Api { address, balancer, sessions, draining, stop, served }
 }
 

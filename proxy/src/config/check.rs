@@ -13,6 +13,11 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
         let problem = "not part of this version; expected memory".into();
         return wrong(&row::PROXY_LOAD_BALANCER_TYPE.setting, problem);
     }
+    if config.client.accept && config.client.trusted.is_empty() {
+        let trusted = row::PROXY_TRUSTED_PROXIES.setting.name;
+        let problem = format!("expected {trusted} to be set, too");
+        return wrong(&row::PROXY_PROTOCOL_ACCEPT.setting, problem);
+    }
     if config.shutdown.force < config.shutdown.grace {
         let grace = said.spell(&row::PROXY_GRACE_QUIT_TIMEOUT.setting);
         let force = &row::PROXY_FORCE_QUIT_TIMEOUT.setting;

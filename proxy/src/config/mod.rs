@@ -28,7 +28,9 @@ use self::settings as row;
 pub use self::settings::{Setting, settings};
 use self::source::{Effective, Source};
 pub use self::value::{AuthType, LoadBalancer, LogFormat, Secret};
+use crate::listen::TrustedProxies;
 use crate::origin::Policy;
+use crate::proto::proxy_protocol::Version;
 use crate::stream::Vhosts;
 
 /// Every setting, read and checked.
@@ -50,6 +52,8 @@ pub struct Config {
     pub origin: Origin,
     /// The origin that need not register, if there is one.
     pub default_backend: Option<DefaultBackend>,
+    /// Who the client is, where proxies stand in between.
+    pub client: Client,
     /// Limits of sessions, whatever their protocol.
     pub session: Session,
     /// How the process ends.
@@ -159,6 +163,17 @@ pub struct DefaultBackend {
     pub srt: u16,
 }
 
+/// Who the client is, where proxies stand in between.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Those in front whose word is taken.
+    pub trusted: TrustedProxies,
+    /// Whether their TCP connections begin with a PROXY header.
+    pub accept: bool,
+    /// The form of the PROXY header for origins, if they get one.
+    pub send: Option<Version>,
+}
+
 /// Limits of sessions, whatever their protocol.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -235,6 +250,11 @@ impl Config {
                 setup_timeout: said.get(&row::PROXY_ORIGIN_SETUP_TIMEOUT)?,
             },
             default_backend: default_backend(said)?,
+            client: Client {
+                trusted: said.get(&row::PROXY_TRUSTED_PROXIES)?.into(),
+                accept: said.get(&row::PROXY_PROTOCOL_ACCEPT)?,
+                send: said.get(&row::PROXY_PROTOCOL_SEND)?,
+            },
             session: Session {
                 max: said.get(&row::PROXY_MAX_SESSIONS)?,
                 max_per_client: said.get(&row::PROXY_MAX_SESSIONS_PER_CLIENT)?,

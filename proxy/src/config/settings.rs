@@ -10,6 +10,7 @@ use super::value::{
     self, AuthType, LoadBalancer, LogFormat, Secret, count, duration, host, positive_duration,
 };
 use crate::origin::Policy;
+use crate::proto::proxy_protocol::Version;
 use crate::stream::Vhosts;
 
 /// One thing that the operator can set.
@@ -143,6 +144,13 @@ settings! {
         "The token.";
     PROXY_SYSTEM_API_ALLOW: Vec<IpNet> = value::networks, "", OPEN,
         "Addresses and CIDR networks that may use the system API; empty for all.";
+
+    PROXY_TRUSTED_PROXIES: Vec<IpNet> = value::networks, "", OPEN,
+        "Addresses and CIDR networks of load balancers and proxies in front, whose word on the client's address is taken.";
+    PROXY_PROTOCOL_ACCEPT: bool = value::switch, "off", OPEN,
+        "`on` expects a PROXY protocol header (v1 or v2) on every TCP connection from `PROXY_TRUSTED_PROXIES`.";
+    PROXY_PROTOCOL_SEND: Option<Version> = value::word, "off", OPEN,
+        "`v1` or `v2` sends a PROXY protocol header to origins on RTMP and HTTP connections.";
 
     PROXY_MAX_SESSIONS: usize = count, "20000", OPEN,
         "Sessions that may live at once.";

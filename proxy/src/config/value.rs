@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use crate::origin::{OriginHost, Policy};
+use crate::proto::proxy_protocol::Version;
 use crate::stream::Vhosts;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -160,6 +161,12 @@ impl Word for Policy {
         (Self::Random.as_str(), Self::Random),
         (Self::Rendezvous.as_str(), Self::Rendezvous),
     ];
+}
+
+/// In which form origins are told of the client; none for not at all.
+impl Word for Option<Version> {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("off", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))];
 }
 
 /// How an origin proves that it may register.

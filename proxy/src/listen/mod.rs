@@ -1,13 +1,19 @@
 //! Sockets in.
 
+mod arrival;
 pub mod tcp;
+mod trusted;
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use tracing::{info, warn};
 
-/// Descriptors that are not sessions': listeners, runtime, API connections, logs.
-const OWN_DESCRIPTORS: u64 = 512;
+pub use self::arrival::{Arrival, Entrance, NoArrival};
+pub use self::trusted::TrustedProxies;
+
+/// Descriptors that are not sessions': listeners, runtime, API connections, logs, and connections
+/// that wait for a PROXY header.
+const OWN_DESCRIPTORS: u64 = 768;
 
 /// What counts as one client: an IPv4 address, or the IPv6 network that one subscriber gets.
 pub fn source(ip: IpAddr) -> IpAddr {

@@ -151,13 +151,18 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listen::TrustedProxies;
     use crate::origin::{BalancerSettings, Listener, Origin};
     use crate::proto::proxy_protocol::Ends;
     use crate::session::SessionLimits;
 
     #[test]
     fn a_scrape_shows_sessions_origins_and_every_reason() {
-        let sessions = Sessions::new(SessionLimits { total: 1, per_client: 1 });
+        let sessions = Sessions::new(SessionLimits {
+            total: 1,
+            per_client: 1,
+            shared: TrustedProxies::default(),
+        });
         let fixed = Origin::fixed("127.0.0.1", &[(Listener::Rtmp, "1935")]).unwrap();
         let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
         let balancer = Arc::new(Balancer::new(settings));

@@ -67,7 +67,7 @@ pub enum BadHeader {
 ///
 /// None as long as it has not all come; every byte so far is the header's then. A client that is
 /// not TCP over IP is [`Header::Local`], as are `UNKNOWN` and `UNSPEC`. TLVs are skipped, the
-/// checksum among them (2.2.3 leaves it to the receiver): TCP has its own.
+/// checksum among them, which a receiver need not support (2.2.3): TCP has its own.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Header, usize)>, BadHeader> {
     let agrees = |start: &[u8]| bytes.iter().zip(start).all(|(has, should)| has == should);
     if agrees(SIGNATURE) {

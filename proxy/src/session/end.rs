@@ -1,5 +1,6 @@
 //! Why a session ended.
 
+use crate::listen::NoArrival;
 use crate::plane::{Closed, Leg};
 
 /// The one reason with which a session ends: metric label, log field and API value.
@@ -25,6 +26,8 @@ pub enum End {
     CommandTimeout,
     /// The first bytes are not the protocol of this port.
     NotTheProtocol,
+    /// A trusted proxy's connection does not begin with a PROXY header.
+    BadProxyHeader,
     /// The chunk stream or a protocol control message is malformed.
     BadChunk,
     /// A command message is malformed or out of order.
@@ -57,7 +60,7 @@ pub enum End {
 
 impl End {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::OriginClosed,
@@ -68,6 +71,7 @@ impl End {
         Self::HandshakeTimeout,
         Self::CommandTimeout,
         Self::NotTheProtocol,
+        Self::BadProxyHeader,
         Self::BadChunk,
         Self::BadCommand,
         Self::MessageTooLarge,
@@ -97,6 +101,7 @@ impl End {
             Self::HandshakeTimeout => "handshake_timeout",
             Self::CommandTimeout => "command_timeout",
             Self::NotTheProtocol => "not_the_protocol",
+            Self::BadProxyHeader => "bad_proxy_header",
             Self::BadChunk => "bad_chunk",
             Self::BadCommand => "bad_command",
             Self::MessageTooLarge => "message_too_large",
@@ -111,6 +116,17 @@ impl End {
             Self::TooManyFromClient => "too_many_from_client",
             Self::OutOfResources => "out_of_resources",
             Self::Aborted => "aborted",
+        }
+    }
+}
+
+impl From<&NoArrival> for End {
+    fn from(why: &NoArrival) -> Self {
+        match why {
+            NoArrival::BadHeader(_) | NoArrival::Unfinished => Self::BadProxyHeader,
+            NoArrival::Silent => Self::ClientClosed,
+            NoArrival::Lost(_) => Self::ClientLost,
+            NoArrival::TooMany => Self::TooManySessions,
         }
     }
 }

@@ -9,17 +9,19 @@ use tokio::sync::Notify;
 
 use super::record::summarize;
 use super::{End, Protocol, Role, Session, SessionId};
-use crate::listen::source;
+use crate::listen::{TrustedProxies, source};
 use crate::plane::Leg;
 use crate::proto::proxy_protocol::Ends;
 
 /// How many sessions may live at once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionLimits {
     /// In total.
     pub total: usize,
     /// Of one client address, or of one IPv6 network of 64 bits.
     pub per_client: usize,
+    /// Many clients stand behind each of these addresses: the limit of one is not theirs.
+    pub shared: TrustedProxies,
 }
 
 /// Counts since start, for metrics.
@@ -58,15 +60,22 @@ impl Sessions {
         Arc::new(Self { limits, table: Mutex::default(), emptied: Notify::new() })
     }
 
+    /// Counts a client that was not even heard.
+    pub fn refuse(&self, protocol: Protocol, end: End) {
+        self.table.lock().totals.count_end(protocol, end);
+    }
+
     /// Takes a client in, or says which limit forbids it; a refusal is counted here.
     pub fn admit(self: &Arc<Self>, ends: Ends, protocol: Protocol) -> Result<Live, End> {
         // An IPv4 client of a dual-stack socket is one client with its IPv4 self.
         let ends = ends.to_canonical();
         let ip = ends.source.ip();
+        let most =
+            if self.limits.shared.contains(ip) { usize::MAX } else { self.limits.per_client };
         let mut table = self.table.lock();
         let refusal = if table.live.len() >= self.limits.total {
             Some(End::TooManySessions)
-        } else if table.clients.get(&source(ip)).is_some_and(|&n| n >= self.limits.per_client) {
+        } else if table.clients.get(&source(ip)).is_some_and(|&n| n >= most) {
             Some(End::TooManyFromClient)
         } else {
             None
@@ -201,7 +210,7 @@ mod tests {
     use super::*;
 
     fn sessions(total: usize, per_client: usize) -> Arc<Sessions> {
-        Sessions::new(SessionLimits { total, per_client })
+        Sessions::new(SessionLimits { total, per_client, shared: TrustedProxies::default() })
     }
 
     fn admit(sessions: &Arc<Sessions>, client: &str) -> Result<Live, End> {
@@ -248,6 +257,15 @@ mod tests {
         let second = admit(&sessions, "[2001:db8::2]:1");
         assert_eq!(second.unwrap_err(), End::TooManyFromClient);
         assert!(admit(&sessions, "[2001:db8:0:1::1]:1").is_ok(), "another network");
+    }
+
+    #[test]
+    fn a_trusted_proxy_is_many_clients() {
+        let shared = TrustedProxies::from(vec!["192.0.2.9/32".parse().unwrap()]);
+        let sessions = Sessions::new(SessionLimits { total: 3, per_client: 1, shared });
+        let _two = ["192.0.2.9:1", "192.0.2.9:2"].map(|client| admit(&sessions, client).unwrap());
+        let _other = admit(&sessions, "192.0.2.1:1").unwrap();
+        assert_eq!(admit(&sessions, "192.0.2.9:3").unwrap_err(), End::TooManySessions);
     }
 
     #[tokio::test]
