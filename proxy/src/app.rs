@@ -17,9 +17,12 @@ use crate::listen::tcp::{self, Bound};
 use crate::listen::{Arrival, Entrance, NoArrival};
 use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
+use crate::pages::Pages;
 use crate::plane::{Patience, ebpf_object};
+use crate::session::http::{self, Http, HttpPeers, HttpSettings};
 use crate::session::rtmp::{Rtmp, RtmpSettings};
-use crate::session::{Dialer, End, Live, Protocol, SessionLimits, Sessions};
+use crate::session::{Dialer, End, Live, Protocol, Serve, SessionLimits, Sessions, serve};
+use crate::stream::Tokens;
 use crate::telemetry::Seldom;
 
 /// For all tasks to end when the proxy stops.
@@ -32,6 +35,8 @@ const SWEEP: Duration = Duration::from_secs(5);
 pub struct App {
     rtmp: Arc<Rtmp>,
     rtmp_listeners: Vec<TcpListener>,
+    http: Arc<Http>,
+    http_listeners: Vec<TcpListener>,
     api: ApiState,
     api_listeners: Vec<TcpListener>,
     balancer: Arc<Balancer>,
@@ -44,10 +49,12 @@ impl App {
     /// Binds every listener, or says which one cannot be. At most `most_sessions` are let in.
     pub fn bind(config: &Config, most_sessions: usize) -> anyhow::Result<Self> {
         let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
+        let http = bind("PROXY_HTTP_SERVER", &config.http.listen)?;
         let api = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
         // Not before all are bound: nobody is let in by a proxy that cannot start.
         let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
         let rtmp_listeners = listen("PROXY_RTMP_SERVER", rtmp)?;
+        let http_listeners = listen("PROXY_HTTP_SERVER", http)?;
         let api_listeners = listen("PROXY_SYSTEM_API", api)?;
         let stop = Stop::default();
         let sessions = Sessions::new(SessionLimits {
@@ -56,17 +63,20 @@ impl App {
             shared: config.client.trusted.clone(),
         });
         let vhosts = config.balancer.vhosts.clone();
+        let counts = Arc::new(http::Counts::default());
+        let metrics =
+            metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer), Arc::clone(&counts));
         let api = ApiState {
             balancer: Arc::clone(&balancer),
             sessions: Arc::clone(&sessions),
             vhosts: vhosts.clone(),
-            metrics: Arc::new(metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer))),
+            metrics: Arc::new(metrics),
             auth: config.system_api.token.as_ref().map(|token| token.reveal().to_owned()),
             allow: config.system_api.allow.clone(),
             refusals: Seldom::default(),
             draining: stop.draining.clone(),
         };
-        let listeners = rtmp_listeners.iter().chain(&api_listeners);
+        let listeners = rtmp_listeners.iter().chain(&http_listeners).chain(&api_listeners);
         let dialer = Arc::new(Dialer {
             connect_timeout: config.origin.connect_timeout,
             listening: listeners.map(TcpListener::local_addr).collect::<Result<_, _>>()?,
@@ -75,35 +85,51 @@ impl App {
         let rtmp = Rtmp::new(
             rtmp_settings(config),
             Arc::clone(&balancer),
-            dialer,
-            vhosts,
-            stop.sessions.clone(),
+            Arc::clone(&dialer),
+            vhosts.clone(),
         );
         let entrance = Arc::new(Entrance::new(config.client.trusted.clone(), config.client.accept));
-        Ok(Self { rtmp, rtmp_listeners, api, api_listeners, balancer, sessions, entrance, stop })
+        let rtmp_port = rtmp_listeners.first().and_then(|l| l.local_addr().ok());
+        let pages = Pages::new(
+            config.static_files.clone(),
+            Arc::clone(&sessions),
+            rtmp_port.map(|address| address.port()),
+        );
+        let peers = HttpPeers {
+            balancer: Arc::clone(&balancer),
+            dialer,
+            vhosts,
+            tokens: tokens(config)?,
+            pages: Arc::new(pages),
+            counts,
+        };
+        let http = Http::new(http_settings(config), peers, stop.draining.clone());
+        Ok(Self {
+            rtmp,
+            rtmp_listeners,
+            http,
+            http_listeners,
+            api,
+            api_listeners,
+            balancer,
+            sessions,
+            entrance,
+            stop,
+        })
     }
 
     /// Starts everything.
     pub fn start(self) -> Running {
         info!("{}", ebpf_object::describe());
         let mut tasks = JoinSet::new();
-        for listener in self.rtmp_listeners {
-            let desk = Arc::new(Desk {
-                entrance: Arc::clone(&self.entrance),
-                sessions: Arc::clone(&self.sessions),
-                refusals: Seldom::default(),
-            });
-            let rtmp = Arc::clone(&self.rtmp);
-            let serve = move |socket, peer| {
-                let (desk, rtmp) = (Arc::clone(&desk), Arc::clone(&rtmp));
-                tokio::spawn(async move {
-                    if let Some((socket, live)) = desk.admit(socket, peer, Protocol::Rtmp).await {
-                        rtmp.serve(socket, live).await;
-                    }
-                });
-            };
-            tasks.spawn(tcp::accept(listener, self.stop.draining.clone(), serve));
-        }
+        let desk = Arc::new(Desk {
+            entrance: Arc::clone(&self.entrance),
+            sessions: self.sessions.clone(),
+            refusals: Seldom::default(),
+            stop: self.stop.clone(),
+        });
+        open(&mut tasks, self.rtmp_listeners, &self.rtmp, &desk);
+        open(&mut tasks, self.http_listeners, &self.http, &desk);
         // The API answers to the very end, so that a drain can be watched.
         let allow = self.api.allow.clone();
         let router = api::router(self.api);
@@ -111,7 +137,8 @@ impl App {
         tasks.spawn(api::serve(self.api_listeners, self.entrance, router, allow, stop));
         let stop = self.stop.sessions.clone();
         tasks.spawn(async move {
-            let _stopped = stop.run_until_cancelled_owned(sweep(self.balancer)).await;
+            let sweep = sweep(self.balancer, self.http);
+            let _stopped = stop.run_until_cancelled_owned(sweep).await;
         });
         info!(version = env!("CARGO_PKG_VERSION"), "ready");
         Running { stop: self.stop, sessions: self.sessions, tasks }
@@ -151,11 +178,34 @@ impl Running {
     }
 }
 
-/// Lets the clients of one listener in.
+/// Accepts the clients of one protocol until the proxy takes no more.
+fn open<S: Serve>(
+    tasks: &mut JoinSet<()>,
+    listeners: Vec<TcpListener>,
+    service: &Arc<S>,
+    desk: &Arc<Desk>,
+) {
+    for listener in listeners {
+        let draining = desk.stop.draining.clone();
+        let (service, desk) = (Arc::clone(service), Arc::clone(desk));
+        let come = move |socket, peer| {
+            let (desk, service) = (Arc::clone(&desk), Arc::clone(&service));
+            tokio::spawn(async move {
+                if let Some((socket, live)) = desk.admit(socket, peer, S::PROTOCOL).await {
+                    serve(&*service, socket, live, &desk.stop.sessions).await;
+                }
+            });
+        };
+        tasks.spawn(tcp::accept(listener, draining, come));
+    }
+}
+
+/// Lets clients in.
 struct Desk {
     entrance: Arc<Entrance>,
     sessions: Arc<Sessions>,
     refusals: Seldom,
+    stop: Stop,
 }
 
 impl Desk {
@@ -189,11 +239,13 @@ impl Desk {
     }
 }
 
-async fn sweep(balancer: Arc<Balancer>) {
+async fn sweep(balancer: Arc<Balancer>, http: Arc<Http>) {
     let mut tick = interval(SWEEP);
     loop {
         tick.tick().await;
-        balancer.sweep(Instant::now());
+        let now = Instant::now();
+        balancer.sweep(now);
+        http.sweep(now);
     }
 }
 
@@ -217,13 +269,36 @@ fn rtmp_settings(config: &Config) -> RtmpSettings {
         connect_timeout: config.origin.connect_timeout,
         answer_timeout: config.origin.answer_timeout,
         setup_timeout: config.origin.setup_timeout,
-        patience: Patience {
-            idle: config.session.idle_timeout,
-            stall: config.session.stall_timeout,
-        },
+        patience: patience(config),
         max_message: config.rtmp.max_message,
         max_chunk_streams: config.rtmp.max_chunk_streams,
     }
+}
+
+fn http_settings(config: &Config) -> HttpSettings {
+    HttpSettings {
+        head_timeout: config.http.head_timeout,
+        keepalive_timeout: config.http.keepalive_timeout,
+        origin_timeout: config.http.origin_timeout,
+        setup_timeout: config.origin.setup_timeout,
+        patience: patience(config),
+        idle_connections: config.http.idle_connections,
+        trusted: config.client.trusted.clone(),
+    }
+}
+
+fn patience(config: &Config) -> Patience {
+    Patience { idle: config.session.idle_timeout, stall: config.session.stall_timeout }
+}
+
+/// The key that proxies share, or one of this process's own.
+fn tokens(config: &Config) -> anyhow::Result<Tokens> {
+    let Some(secret) = &config.http.secret else {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)?;
+        return Ok(Tokens::new(&secret));
+    };
+    Ok(Tokens::new(secret.reveal().as_bytes()))
 }
 
 fn balancer_settings(config: &Config) -> anyhow::Result<BalancerSettings> {

@@ -52,7 +52,7 @@ async fn start_behind(
         shared: TrustedProxies::default(),
     });
     let draining = CancellationToken::new();
-    let metrics = metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer));
+    let metrics = metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer), Arc::default());
     let allow: Vec<IpNet> = allow.iter().map(|net| net.parse().unwrap()).collect();
     let router = router(ApiState {
         balancer: Arc::clone(&balancer),

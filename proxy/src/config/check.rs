@@ -43,7 +43,7 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
     let tcp = [
         (row::PROXY_RTMP_SERVER.setting, &config.rtmp.listen),
         (row::PROXY_SYSTEM_API.setting, &config.system_api.listen),
-        (row::PROXY_HTTP_SERVER.setting, &config.unserved.http_server),
+        (row::PROXY_HTTP_SERVER.setting, &config.http.listen),
         (row::PROXY_HTTP_API.setting, &config.unserved.http_api),
     ];
     let udp = [
@@ -52,9 +52,12 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
     ];
     // What is not served takes no port, unless somebody means it to.
     let is_meant = |(setting, _): &(Setting, _)| {
-        let is_served =
-            [row::PROXY_RTMP_SERVER.setting, row::PROXY_SYSTEM_API.setting].contains(setting);
-        is_served || said.of(setting).source != Source::Default
+        let served = [
+            row::PROXY_RTMP_SERVER.setting,
+            row::PROXY_SYSTEM_API.setting,
+            row::PROXY_HTTP_SERVER.setting,
+        ];
+        served.contains(setting) || said.of(setting).source != Source::Default
     };
     for servers in [tcp.as_slice(), udp.as_slice()] {
         let meant: Vec<_> = servers.iter().copied().filter(is_meant).collect();
@@ -67,7 +70,6 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
 pub(super) fn warnings(config: &Config, said: &Effective) -> Vec<String> {
     let mut warnings = said.warnings.clone();
     let unserved = [
-        row::PROXY_HTTP_SERVER.setting,
         row::PROXY_HTTP_API.setting,
         row::PROXY_WEBRTC_SERVER.setting,
         row::PROXY_SRT_SERVER.setting,

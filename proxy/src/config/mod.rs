@@ -38,6 +38,8 @@ use crate::stream::Vhosts;
 pub struct Config {
     /// RTMP clients.
     pub rtmp: Rtmp,
+    /// HTTP clients.
+    pub http: Http,
     /// Addresses of protocols that this version does not serve.
     pub unserved: Unserved,
     /// Folder of static files; none for the built-in pages.
@@ -77,11 +79,26 @@ pub struct Rtmp {
     pub max_chunk_streams: usize,
 }
 
+/// HTTP clients.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Where they are accepted.
+    pub listen: ListenAddrs,
+    /// Time for a request's head.
+    pub head_timeout: Duration,
+    /// Time between two requests.
+    pub keepalive_timeout: Duration,
+    /// Time for an origin to answer.
+    pub origin_timeout: Duration,
+    /// Idle connections kept for each origin.
+    pub idle_connections: usize,
+    /// By which the URIs in playlists are signed, if proxies share one.
+    pub secret: Option<Secret>,
+}
+
 /// Addresses of protocols that this version does not serve.
 #[derive(Clone, Debug)]
 pub struct Unserved {
-    /// HTTP-FLV, HTTP-TS, HLS and static files, TCP.
-    pub http_server: ListenAddrs,
     /// WHIP and WHEP, TCP.
     pub http_api: ListenAddrs,
     /// WebRTC, UDP.
@@ -216,8 +233,15 @@ impl Config {
                 max_message: said.get(&row::PROXY_RTMP_MAX_MESSAGE)?,
                 max_chunk_streams: said.get(&row::PROXY_RTMP_MAX_CHUNK_STREAMS)?,
             },
+            http: Http {
+                listen: said.get(&row::PROXY_HTTP_SERVER)?,
+                head_timeout: said.get(&row::PROXY_HTTP_HEAD_TIMEOUT)?,
+                keepalive_timeout: said.get(&row::PROXY_HTTP_KEEPALIVE_TIMEOUT)?,
+                origin_timeout: said.get(&row::PROXY_HTTP_ORIGIN_TIMEOUT)?,
+                idle_connections: said.get(&row::PROXY_HTTP_ORIGIN_IDLE)?,
+                secret: said.get(&row::PROXY_SECRET)?,
+            },
             unserved: Unserved {
-                http_server: said.get(&row::PROXY_HTTP_SERVER)?,
                 http_api: said.get(&row::PROXY_HTTP_API)?,
                 webrtc: said.get(&row::PROXY_WEBRTC_SERVER)?,
                 srt: said.get(&row::PROXY_SRT_SERVER)?,
@@ -283,7 +307,8 @@ fn static_files(said: &Effective) -> Result<Option<PathBuf>, Error> {
     if folder.is_dir() {
         return Ok(Some(folder));
     }
-    if said.of(setting).source == Source::Default {
+    // Also where somebody has written the default down.
+    if folder.as_os_str() == setting.default {
         return Ok(None);
     }
     let problem = "expected a folder that exists and can be entered".into();

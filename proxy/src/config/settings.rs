@@ -76,7 +76,7 @@ settings! {
     PROXY_RTMP_SERVER: ListenAddrs = ListenAddrs::parse, "11935", OPEN,
         "TCP addresses of RTMP.";
     PROXY_HTTP_SERVER: ListenAddrs = ListenAddrs::parse, "18080", OPEN,
-        "TCP addresses of HTTP-FLV, HTTP-TS, HLS and static files. Not served by this version.";
+        "TCP addresses of HTTP-FLV, HTTP-TS, HLS, MPEG-DASH and static files.";
     PROXY_HTTP_API: ListenAddrs = ListenAddrs::parse, "11985", OPEN,
         "TCP addresses of WHIP and WHEP. Not served by this version.";
     PROXY_WEBRTC_SERVER: ListenAddrs = ListenAddrs::parse, "18000", OPEN,
@@ -168,6 +168,17 @@ settings! {
         "Size of the largest RTMP message.";
     PROXY_RTMP_MAX_CHUNK_STREAMS: usize = count, "64", OPEN,
         "Chunk streams that one RTMP connection may use.";
+
+    PROXY_HTTP_HEAD_TIMEOUT: Duration = positive_duration, "10s", OPEN,
+        "Time for the head of an HTTP request, and for the first one to begin.";
+    PROXY_HTTP_KEEPALIVE_TIMEOUT: Duration = positive_duration, "60s", OPEN,
+        "Time between two HTTP requests of one connection.";
+    PROXY_HTTP_ORIGIN_TIMEOUT: Duration = positive_duration, "30s", OPEN,
+        "Time for an origin to answer an HTTP request. A live stream may keep its players waiting for `PROXY_IDLE_TIMEOUT`.";
+    PROXY_HTTP_ORIGIN_IDLE: usize = value::count_or_none, "32", OPEN,
+        "Idle HTTP connections kept for each origin; `0` for none.";
+    PROXY_SECRET: Option<Secret> = value::long_secret, "", SECRET,
+        "Key by which the URIs in playlists are signed, at least 16 bytes, the same for all proxies of a fleet; random if empty.";
 
     PROXY_GRACE_QUIT_TIMEOUT: Duration = duration, "20s", OPEN,
         "Sessions may go on this long after SIGTERM or SIGINT.";

@@ -39,6 +39,14 @@ pub(super) fn secret(text: &str) -> Result<Option<Secret>, String> {
     Ok((!text.is_empty()).then(|| Secret(text.to_owned())))
 }
 
+/// Any text that is hard to guess; none if it is empty.
+pub(super) fn long_secret(text: &str) -> Result<Option<Secret>, String> {
+    match text.len() {
+        1..16 => Err("expected at least 16 bytes".into()),
+        _ => secret(text),
+    }
+}
+
 /// Any text.
 #[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
 pub(super) fn text(text: &str) -> Result<String, String> {
@@ -70,6 +78,11 @@ pub(super) fn count(text: &str) -> Result<usize, String> {
 
 /// A number from 0 on.
 pub(super) fn index(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "expected a whole number from 0 on".into())
+}
+
+/// A number of things, from 0 on.
+pub(super) fn count_or_none(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "expected a whole number from 0 on".into())
 }
 

@@ -13,12 +13,18 @@ use prometheus_client::registry::Registry;
 
 use crate::origin::Balancer;
 use crate::plane::Leg;
+use crate::session::http::{Counts as HttpCounts, StatusClass};
 use crate::session::{End, Protocol, Role, Sessions};
+use crate::stream::Kind;
 
 /// A registry with everything in [`TABLE`].
-pub fn registry(sessions: Arc<Sessions>, balancer: Arc<Balancer>) -> Registry {
+pub fn registry(
+    sessions: Arc<Sessions>,
+    balancer: Arc<Balancer>,
+    http: Arc<HttpCounts>,
+) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot { sessions, balancer }));
+    registry.register_collector(Box::new(Snapshot { sessions, balancer, http }));
     registry
 }
 
@@ -69,6 +75,12 @@ const BYTES: Family = Family {
     counter: true,
     help: "Bytes written to the sockets of origins and clients",
 };
+const HTTP_REQUESTS: Family = Family {
+    name: "srs_proxy_http_requests",
+    labels: &["kind", "status"],
+    counter: true,
+    help: "Answered HTTP requests, for live streams, playlists, pieces of media and the proxy's own pages",
+};
 const ORIGINS: Family = Family {
     name: "srs_proxy_origins",
     labels: &["state"],
@@ -85,13 +97,15 @@ const BUILD_INFO: Family =
     Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
 
 /// Every family, in the order in which they are written.
-pub const TABLE: [Family; 7] = [SESSIONS, SETUPS, ENDS, BYTES, ORIGINS, ROUTES, BUILD_INFO];
+pub const TABLE: [Family; 8] =
+    [SESSIONS, SETUPS, ENDS, BYTES, HTTP_REQUESTS, ORIGINS, ROUTES, BUILD_INFO];
 
 /// Reads the tables at each scrape: nothing is counted twice.
 #[derive(Debug)]
 struct Snapshot {
     sessions: Arc<Sessions>,
     balancer: Arc<Balancer>,
+    http: Arc<HttpCounts>,
 }
 
 impl Collector for Snapshot {
@@ -104,6 +118,9 @@ impl Collector for Snapshot {
         write(&mut encoder, ENDS, by_protocol(&totals.ends, End::ALL.map(End::as_str)))?;
         let directions = Leg::ALL.map(Leg::inwards);
         write(&mut encoder, BYTES, by_protocol(&totals.bytes, directions))?;
+        let kinds = Kind::ALL.map(Kind::as_str);
+        let classes = StatusClass::ALL.map(StatusClass::as_str);
+        write(&mut encoder, HTTP_REQUESTS, crossed(kinds, &self.http.read(), classes))?;
         let counts = self.balancer.counts(Instant::now());
         let states = [("up", counts.up), ("down", counts.down)];
         write(&mut encoder, ORIGINS, by_state(states))?;
@@ -117,11 +134,19 @@ impl Collector for Snapshot {
 type Labels = [&'static str; 2];
 
 fn by_protocol<const N: usize>(
-    rows: &[[u64; N]],
+    rows: &[[u64; N]; Protocol::ALL.len()],
     second: [&'static str; N],
 ) -> impl Iterator<Item = (Labels, u64)> {
-    Protocol::ALL.into_iter().zip(rows).flat_map(move |(protocol, row)| {
-        second.into_iter().zip(*row).map(move |(label, n)| ([protocol.as_str(), label], n))
+    crossed(Protocol::ALL.map(Protocol::as_str), rows, second)
+}
+
+fn crossed<const M: usize, const N: usize>(
+    first: [&'static str; M],
+    rows: &[[u64; N]; M],
+    second: [&'static str; N],
+) -> impl Iterator<Item = (Labels, u64)> {
+    first.into_iter().zip(*rows).flat_map(move |(one, row)| {
+        second.into_iter().zip(row).map(move |(other, n)| ([one, other], n))
     })
 }
 
@@ -166,7 +191,7 @@ mod tests {
         let fixed = Origin::fixed("127.0.0.1", &[(Listener::Rtmp, "1935")]).unwrap();
         let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
         let balancer = Arc::new(Balancer::new(settings));
-        let registry = registry(Arc::clone(&sessions), balancer);
+        let registry = registry(Arc::clone(&sessions), balancer, Arc::default());
         let client = "192.0.2.1:5000".parse().unwrap();
         let ends = Ends { source: client, destination: client };
         let live = sessions.admit(ends, Protocol::Rtmp).unwrap();
@@ -182,6 +207,7 @@ mod tests {
             "srs_proxy_session_setups_total{protocol=\"rtmp\",role=\"play\"} 0",
             "srs_proxy_session_ends_total{protocol=\"rtmp\",reason=\"too_many_sessions\"} 1",
             "srs_proxy_bytes_total{protocol=\"rtmp\",direction=\"to_origin\"} 1500",
+            "srs_proxy_http_requests_total{kind=\"live\",status=\"2xx\"} 0",
             "srs_proxy_origins{state=\"up\"} 1",
             "srs_proxy_origins{state=\"down\"} 0",
             "srs_proxy_routes{state=\"in_use\"} 0",

@@ -152,7 +152,43 @@ impl Balancer {
         if let Some(member) = state.registry.same(&origin) {
             member.health.hand_out(now);
         }
+        let generation = Some(generation);
         Ok(Lease { origin, key: key.clone(), generation, state: Arc::clone(&self.state) })
+    }
+
+    /// This server for a piece of a stream that it has made: none if it is not there, in back-off
+    /// or was tried. A stream that is routed elsewhere by now stays there.
+    pub fn pick_at(
+        &self,
+        key: &StreamKey,
+        server: &str,
+        listener: Listener,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> Option<Lease> {
+        let mut state = self.at(now);
+        let state = &mut *state;
+        let member = state.registry.get(&ServerName::from(server), now)?;
+        let origin = Arc::clone(&member.origin);
+        if !origin.offers(listener) || member.health.is_down(now) || tried.contains(origin.server())
+        {
+            return None;
+        }
+        let generation = match state.routes.get(key) {
+            Some((routed, _)) if routed == origin.server() => state.routes.join(key),
+            Some(_) => None,
+            None => state.routes.place(key, origin.server()),
+        };
+        if let Some(member) = state.registry.same(&origin) {
+            member.health.hand_out(now);
+        }
+        Some(Lease { origin, key: key.clone(), generation, state: Arc::clone(&self.state) })
+    }
+
+    /// The first of these streams that has an origin.
+    pub fn routed<'a>(&self, keys: &'a [StreamKey]) -> Option<&'a StreamKey> {
+        let state = self.state.lock();
+        keys.iter().find(|key| state.routes.get(key).is_some())
     }
 
     /// Notes that the lease's origin could not be connected, and why: it is left alone for a
@@ -328,7 +364,8 @@ impl State {
 pub struct Lease {
     origin: Arc<Origin>,
     key: StreamKey,
-    generation: Generation,
+    /// None if the stream's route is another one's.
+    generation: Option<Generation>,
     state: Arc<Mutex<State>>,
 }
 
@@ -347,8 +384,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.state.lock();
-        if let Some(now) = state.latest {
-            state.routes.leave(&self.key, self.generation, now);
+        if let (Some(now), Some(generation)) = (state.latest, self.generation) {
+            state.routes.leave(&self.key, generation, now);
         }
     }
 }

@@ -7,7 +7,7 @@ pub mod relay;
 use tokio::net::TcpStream;
 
 pub use self::meter::Meter;
-use self::relay::stream::{Exit, Plain};
+use self::relay::stream::{Exit, Listening, Plain};
 pub use self::relay::watch::Patience;
 
 /// One of a session's two connections.
@@ -107,6 +107,16 @@ pub enum Closed {
     Stalled,
 }
 
+/// Which way bytes move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// From each leg to the other.
+    Both,
+    /// From the origin to the client. The client is read, so that its end shows, but what it
+    /// sends goes nowhere.
+    ToClient,
+}
+
 /// The engines that can carry a [`StreamPair`] whose bytes need no look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamPlane {
@@ -127,14 +137,26 @@ impl StreamPlane {
         }
     }
 
-    /// Moves bytes both ways until a leg ends or patience does. The sockets stay with the
-    /// caller, to be closed as its protocol wants.
-    pub async fn carry(self, pair: &mut StreamPair, patience: Patience, meter: &Meter) -> Closed {
-        match self {
-            Self::Relay => match relay::stream::carry(pair, &mut Plain, patience, meter).await {
-                Exit::Closed(closed) => closed,
-                Exit::Turn(never) | Exit::Fault(never) => match never {},
-            },
+    /// Moves bytes until a leg ends or patience does. The sockets stay with the caller, to be
+    /// closed as its protocol wants.
+    pub async fn carry(
+        self,
+        pair: &mut StreamPair,
+        flow: Flow,
+        patience: Patience,
+        meter: &Meter,
+    ) -> Closed {
+        let exit = match (self, flow) {
+            (Self::Relay, Flow::Both) => {
+                relay::stream::carry(pair, &mut Plain, patience, meter).await
+            }
+            (Self::Relay, Flow::ToClient) => {
+                relay::stream::carry(pair, &mut Listening, patience, meter).await
+            }
+        };
+        match exit {
+            Exit::Closed(closed) => closed,
+            Exit::Turn(never) | Exit::Fault(never) => match never {},
         }
     }
 }

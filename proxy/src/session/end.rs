@@ -20,14 +20,22 @@ pub enum End {
     Stalled,
     /// The proxy is shutting down.
     Shutdown,
+    /// The answer to the last request was given, and the connection closed as was said there.
+    Answered,
     /// The handshake was not done in time.
     HandshakeTimeout,
+    /// A request's head was not complete in time.
+    HeadTimeout,
     /// Neither publish nor play was said in time.
     CommandTimeout,
     /// The first bytes are not the protocol of this port.
     NotTheProtocol,
     /// A trusted proxy's connection does not begin with a PROXY header.
     BadProxyHeader,
+    /// A request is malformed.
+    BadRequest,
+    /// The origin's answer is malformed.
+    BadAnswer,
     /// The chunk stream or a protocol control message is malformed.
     BadChunk,
     /// A command message is malformed or out of order.
@@ -60,7 +68,7 @@ pub enum End {
 
 impl End {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 29] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::OriginClosed,
@@ -68,10 +76,14 @@ impl End {
         Self::Idle,
         Self::Stalled,
         Self::Shutdown,
+        Self::Answered,
         Self::HandshakeTimeout,
+        Self::HeadTimeout,
         Self::CommandTimeout,
         Self::NotTheProtocol,
         Self::BadProxyHeader,
+        Self::BadRequest,
+        Self::BadAnswer,
         Self::BadChunk,
         Self::BadCommand,
         Self::MessageTooLarge,
@@ -98,10 +110,14 @@ impl End {
             Self::Idle => "idle",
             Self::Stalled => "stalled",
             Self::Shutdown => "shutdown",
+            Self::Answered => "answered",
             Self::HandshakeTimeout => "handshake_timeout",
+            Self::HeadTimeout => "head_timeout",
             Self::CommandTimeout => "command_timeout",
             Self::NotTheProtocol => "not_the_protocol",
             Self::BadProxyHeader => "bad_proxy_header",
+            Self::BadRequest => "bad_request",
+            Self::BadAnswer => "bad_answer",
             Self::BadChunk => "bad_chunk",
             Self::BadCommand => "bad_command",
             Self::MessageTooLarge => "message_too_large",

@@ -12,7 +12,7 @@ use tracing::Level;
 use super::{End, Protocol, Role};
 use crate::plane::Meter;
 use crate::proto::proxy_protocol::Ends;
-use crate::stream::StreamKey;
+use crate::stream::{Kind, StreamKey};
 use crate::telemetry::seconds;
 
 /// Name of a session in logs and in the API, unique for the life of the process.
@@ -30,6 +30,10 @@ impl fmt::Display for SessionId {
 pub struct Progress {
     /// Publish or play, once said.
     pub role: Option<Role>,
+    /// Requests so far, where the protocol has them.
+    pub requests: u64,
+    /// What was asked for last, where the protocol has requests.
+    pub kind: Option<Kind>,
     /// The stream, once known.
     pub stream: Option<StreamKey>,
     /// The origin's name and the address that was connected.
@@ -101,6 +105,8 @@ impl Session {
             protocol: self.protocol.as_str(),
             role: progress.role.map(Role::as_str),
             client: self.client,
+            kind: progress.kind.map(Kind::as_str),
+            requests: (progress.requests > 0).then_some(progress.requests),
             stream: progress.stream.map(|key| key.to_string()),
             origin,
             origin_address,
@@ -122,6 +128,10 @@ pub struct SessionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     client: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    requests: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,6 +158,8 @@ pub(super) fn summarize(view: &SessionView, end: End) {
                 $level,
                 protocol = view.protocol,
                 role = view.role,
+                kind = view.kind,
+                requests = view.requests,
                 client = %view.client,
                 stream = view.stream,
                 origin = view.origin.as_deref(),

@@ -239,6 +239,19 @@ fn path_and_query(text: &str) -> (&str, &str) {
     text.find(['/', '?', '#']).map_or((text, ""), |at| text.split_at(at))
 }
 
+/// The path of a request target in origin or absolute form, and what stands around it.
+pub(super) fn around_path(target: &str) -> (&str, &str, &str) {
+    let from = match target.split_once("://") {
+        Some((scheme, rest)) if !scheme.contains(['/', '?']) => {
+            target.len() - path_and_query(rest).1.len()
+        }
+        _ => 0,
+    };
+    let (before, rest) = target.split_at_checked(from).unwrap_or(("", target));
+    let (path, behind) = rest.find(['?', '#']).map_or((rest, ""), |at| rest.split_at(at));
+    (before, path, behind)
+}
+
 /// In front of the last slash behind the authority, and behind it.
 fn at_last_slash(url: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = url.split_once("://")?;

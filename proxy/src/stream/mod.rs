@@ -1,10 +1,13 @@
 //! What the client wants: one [`StreamKey`] for all spellings that SRS takes for one stream.
 
 mod ask;
+mod http;
 mod key;
-pub mod token;
+mod token;
 mod vhosts;
 
 pub use ask::Ask;
+pub use http::{Candidates, Kind};
 pub use key::{BadStream, StreamKey};
+pub use token::{BadToken, Claim, Tokens};
 pub use vhosts::Vhosts;

@@ -13,8 +13,9 @@ pub trait Filter {
     /// [`Passed::Written`] the filter has put what goes on into `out`, for either leg.
     fn pass(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Self::Fault>;
 
-    /// Something that has turned since the last call: the relay gives it to its caller.
-    fn turn(&mut self) -> Option<Self::Turn> {
+    /// Something that has turned since the last call: the relay gives it to its caller. `out` is
+    /// what waits to be written.
+    fn turn(&mut self, _out: &Outbox) -> Option<Self::Turn> {
         None
     }
 

@@ -56,6 +56,22 @@ impl Filter for Plain {
     }
 }
 
+/// Nothing that the client sends goes on: it has asked, and only listens.
+#[derive(Debug)]
+pub struct Listening;
+
+impl Filter for Listening {
+    type Turn = Infallible;
+    type Fault = Infallible;
+
+    fn pass(&mut self, from: Leg, _: &[u8], _: &mut Outbox) -> Result<Passed, Infallible> {
+        Ok(match from {
+            Leg::Origin => Passed::Verbatim,
+            Leg::Client => Passed::Written,
+        })
+    }
+}
+
 /// Moves bytes both ways until a leg ends, the filter has a word, or patience is over.
 pub async fn carry<F: Filter>(
     pair: &mut StreamPair,
@@ -107,7 +123,7 @@ impl<F: Filter> Relay<'_, F> {
                 return Poll::Ready(Exit::Closed(closed));
             }
             if self.ending.is_none()
-                && let Some(turn) = self.filter.turn()
+                && let Some(turn) = self.filter.turn(&self.pair.out)
             {
                 return Poll::Ready(Exit::Turn(turn));
             }

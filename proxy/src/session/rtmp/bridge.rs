@@ -319,7 +319,7 @@ impl Filter for Bridge {
         Ok(Passed::Written)
     }
 
-    fn turn(&mut self) -> Option<()> {
+    fn turn(&mut self, _: &Outbox) -> Option<()> {
         std::mem::take(&mut self.turned).then_some(())
     }
 

@@ -21,8 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, debug, info_span};
+use tracing::debug;
 
 use self::bridge::Bridge;
 use self::client::{Client, Wanted};
@@ -30,10 +29,11 @@ use self::fault::Fault;
 use self::reach::{Reached, reach};
 use crate::origin::{Balancer, Lease};
 use crate::plane::relay::stream::{Exit, carry};
-use crate::plane::{Leg, Outbox, Patience, StreamPair, StreamPlane};
+use crate::plane::{Flow, Leg, Outbox, Patience, StreamPair, StreamPlane};
 use crate::proto::rtmp::chunk::ChunkLimits;
 use crate::proto::rtmp::handshake::{Nonce, PACKET};
-use crate::session::{Dialer, End, Live, Role, Session};
+use crate::session::close::{LINGER, close};
+use crate::session::{Dialer, End, Live, Protocol, Role, Serve, Session};
 use crate::stream::{Ask, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -42,10 +42,6 @@ const HANDSHAKE: u64 = 1 + 2 * PACKET as u64;
 
 /// Bytes of one read before the hand-over.
 const READ: usize = 4 * 1024;
-
-/// How long a leg that was closed may still send what nobody reads, so that what it was told
-/// last is not overtaken by a reset.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Questions to silent origins at a time.
 const QUESTIONS: usize = 8;
@@ -78,12 +74,23 @@ pub struct Rtmp {
     balancer: Arc<Balancer>,
     dialer: Arc<Dialer>,
     vhosts: Vhosts,
-    stop: CancellationToken,
     /// Places for questions to silent origins.
     questions: Semaphore,
     /// Warnings of origins that answer too late, and of a host without resources.
     late: Seldom,
     exhausted: Seldom,
+}
+
+impl Serve for Rtmp {
+    const PROTOCOL: Protocol = Protocol::Rtmp;
+
+    async fn run(&self, mut client: TcpStream, live: &Live) -> End {
+        // Kept off the session's own future: it is large, and done with before the media flows.
+        match Box::pin(self.set_up(&mut client, live)).await {
+            Ok(joined) => self.carry(client, joined, live).await,
+            Err(fault) => Box::pin(give_up(client, fault, live.session())).await,
+        }
+    }
 }
 
 impl Rtmp {
@@ -94,39 +101,16 @@ impl Rtmp {
         balancer: Arc<Balancer>,
         dialer: Arc<Dialer>,
         vhosts: Vhosts,
-        stop: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             balancer,
             dialer,
             vhosts,
-            stop,
             questions: Semaphore::new(QUESTIONS),
             late: Seldom::default(),
             exhausted: Seldom::default(),
         })
-    }
-
-    /// Serves one client until the session's end.
-    pub async fn serve(self: Arc<Self>, client: TcpStream, live: Live) {
-        let span = info_span!("session", id = %live.session().id);
-        let session = async {
-            let end = tokio::select! {
-                end = self.run(client, &live) => end,
-                () = self.stop.cancelled() => End::Shutdown,
-            };
-            live.end(end);
-        };
-        session.instrument(span).await;
-    }
-
-    async fn run(&self, mut client: TcpStream, live: &Live) -> End {
-        // Kept off the session's own future: it is large, and done with before the media flows.
-        match Box::pin(self.set_up(&mut client, live)).await {
-            Ok(joined) => self.carry(client, joined, live).await,
-            Err(fault) => Box::pin(give_up(client, fault, live.session())).await,
-        }
     }
 
     /// From the first byte to two legs that have heard the same.
@@ -203,7 +187,7 @@ impl Rtmp {
                 let is_accepted = bridge.is_accepted();
                 drop(bridge);
                 debug!("handed over as plain bytes");
-                let closed = plane.carry(&mut pair, patience, &session.meter).await;
+                let closed = plane.carry(&mut pair, Flow::Both, patience, &session.meter).await;
                 break if is_accepted == Some(true) { closed.into() } else { End::OriginRefused };
             }
             match carry(&mut pair, &mut *bridge, patience, &session.meter).await {
@@ -249,16 +233,4 @@ fn nonce() -> Result<Box<Nonce>, Fault> {
     let mut nonce = Box::new([0; PACKET]);
     getrandom::fill(&mut *nonce).map_err(|error| Fault::new(End::Aborted, error))?;
     Ok(nonce)
-}
-
-/// Closes a leg in order: what it was sent is read by it, whatever it is still sending.
-async fn close(mut socket: TcpStream) {
-    let drain = async {
-        socket.shutdown().await?;
-        let mut nobody_reads = [0; 4096];
-        while socket.read(&mut nobody_reads).await? > 0 {}
-        Ok::<_, std::io::Error>(())
-    };
-    // Whatever goes wrong here, the socket is closed behind it.
-    let _closed = timeout(LINGER, drain).await;
 }

@@ -195,7 +195,7 @@ impl Filter for Password {
         Ok(Passed::Written)
     }
 
-    fn turn(&mut self) -> Option<()> {
+    fn turn(&mut self, _: &Outbox) -> Option<()> {
         std::mem::take(&mut self.turned).then_some(())
     }
 }

@@ -1,0 +1,23 @@
+//! Closes a connection in order.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// How long a leg that was closed may still send what nobody reads, so that what it was told
+/// last is not overtaken by a reset.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// Closes a leg in order: what it was sent is read by it, whatever it is still sending.
+pub(super) async fn close(mut socket: TcpStream) {
+    let drain = async {
+        socket.shutdown().await?;
+        let mut nobody_reads = [0; 4096];
+        while socket.read(&mut nobody_reads).await? > 0 {}
+        Ok::<_, std::io::Error>(())
+    };
+    // Whatever goes wrong here, the socket is closed behind it.
+    let _closed = timeout(LINGER, drain).await;
+}

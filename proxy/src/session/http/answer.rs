@@ -1,0 +1,101 @@
+//! What the proxy says itself: short, and nothing of what is behind it.
+
+use http::StatusCode;
+
+use super::heads::{connection, cross_origin};
+use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
+
+/// What is answered, unless a page is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    text: &'static str,
+}
+
+const fn answer(status: StatusCode, text: &'static str) -> Answer {
+    Answer { status, text }
+}
+
+pub(super) const TOO_SLOW: Answer =
+    answer(StatusCode::REQUEST_TIMEOUT, "the request was not complete in time");
+pub(super) const BAD_STREAM: Answer =
+    answer(StatusCode::BAD_REQUEST, "the URL gives no stream name");
+pub(super) const BAD_BODY: Answer =
+    answer(StatusCode::BAD_REQUEST, "the request's body is malformed");
+pub(super) const BAD_METHOD: Answer =
+    answer(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here");
+pub(super) const NO_ORIGIN: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream");
+pub(super) const NO_ROOM: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another stream");
+pub(super) const UNREACHABLE: Answer =
+    answer(StatusCode::BAD_GATEWAY, "no origin of this stream can be reached");
+pub(super) const BAD_ANSWER: Answer =
+    answer(StatusCode::BAD_GATEWAY, "the origin gave no valid answer");
+pub(super) const TOO_LATE: Answer =
+    answer(StatusCode::GATEWAY_TIMEOUT, "the origin did not answer in time");
+
+impl Answer {
+    /// The answer to this request, as bytes.
+    pub(super) fn to(self, request: &RequestHead, stays_open: bool) -> Vec<u8> {
+        let mut headers = Headers::default();
+        if self == BAD_METHOD {
+            headers.push("Allow", METHODS);
+        }
+        let is_head = request.method == "HEAD";
+        write(self.status, headers, self.text, is_head, request.version, stays_open)
+    }
+
+    /// The answer to a client whose request is not understood.
+    pub(super) fn to_whatever(self) -> Vec<u8> {
+        write(self.status, Headers::default(), self.text, false, Version::Http11, false)
+    }
+}
+
+/// Why a head is refused.
+pub(super) fn bad_request(why: &str) -> Vec<u8> {
+    write(StatusCode::BAD_REQUEST, Headers::default(), why, false, Version::Http11, false)
+}
+
+const METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
+
+/// The answer to a page of another host that asks what it may do (WHATWG Fetch 3.2.2): as by the
+/// existing proxy, anything. `*` does not stand for `Authorization`.
+pub(super) fn preflight(request: &RequestHead, stays_open: bool) -> Vec<u8> {
+    let mut headers = Headers::default();
+    headers.push("Allow", METHODS);
+    headers.push("Access-Control-Allow-Methods", "*");
+    headers.push("Access-Control-Allow-Headers", "*, Authorization");
+    headers.push("Access-Control-Max-Age", "86400");
+    write(StatusCode::OK, headers, "", false, request.version, stays_open)
+}
+
+fn write(
+    status: StatusCode,
+    mut headers: Headers,
+    text: &str,
+    is_head: bool,
+    version: Version,
+    stays_open: bool,
+) -> Vec<u8> {
+    let body = if text.is_empty() { String::new() } else { format!("{text}\n") };
+    if !body.is_empty() {
+        headers.push("Content-Type", "text/plain; charset=utf-8");
+        headers.push("Cache-Control", "no-store");
+    }
+    headers.push("Content-Length", body.len().to_string());
+    connection(&mut headers, version, stays_open);
+    cross_origin(&mut headers);
+    let head = ResponseHead {
+        version: Version::Http11,
+        status: status.as_u16(),
+        reason: status.canonical_reason().unwrap_or_default().into(),
+        headers,
+    };
+    let mut bytes = Vec::new();
+    head.write(&mut bytes);
+    if !is_head {
+        bytes.extend_from_slice(body.as_bytes());
+    }
+    bytes
+}

@@ -1,0 +1,377 @@
+//! One request at one origin: what goes on to whom, until the answer's last byte.
+//!
+//! Bodies pass as they come, their framing included; the machine only counts where they end. Three
+//! answers are changed on the way: heads, which lose what is meant for one hop; playlists, which are
+//! collected and rewritten; and chunked bodies for a client that does not know of chunks.
+
+use std::io::Read;
+
+use flate2::read::GzDecoder;
+
+use super::heads::{self, Client};
+use super::request::Request;
+use crate::plane::relay::filter::{Filter, Passed};
+use crate::plane::{Leg, Outbox};
+use crate::proto::addition::Addition;
+use crate::proto::http::{
+    BadBody, BodyLength, BodyReader, Headers, MAX_HEAD, ResponseHead, Version,
+};
+use crate::proto::{dash, hls};
+use crate::stream::{Kind, Tokens};
+
+/// Bytes of the largest playlist that is rewritten.
+pub(super) const MAX_PLAYLIST: usize = 2 * 1024 * 1024;
+
+/// One request at one origin.
+pub(super) struct Exchange {
+    method: String,
+    kind: Kind,
+    client: Client,
+    /// What is added to the URIs of a playlist.
+    token: Token,
+    /// Where the body of the request ends.
+    request: BodyReader,
+    /// What the client sent behind the request: the next one.
+    early: Vec<u8>,
+    answer: Answer,
+    has_heard: bool,
+    status: Option<u16>,
+    /// A final head has arrived, and the driver has not heard of it.
+    is_news: bool,
+}
+
+/// The parameter by which a playlist's URIs come back to their origin.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Token {
+    pub(super) value: String,
+    /// The authority by which the client came.
+    pub(super) host: String,
+}
+
+/// What the exchange's driver must hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The origin has answered with this status.
+    Answered(u16),
+    /// From here on bytes only go to the client, and end with the origin's connection.
+    Endless,
+    /// The answer is with the client.
+    Finished(Reuse),
+}
+
+/// Which connections can take another request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reuse {
+    pub(super) client: bool,
+    pub(super) origin: bool,
+}
+
+/// Why an exchange cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// The client's body is malformed.
+    #[error("request body: {0}")]
+    Request(BadBody),
+    /// The client sends more behind its request than is kept.
+    #[error("too many requests at once")]
+    TooEarly,
+    /// The origin's answer is malformed, or larger than what can be kept.
+    #[error("the origin's answer: {0}")]
+    Answer(String),
+}
+
+enum Answer {
+    /// The head, as far as it is here.
+    Head(Vec<u8>),
+    Body {
+        reader: BodyReader,
+        delivery: Delivery,
+        reuse: Reuse,
+    },
+    Endless,
+    Finished(Reuse),
+}
+
+enum Delivery {
+    Verbatim,
+    /// Chunks are taken off.
+    Unchunked,
+    /// A playlist: its head, and what is there of it.
+    Collected(Box<ResponseHead>, Vec<u8>),
+}
+
+impl Exchange {
+    pub(super) fn new(request: &Request, client: Client, token: Token) -> Self {
+        Self {
+            method: request.head.method.clone(),
+            kind: request.kind,
+            client,
+            token,
+            request: BodyReader::new(request.head.body_length()),
+            early: Vec::new(),
+            answer: Answer::Head(Vec::new()),
+            has_heard: false,
+            status: None,
+            is_news: false,
+        }
+    }
+
+    /// Takes what the client has sent behind the request's head; gives what of it is for the
+    /// origin, the rest is kept.
+    pub(super) fn begin(&mut self, mut bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
+        let used = self.request.read(&bytes, &mut |_| ()).map_err(Fault::Request)?;
+        self.early = bytes.split_off(used);
+        Ok(bytes)
+    }
+
+    /// Whether the origin has said anything.
+    pub(super) fn has_heard(&self) -> bool {
+        self.has_heard
+    }
+
+    /// Whether the client has been told anything that cannot be taken back.
+    pub(super) fn has_answered(&self) -> bool {
+        match &self.answer {
+            Answer::Head(_) => false,
+            Answer::Body { delivery, .. } => !matches!(delivery, Delivery::Collected(..)),
+            Answer::Endless | Answer::Finished(_) => true,
+        }
+    }
+
+    /// Whether the whole request has gone to the origin.
+    pub(super) fn has_asked(&self) -> bool {
+        self.request.is_done()
+    }
+
+    /// What the client sent behind this request.
+    pub(super) fn into_early(self) -> Vec<u8> {
+        self.early
+    }
+
+    /// The origin has closed its connection in order: an answer of unknown length ends here. None
+    /// if the answer is not whole.
+    pub(super) fn origin_closed(&mut self, out: &mut Outbox) -> Option<Result<Reuse, Fault>> {
+        let Answer::Body { reader, .. } = &self.answer else { return None };
+        reader.ends_with_the_connection().then(|| {
+            self.finish(false, out)?;
+            match self.answer {
+                Answer::Finished(reuse) => Ok(reuse),
+                _ => Ok(Reuse::default()),
+            }
+        })
+    }
+
+    fn request_body(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
+        let used = self.request.read(bytes, &mut |_| ()).map_err(Fault::Request)?;
+        if used == bytes.len() {
+            return Ok(Passed::Verbatim);
+        }
+        let (body, early) = bytes.split_at_checked(used).unwrap_or((bytes, &[]));
+        out.to_origin.extend_from_slice(body);
+        self.early.extend_from_slice(early);
+        if self.early.len() > MAX_HEAD { Err(Fault::TooEarly) } else { Ok(Passed::Written) }
+    }
+
+    fn heard(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
+        self.has_heard = true;
+        let Answer::Head(head) = &mut self.answer else {
+            return self.body(bytes, out);
+        };
+        head.extend_from_slice(bytes);
+        let mut bytes = std::mem::take(head);
+        loop {
+            let parsed = ResponseHead::parse(&bytes).map_err(|e| Fault::Answer(e.to_string()))?;
+            let Some((head, used)) = parsed else {
+                self.answer = Answer::Head(bytes);
+                return Ok(Passed::Written);
+            };
+            bytes.drain(..used);
+            match head.status {
+                101 => return Err(Fault::Answer("a change of protocol nobody asked for".into())),
+                // RFC 9110 15.2: not for a client of HTTP/1.0.
+                100..200 if self.client.version == Version::Http10 => {}
+                100..200 => head.write(&mut out.to_client),
+                _ => {
+                    self.head(head, out);
+                    if self.body(&bytes, out)? == Passed::Verbatim {
+                        out.to_client.extend_from_slice(&bytes);
+                    }
+                    return Ok(Passed::Written);
+                }
+            }
+        }
+    }
+
+    /// The final head has come.
+    fn head(&mut self, mut head: ResponseHead, out: &mut Outbox) {
+        self.status = Some(head.status);
+        self.is_news = true;
+        let length = head.body_length(&self.method);
+        let origin_stays = head.keeps_alive() && length != BodyLength::UntilClose;
+        let reuse = Reuse { client: self.client.keeps_alive, origin: origin_stays };
+        let is_playlist = self.kind == Kind::Playlist || heads::is_playlist(&head.headers);
+        let is_endless = self.kind == Kind::Live
+            && self.request.is_done()
+            && (200..300).contains(&head.status)
+            && match length {
+                BodyLength::UntilClose => true,
+                BodyLength::Chunked => !origin_stays && self.client.version == Version::Http11,
+                BodyLength::Known(_) => false,
+            };
+        let reader = BodyReader::new(length);
+        if is_playlist && head.status == 200 && heads::can_be_read(&head.headers) {
+            if !reader.is_done() {
+                let delivery = Delivery::Collected(Box::new(head), Vec::new());
+                self.answer = Answer::Body { reader, delivery, reuse };
+                return;
+            }
+            if self.method == "HEAD" {
+                // What would follow to GET would have another length.
+                head.headers.remove("Content-Length");
+            }
+        }
+        let (delivery, stays) = match length {
+            BodyLength::Chunked if self.client.version == Version::Http10 => {
+                (Delivery::Unchunked, false)
+            }
+            BodyLength::UntilClose => (Delivery::Verbatim, false),
+            BodyLength::Chunked | BodyLength::Known(_) => (Delivery::Verbatim, !is_endless),
+        };
+        let reuse = Reuse { client: reuse.client && stays, ..reuse };
+        let is_chunked = length == BodyLength::Chunked && matches!(delivery, Delivery::Verbatim);
+        heads::for_client(&mut head, self.client, is_chunked, reuse.client);
+        head.write(&mut out.to_client);
+        self.answer = if is_endless {
+            Answer::Endless
+        } else if reader.is_done() {
+            Answer::Finished(reuse)
+        } else {
+            Answer::Body { reader, delivery, reuse }
+        };
+    }
+
+    fn body(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
+        let (reader, delivery) = match &mut self.answer {
+            Answer::Body { reader, delivery, .. } => (reader, delivery),
+            Answer::Endless => return Ok(Passed::Verbatim),
+            // More than the answer: whoever speaks unasked is not asked again.
+            Answer::Head(_) => return Ok(Passed::Written),
+            Answer::Finished(reuse) => {
+                reuse.origin &= bytes.is_empty();
+                return Ok(Passed::Written);
+            }
+        };
+        let mut is_too_large = false;
+        let used = reader.read(bytes, &mut |payload| match delivery {
+            Delivery::Verbatim => {}
+            Delivery::Unchunked => out.to_client.extend_from_slice(payload),
+            Delivery::Collected(_, playlist) => {
+                is_too_large |= playlist.len() + payload.len() > MAX_PLAYLIST;
+                if !is_too_large {
+                    playlist.extend_from_slice(payload);
+                }
+            }
+        });
+        let used = used.map_err(|error| Fault::Answer(error.to_string()))?;
+        if is_too_large {
+            return Err(Fault::Answer("a playlist that is too large".into()));
+        }
+        let is_verbatim = matches!(delivery, Delivery::Verbatim);
+        let is_all = used == bytes.len();
+        if reader.is_done() {
+            if is_verbatim && !is_all {
+                out.to_client.extend_from_slice(bytes.get(..used).unwrap_or(bytes));
+            }
+            self.finish(is_all, out)?;
+        }
+        Ok(if is_verbatim && is_all { Passed::Verbatim } else { Passed::Written })
+    }
+
+    /// The last byte of the answer has come, and nothing behind it if the origin `is_quiet`.
+    fn finish(&mut self, is_quiet: bool, out: &mut Outbox) -> Result<(), Fault> {
+        let Answer::Body { delivery, reuse, .. } = &mut self.answer else { return Ok(()) };
+        let mut reuse = *reuse;
+        reuse.origin &= is_quiet;
+        if let Delivery::Collected(head, playlist) = delivery {
+            let playlist = std::mem::take(playlist);
+            let playlist = self.token.rewritten(playlist, &mut head.headers)?;
+            heads::for_client(head, self.client, false, reuse.client);
+            head.headers.set("Content-Length", playlist.len().to_string());
+            head.write(&mut out.to_client);
+            out.to_client.extend_from_slice(&playlist);
+        }
+        self.answer = Answer::Finished(reuse);
+        Ok(())
+    }
+}
+
+impl Filter for Exchange {
+    type Turn = Turn;
+    type Fault = Fault;
+
+    fn pass(&mut self, from: Leg, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
+        match from {
+            Leg::Client => self.request_body(bytes, out),
+            Leg::Origin => self.heard(bytes, out),
+        }
+    }
+
+    fn turn(&mut self, out: &Outbox) -> Option<Turn> {
+        if std::mem::take(&mut self.is_news) {
+            return self.status.map(Turn::Answered);
+        }
+        match self.answer {
+            Answer::Endless => Some(Turn::Endless),
+            // What is not written yet would be lost behind the last turn.
+            Answer::Finished(reuse) if out.waiting() == [0, 0] => {
+                let has_asked = self.request.is_done();
+                Some(Turn::Finished(Reuse {
+                    client: reuse.client && has_asked,
+                    origin: reuse.origin && has_asked,
+                }))
+            }
+            _ => None,
+        }
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self.answer, Answer::Head(_))
+    }
+}
+
+impl Token {
+    /// The playlist with the token in each URI that comes back to the proxy. What is no playlist
+    /// after all stays as it is.
+    fn rewritten(&self, body: Vec<u8>, headers: &mut Headers) -> Result<Vec<u8>, Fault> {
+        let body = match headers.get("Content-Encoding") {
+            Some(_) => {
+                let mut plain = Vec::new();
+                // One byte more than the limit tells that it is passed.
+                let limit = MAX_PLAYLIST as u64 + 1;
+                let inflated = GzDecoder::new(&*body).take(limit).read_to_end(&mut plain);
+                inflated.map_err(|error| Fault::Answer(error.to_string()))?;
+                if plain.len() > MAX_PLAYLIST {
+                    return Err(Fault::Answer("a playlist that is too large".into()));
+                }
+                headers.remove("Content-Encoding");
+                plain
+            }
+            None => body,
+        };
+        let addition = Addition { name: Tokens::PARAMETER, value: &self.value, host: &self.host };
+        let Ok(text) = std::str::from_utf8(&body) else { return Ok(body) };
+        let rewritten = if text.trim_start_matches('\u{feff}').starts_with('#') {
+            hls::rewrite(text, &addition).ok()
+        } else {
+            dash::rewrite(text, &addition).ok()
+        };
+        if rewritten.is_some() {
+            // They are those of the original.
+            for digest in ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"] {
+                headers.remove(digest);
+            }
+            headers.remove("Accept-Ranges");
+        }
+        Ok(rewritten.map_or(body, String::into_bytes))
+    }
+}
