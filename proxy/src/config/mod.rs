@@ -26,7 +26,7 @@ pub use self::error::Error;
 pub use self::listen::{ListenAddr, ListenAddrs};
 use self::settings as row;
 pub use self::settings::{Setting, settings};
-use self::source::{Effective, Source};
+use self::source::Effective;
 pub use self::value::{AuthType, LoadBalancer, LogFormat, Secret};
 use crate::listen::TrustedProxies;
 use crate::origin::Policy;

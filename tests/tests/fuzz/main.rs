@@ -16,6 +16,7 @@ mod amf;
 mod chunk;
 mod corpus;
 mod handshake;
+mod http;
 mod names;
 mod oracle;
 mod proxy_protocol;

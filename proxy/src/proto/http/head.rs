@@ -362,8 +362,8 @@ fn body_length(version: Version, headers: &Headers) -> Result<Option<BodyLength>
 
 /// Digits alone: Rust's own reading would take a sign.
 fn decimal(text: &[u8]) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let number = digits.then(|| str::from_utf8(text).ok()?.parse().ok())??;
+    let digits = text.iter().all(u8::is_ascii_digit);
+    let number = str::from_utf8(text).ok().filter(|_| digits)?.parse().ok()?;
     (number <= MAX_LENGTH).then_some(number)
 }
 
