@@ -1,9 +1,12 @@
 //! The rig is trusted only as far as it is seen to work: FFmpeg and the scripted peers meet
 //! nginx, and each other, with no proxy between them.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use serde_json::json;
+use srs_proxy_tests::browser::Browser;
 use srs_proxy_tests::ffmpeg::{self, Source};
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
@@ -68,4 +71,30 @@ fn scripted_peers_understand_each_other() -> Result<()> {
     refused.ask_to_publish("any")?;
     assert_eq!(refused.status()?.description, "not you");
     refused.must_be_closed_within(SOON)
+}
+
+#[test]
+fn the_browser_opens_a_page_runs_its_script_and_shows_it() -> Result<()> {
+    story(|folder| {
+        let mut browser = Browser::start(folder, "browser")?;
+        let page = "data:text/html,<title>page</title><script>var n = 40</script>";
+        browser.open(page)?;
+        assert_eq!(browser.evaluate("[document.title, n + 2]")?, json!(["page", 42]));
+        let later = "new Promise(done => setTimeout(() => done('later'), 50))";
+        assert_eq!(browser.evaluate(later)?, "later");
+        let error = browser.evaluate("nothing.at.all").expect_err("a name that is none");
+        assert!(error.to_string().contains("nothing is not defined"), "{error}");
+        assert!(browser.complaints().is_empty(), "{:?}", browser.complaints());
+        browser.open("data:text/html,<script>throw new Error('broken page')</script>")?;
+        let complaints = browser.complaints().join("");
+        assert!(complaints.contains("broken page"), "{complaints}");
+        browser.resize(320, 200)?;
+        let picture = folder.join("page.png");
+        browser.screenshot(&picture)?;
+        // PNG 11.2.2: width and height follow the first chunk's name.
+        let picture = fs::read(picture)?;
+        assert_eq!(picture.get(16..24), Some([0, 0, 1, 64, 0, 0, 0, 200].as_slice()));
+        assert!(browser.open("http://127.0.0.1:1/").is_err(), "nobody listens there");
+        Ok(())
+    })
 }

@@ -18,6 +18,7 @@ pub(crate) struct Need {
 pub(crate) const TESTS: &[Need] = &[
     Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
     Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() },
+    Need { what: "Chromium", package: "chromium", is_here: has_browser },
     Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
 ];
 
@@ -50,6 +51,11 @@ pub(crate) fn install(needs: &[Need]) -> Result<()> {
         Some(need) => bail!("{} is still missing after `{command}`", need.what),
         None => Ok(()),
     }
+}
+
+/// Ubuntu's package `chromium` is only a way to a snap: Chrome does as well.
+fn has_browser() -> bool {
+    ["chromium", "google-chrome"].into_iter().any(|browser| find(browser).is_some())
 }
 
 /// Whether nginx has its RTMP module, linked in or beside it.

@@ -74,7 +74,7 @@ fn nothing_live(rtmp: RtmpServer<'_>) -> String {
     html
 }
 
-/// Keys of the streams whose publisher was accepted.
+/// Keys of the streams whose publisher has reached an origin.
 fn live(sessions: &Sessions) -> BTreeSet<StreamKey> {
     let sessions = sessions.list();
     let progress = sessions.iter().map(|session| session.progress());
