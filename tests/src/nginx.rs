@@ -12,12 +12,16 @@ use serde_json::json;
 use crate::process::{self, Process};
 use crate::{http, ports, wait};
 
-/// An origin with one application, `live`. Killed when dropped.
+/// An origin with RTMP, HLS and DASH. Killed when dropped.
+///
+/// Its application `live` has the files `/live/<stream>.m3u8` and `/live/<stream>.mpd`; the
+/// application `nested` has a folder for each stream, with `index.m3u8` and `index.mpd`.
 #[derive(Debug)]
 pub struct Nginx {
     name: String,
     folder: PathBuf,
     rtmp: SocketAddr,
+    http: SocketAddr,
     stat: SocketAddr,
     /// None while it is down.
     process: Option<Process>,
@@ -28,16 +32,18 @@ pub struct Nginx {
 impl Nginx {
     /// Starts an origin of this name and waits until it listens.
     pub fn start(folder: &Path, name: &str) -> Result<Self> {
-        let (rtmp, stat) = (ports::free()?, ports::free()?);
         let mut origin = Self {
             name: name.to_owned(),
             folder: folder.to_path_buf(),
-            rtmp,
-            stat,
+            rtmp: ports::free()?,
+            http: ports::free()?,
+            stat: ports::free()?,
             process: None,
             lives: 0,
         };
-        fs::create_dir_all(origin.home())?;
+        for media in ["hls", "dash"] {
+            fs::create_dir_all(origin.home().join(media))?;
+        }
         fs::write(origin.home().join("nginx.conf"), origin.config())?;
         origin.start_again()?;
         Ok(origin)
@@ -47,7 +53,8 @@ impl Nginx {
     pub fn start_again(&mut self) -> Result<()> {
         let home = self.home();
         let mut nginx = Command::new(process::find("nginx")?);
-        nginx.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(&home);
+        // The RTMP module takes its paths from where it was started, not from the prefix.
+        nginx.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(&home).current_dir(&home);
         self.process = Some(Process::start(&mut nginx, &self.folder, &self.name)?);
         self.lives += 1;
         let ended = wait::until("nginx listens", Duration::from_secs(10), || {
@@ -82,7 +89,12 @@ impl Nginx {
         self.rtmp
     }
 
-    /// The URL of one of its streams.
+    /// Where it serves HLS and DASH.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// The RTMP URL of one of its streams.
     pub fn url(&self, stream: &str) -> String {
         format!("rtmp://{}/live/{stream}", self.rtmp)
     }
@@ -106,6 +118,7 @@ impl Nginx {
             "service": format!("service-{}", self.lives),
             "pid": self.id().unwrap_or_default().to_string(),
             "rtmp": [self.rtmp.port().to_string()],
+            "http": [self.http.port().to_string()],
         })
         .to_string()
     }
@@ -142,12 +155,22 @@ impl Nginx {
         }))
     }
 
+    /// Waits until it serves this playlist or MPD with some segments: FFmpeg asks for one that
+    /// is not there yet, again and again, when there are fewer.
+    pub fn wait_for(&self, path: &str) -> Result<()> {
+        wait::until_true(&format!("{path} has segments"), Duration::from_secs(20), || {
+            let answer = http::get(self.http, path)?;
+            let segments = ["#EXTINF:", "<S t="].map(|mark| answer.body.matches(mark).count());
+            Ok(answer.status == 200 && segments.iter().any(|&count| count >= 3))
+        })
+    }
+
     fn home(&self) -> PathBuf {
         self.folder.join(format!("nginx-{}", self.name))
     }
 
     fn config(&self) -> String {
-        let Self { rtmp, stat, .. } = self;
+        let Self { rtmp, http, stat, .. } = self;
         let load = module().map(|path| format!("load_module {};", path.display()));
         let load = load.unwrap_or_default();
         // One process, in the foreground, with all that it writes below its own folder.
@@ -164,14 +187,35 @@ rtmp {{
         listen {rtmp};
         chunk_size 4096;
         publish_notify on;
-        application live {{ live on; wait_key on; wait_video on; }}
+        wait_key on; wait_video on;
+        hls_fragment 1s; hls_playlist_length 6s;
+        dash_fragment 1s; dash_playlist_length 6s;
+        application live {{
+            live on;
+            hls on; hls_path hls/live;
+            dash on; dash_path dash/live;
+        }}
+        application nested {{
+            live on;
+            hls on; hls_nested on; hls_path hls/nested;
+            dash on; dash_nested on; dash_path dash/nested;
+        }}
     }}
 }}
 http {{
     access_log off;
     client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
     uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    types {{
+        application/vnd.apple.mpegurl m3u8; video/mp2t ts;
+        application/dash+xml mpd; video/mp4 m4v; audio/mp4 m4a;
+    }}
     server {{ listen {stat}; location / {{ rtmp_stat all; }} }}
+    server {{
+        listen {http};
+        location / {{ root hls; }}
+        location ~ [.](mpd|m4v|m4a)$ {{ root dash; }}
+    }}
 }}
 "
         )

@@ -32,9 +32,9 @@ impl Packets {
                 });
                 kinds.extend(kind);
             } else if !line.starts_with('#') {
-                // stream, dts, pts, duration, size, hash
+                // stream, dts, pts, duration, size, hash; side data may follow
                 let fields: Vec<&str> = line.split(',').map(str::trim).collect();
-                if let [stream, _, _, _, size, hash] = fields[..]
+                if let [stream, _, _, _, size, hash, ..] = fields[..]
                     && let Some(kind) = kinds.get(stream)
                 {
                     packets.entry(*kind).or_default().push(format!("{size} {hash}"));

@@ -19,6 +19,7 @@ pub struct Proxy {
     /// The child process.
     pub process: Process,
     rtmp: SocketAddr,
+    http: SocketAddr,
     system_api: SocketAddr,
 }
 
@@ -30,9 +31,10 @@ impl Proxy {
 
     /// The same, one of several in a folder.
     pub fn start_named(folder: &Path, name: &str, variables: &[(&str, &str)]) -> Result<Self> {
-        let (rtmp, system_api) = (ports::free()?, ports::free()?);
+        let (rtmp, http, system_api) = (ports::free()?, ports::free()?, ports::free()?);
         let mut command = command(folder)?;
         command.env("PROXY_RTMP_SERVER", rtmp.to_string());
+        command.env("PROXY_HTTP_SERVER", http.to_string());
         command.env("PROXY_SYSTEM_API", system_api.to_string());
         command.envs(variables.iter().copied());
         let mut process = Process::start(&mut command, folder, name)?;
@@ -45,7 +47,7 @@ impl Proxy {
         if let Some(status) = ended {
             bail!("the proxy ended with {status}: {}", process.log());
         }
-        Ok(Self { process, rtmp, system_api })
+        Ok(Self { process, rtmp, http, system_api })
     }
 
     /// Where it takes RTMP.
@@ -53,14 +55,24 @@ impl Proxy {
         self.rtmp
     }
 
+    /// Where it serves players over HTTP.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
     /// Where it takes registrations and questions.
     pub fn system_api(&self) -> SocketAddr {
         self.system_api
     }
 
-    /// The URL of a stream.
+    /// The RTMP URL of a stream.
     pub fn url(&self, stream: &str) -> String {
         format!("rtmp://{}/live/{stream}", self.rtmp)
+    }
+
+    /// The URL of a file or stream over HTTP, such as `live/show.flv`.
+    pub fn http_url(&self, path: &str) -> String {
+        format!("http://{}/{path}", self.http)
     }
 
     /// GET of the API, as JSON.
@@ -108,6 +120,8 @@ impl Proxy {
 pub struct Session {
     /// Its name.
     pub id: String,
+    /// `rtmp` or `http`.
+    pub protocol: String,
     /// `publish` or `play`.
     pub role: String,
     /// The stream key.
@@ -130,6 +144,7 @@ impl Session {
         let number = |name| value.get(name).and_then(Value::as_u64).unwrap_or_default();
         Self {
             id: text("id"),
+            protocol: text("protocol"),
             role: text("role"),
             stream: text("stream"),
             origin_address: text("origin_address"),

@@ -39,3 +39,8 @@ pub fn is_alive(process: u32) -> bool {
 pub fn descriptors(process: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{process}/fd"))?.count())
 }
+
+/// Threads.
+pub fn threads(process: u32) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{process}/task"))?.count())
+}

@@ -9,8 +9,10 @@ use serde_json::json;
 use srs_proxy_tests::browser::Browser;
 use srs_proxy_tests::ffmpeg::{self, Source};
 use srs_proxy_tests::nginx::Nginx;
+use srs_proxy_tests::nms::Nms;
+use srs_proxy_tests::packets::Kind;
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
-use srs_proxy_tests::{story, wait};
+use srs_proxy_tests::{raw, story, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -97,4 +99,110 @@ fn the_browser_opens_a_page_runs_its_script_and_shows_it() -> Result<()> {
         assert!(browser.open("http://127.0.0.1:1/").is_err(), "nobody listens there");
         Ok(())
     })
+}
+
+#[test]
+fn node_media_server_gives_the_packets_that_were_published() -> Result<()> {
+    story(|folder| {
+        let source = ffmpeg::fixture_packets(folder)?;
+        let origin = Nms::start(folder, "nms")?;
+        let flv = format!("http://{}/live/show.flv", origin.http());
+        // It holds its answer until the publisher is there.
+        let early = ffmpeg::play(folder, "early", &flv, Some(3))?;
+        wait::until_true("a player waits", SOON, || Ok(origin.log().contains("not found")))?;
+        let url = origin.url("show");
+        let _publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
+        early.finish(Duration::from_secs(15))?.must_be_a_part_of(&source, 50)?;
+        assert!(origin.has_publisher("show")?, "the origin has the stream");
+
+        let mut player = ffmpeg::play(folder, "player", &flv, None)?;
+        let mut rtmp = ffmpeg::play(folder, "rtmp", &url, None)?;
+        wait::until_true("both are counted", SOON, || {
+            let mut players = origin.players("show")?;
+            players.sort();
+            Ok(players == ["http", "rtmp"])
+        })?;
+        player.process().kill()?;
+        rtmp.process().kill()?;
+        wait::until_true("both are gone", SOON, || Ok(origin.players("show")?.is_empty()))
+    })
+}
+
+#[test]
+fn ffmpeg_plays_what_nginx_serves_as_hls_and_dash() -> Result<()> {
+    story(|folder| {
+        let origin = Nginx::start(folder, "a")?;
+        let (rtmp, http) = (origin.rtmp(), origin.http());
+        let mut publishers = Vec::new();
+        for app in ["live", "nested"] {
+            let url = format!("rtmp://{rtmp}/{app}/show");
+            publishers.push(ffmpeg::publish(folder, app, Source::FixtureForEver, &url)?);
+        }
+        let mut players = Vec::new();
+        for file in ["live/show.m3u8", "live/show.mpd", "nested/show/index.m3u8"] {
+            origin.wait_for(&format!("/{file}"))?;
+            let name = file.replace('/', "-");
+            players.push(ffmpeg::play(folder, &name, &format!("http://{http}/{file}"), Some(3))?);
+        }
+        for player in players {
+            let packets = player.finish(Duration::from_secs(30))?;
+            for kind in [Kind::Video, Kind::Audio] {
+                let count = packets.of(kind).len();
+                assert!(count >= 50, "{count} {kind:?} packets in 3 s");
+            }
+        }
+        let mut client = raw::Client::connect(http)?;
+        let segment = client.get("/live/show-0.ts")?;
+        assert_eq!(segment.head.field("content-type"), Some("video/mp2t"));
+        let part = client.request("GET", "/live/show-0.ts", "Range: bytes=188-375\r\n")?;
+        assert_eq!((part.status(), &part.body[..]), (206, &segment.body[188..376]));
+        Ok(())
+    })
+}
+
+#[test]
+fn raw_peers_understand_each_other() -> Result<()> {
+    let origin = raw::Origin::start(|request, exchange| match request.path() {
+        "/chunks" => {
+            exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            exchange.send("3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: 1\r\n\r\n")
+        }
+        "/close" => {
+            exchange.close();
+            exchange.send("HTTP/1.1 200 OK\r\n\r\nuntil the end")
+        }
+        "/hold" => exchange.hold(|| false),
+        _ => exchange.answer("200 OK", "X: 1\r\n", &request.body),
+    })?;
+    let mut client = raw::Client::connect(origin.address())?;
+    client.send("POST /echo?a=b HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nyes")?;
+    let echo = client.answer("POST")?;
+    assert_eq!(
+        (echo.status(), echo.text().as_str(), echo.head.field("x")),
+        (200, "yes", Some("1"))
+    );
+    assert_eq!(client.get("/chunks")?.text(), "abcde");
+    assert_eq!(client.request("HEAD", "/any", "")?.head.field("content-length"), Some("0"));
+    // Two at once, answered in order.
+    client.send("GET /chunks HTTP/1.1\r\n\r\nGET /close HTTP/1.1\r\n\r\n")?;
+    assert_eq!(client.answer("GET")?.text(), "abcde");
+    assert_eq!(client.answer("GET")?.text(), "until the end");
+    client.must_be_closed_within(SOON)?;
+    let requests = origin.requests();
+    let places: Vec<_> = requests.iter().map(|it| (it.connection, it.place)).collect();
+    assert_eq!(places, [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)]);
+    assert_eq!((requests[0].target(), requests[0].path()), ("/echo?a=b", "/echo"));
+
+    let mut gone = raw::Client::connect(origin.address())?;
+    gone.ask("GET", "/hold", "")?;
+    wait::until_true("it is held", SOON, || Ok(origin.open() == 1 && origin.count() == 6))?;
+    drop(gone);
+    wait::until_true("its end is seen", SOON, || Ok(origin.open() == 0))?;
+
+    let mut odd = raw::Client::connect(origin.address())?;
+    odd.send("GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+    odd.must_be_closed_within(SOON)?;
+    assert_eq!(origin.faults().len(), 1, "{:?}", origin.faults());
+    assert_eq!((origin.accepted(), origin.count()), (3, 6));
+    Ok(())
 }

@@ -13,7 +13,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn demo(args: &Args) -> Result<()> {
-    needs::install(needs::TESTS)?;
+    needs::install(needs::DEMO)?;
     let proxy = run::build_release()?;
     let mut demo = cargo(["run", "--quiet", "--locked", "-p", "srs-proxy-tests", "--bin", "demo"])?;
     demo.arg("--").args(args.seconds.map(|seconds| seconds.to_string()));

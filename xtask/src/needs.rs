@@ -1,11 +1,12 @@
 //! What the tests need of the machine, and getting it.
 
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::command::{find, is_root, succeed};
+use crate::command::{find, is_root, succeed, target_dir, workspace};
 
 /// A program or a file of another one, and the Debian package that has it.
 pub(crate) struct Need {
@@ -14,12 +15,18 @@ pub(crate) struct Need {
     is_here: fn() -> bool,
 }
 
-/// What the tests and the demo need.
-pub(crate) const TESTS: &[Need] = &[
+/// What the demo needs, and the tests as well.
+pub(crate) const DEMO: &[Need] = &[
     Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
     Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() },
-    Need { what: "Chromium", package: "chromium", is_here: has_browser },
     Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
+];
+
+/// What only the tests need.
+pub(crate) const TESTS: &[Need] = &[
+    Need { what: "Node.js", package: "nodejs", is_here: || find("node").is_some() },
+    Need { what: "Chromium", package: "chromium", is_here: has_browser },
+    Need { what: "npm", package: "npm", is_here: || find("npm").is_some() },
 ];
 
 /// What the benches need.
@@ -56,6 +63,26 @@ pub(crate) fn install(needs: &[Need]) -> Result<()> {
 /// Ubuntu's package `chromium` is only a way to a snap: Chrome does as well.
 fn has_browser() -> bool {
     ["chromium", "google-chrome"].into_iter().any(|browser| find(browser).is_some())
+}
+
+/// Puts node-media-server, as its lock file has it, into the target folder. Once it is there, the
+/// network is not asked again.
+pub(crate) fn install_nms() -> Result<()> {
+    let (from, to) = (workspace()?.join("tests/nms"), target_dir()?.join("nms"));
+    let lock = fs::read(from.join("package-lock.json"))?;
+    // Written last: an install that was cut short is begun anew.
+    let installed = to.join("installed-lock.json");
+    if fs::read(&installed).is_ok_and(|installed| installed == lock) {
+        return Ok(());
+    }
+    fs::create_dir_all(&to)?;
+    for file in ["package.json", "package-lock.json"] {
+        fs::copy(from.join(file), to.join(file))?;
+    }
+    let mut npm = Command::new(find("npm").context("npm is not in PATH")?);
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+    succeed(npm.current_dir(&to)).context("node-media-server")?;
+    Ok(fs::write(installed, lock)?)
 }
 
 /// Whether nginx has its RTMP module, linked in or beside it.

@@ -40,7 +40,9 @@ pub(crate) fn test(args: &Args) -> Result<()> {
     let chosen: Vec<Step> =
         all.filter(|step| args.only.is_empty() || args.only.contains(step)).collect();
     if chosen.contains(&Step::Tests) {
+        needs::install(needs::DEMO)?;
         needs::install(needs::TESTS)?;
+        needs::install_nms()?;
     }
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     let mut sum = Tally::default();
