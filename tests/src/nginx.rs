@@ -22,6 +22,8 @@ pub struct Nginx {
     folder: PathBuf,
     rtmp: SocketAddr,
     http: SocketAddr,
+    /// Behind the address in `listen` of RTMP.
+    listen_options: &'static str,
     stat: SocketAddr,
     /// None while it is down.
     process: Option<Process>,
@@ -32,10 +34,20 @@ pub struct Nginx {
 impl Nginx {
     /// Starts an origin of this name and waits until it listens.
     pub fn start(folder: &Path, name: &str) -> Result<Self> {
+        Self::start_listening(folder, name, "")
+    }
+
+    /// The same; its RTMP connections begin with a PROXY header of version 1.
+    pub fn start_behind_proxies(folder: &Path, name: &str) -> Result<Self> {
+        Self::start_listening(folder, name, "proxy_protocol")
+    }
+
+    fn start_listening(folder: &Path, name: &str, listen_options: &'static str) -> Result<Self> {
         let mut origin = Self {
             name: name.to_owned(),
             folder: folder.to_path_buf(),
             rtmp: ports::free()?,
+            listen_options,
             http: ports::free()?,
             stat: ports::free()?,
             process: None,
@@ -170,7 +182,7 @@ impl Nginx {
     }
 
     fn config(&self) -> String {
-        let Self { rtmp, http, stat, .. } = self;
+        let Self { rtmp, listen_options, http, stat, .. } = self;
         let load = module().map(|path| format!("load_module {};", path.display()));
         let load = load.unwrap_or_default();
         // One process, in the foreground, with all that it writes below its own folder.
@@ -184,7 +196,7 @@ events {{ worker_connections 4096; }}
 rtmp {{
     access_log off;
     server {{
-        listen {rtmp};
+        listen {rtmp} {listen_options};
         chunk_size 4096;
         publish_notify on;
         wait_key on; wait_video on;

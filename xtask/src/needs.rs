@@ -20,6 +20,7 @@ pub(crate) const DEMO: &[Need] = &[
     Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
     Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() },
     Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
+    HAPROXY,
 ];
 
 /// What only the tests need.
@@ -30,8 +31,10 @@ pub(crate) const TESTS: &[Need] = &[
 ];
 
 /// What the benches need.
-pub(crate) const BENCHES: &[Need] =
-    &[Need { what: "HAProxy", package: "haproxy", is_here: || find("haproxy").is_some() }];
+pub(crate) const BENCHES: &[Need] = &[HAPROXY];
+
+const HAPROXY: Need =
+    Need { what: "HAProxy", package: "haproxy", is_here: || find("haproxy").is_some() };
 
 /// Installs what is missing where that is this user's right; else says the one command.
 pub(crate) fn install(needs: &[Need]) -> Result<()> {

@@ -300,6 +300,23 @@ async fn with_a_list_only_its_addresses_use_the_api() {
 }
 
 #[tokio::test]
+async fn a_trusted_proxy_says_whose_address_has_to_be_in_the_list() {
+    let trusted = TrustedProxies::from(vec!["127.0.0.1/32".parse().unwrap()]);
+    let api = start_behind(trusted, Limits::default(), None, &["192.0.2.1/32"]).await;
+    let request = "GET /api/v1/versions HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n";
+    for (client, status) in [("192.0.2.1", 200), ("192.0.2.2", 403)] {
+        let told = format!("PROXY TCP4 {client} 198.51.100.1 1 2\r\n{request}");
+        assert_eq!(api.raw(told.as_bytes()).await.status, status, "{client}");
+    }
+    let mut untold = TcpStream::connect(api.address).await.unwrap();
+    untold.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // Closed, or reset, as what it sent is not read.
+    let _end = untold.read_to_end(&mut answer).await;
+    assert_eq!(answer, b"", "answered without a header");
+}
+
+#[tokio::test]
 async fn an_ipv4_client_of_a_dual_stack_socket_is_its_ipv4_self() {
     let mapped: SocketAddr = "[::ffff:127.0.0.1]:1".parse().unwrap();
     let ip: std::net::IpAddr = gate::ClientIp::from(mapped).into();

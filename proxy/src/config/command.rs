@@ -158,6 +158,7 @@ mod tests {
     use super::*;
     use crate::config::LogFormat;
     use crate::origin::Policy;
+    use crate::proto::proxy_protocol::Version;
     use crate::stream::Vhosts;
 
     #[test]
@@ -341,6 +342,23 @@ mod tests {
                 "--srt-server=\"10080\" (flag) is not served by this version",
             ]
         );
+    }
+
+    #[test]
+    fn a_proxy_header_is_expected_from_somebody() {
+        let mut operator = Operator::new();
+        operator.flag("--protocol-accept=on").flag("--protocol-send=v2");
+        assert_eq!(
+            operator.refused(),
+            "--protocol-accept=\"on\" (flag): expected PROXY_TRUSTED_PROXIES to be set, too"
+        );
+        operator.flag("--trusted-proxies=10.0.0.0/8,::1");
+        let client = operator.runs().0.client;
+        assert!(client.accept && client.trusted.contains([10, 1, 2, 3].into()));
+        assert_eq!(client.send, Some(Version::V2));
+        let mut operator = Operator::new();
+        operator.flag("--protocol-send=v3");
+        assert!(operator.refused().ends_with("expected off or v1 or v2"));
     }
 
     #[test]

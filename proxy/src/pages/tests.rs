@@ -11,6 +11,8 @@ use http::header::{
 use tempfile::TempDir;
 
 use super::*;
+use crate::listen::TrustedProxies;
+use crate::proto::proxy_protocol::Ends;
 use crate::session::{Live, Protocol, Role, SessionLimits};
 use crate::stream::{Ask, StreamKey, Vhosts};
 
@@ -50,7 +52,11 @@ async fn get(pages: &Pages, target: &str) -> Answer {
 }
 
 fn nobody() -> Arc<Sessions> {
-    Sessions::new(SessionLimits { total: 5000, per_client: 5000 })
+    Sessions::new(SessionLimits {
+        total: 5000,
+        per_client: 5000,
+        shared: TrustedProxies::default(),
+    })
 }
 
 fn built_in() -> Pages {
@@ -59,7 +65,9 @@ fn built_in() -> Pages {
 
 /// A live session with this stream, to be held.
 fn session(sessions: &Arc<Sessions>, role: Role, tc_url: &str, stream: &str) -> Live {
-    let live = sessions.admit(SocketAddr::from(([127, 0, 0, 1], 1)), Protocol::Rtmp).unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], 1));
+    let ends = Ends { source: address, destination: address };
+    let live = sessions.admit(ends, Protocol::Rtmp).unwrap();
     let ask = Ask::Rtmp { tc_url, app: "", stream };
     let key = StreamKey::new(&ask, &Vhosts::new(["tv.example"])).unwrap();
     live.session().note(|progress| {

@@ -134,3 +134,83 @@ const MAX_ADDRESSES: usize = 8;
 fn out_of_resources(error: impl Display) -> DialError {
     DialError::OutOfResources(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn dialer(listening: Vec<SocketAddr>, announce: Option<Version>) -> Dialer {
+        Dialer { connect_timeout: Duration::from_secs(5), listening, announce }
+    }
+
+    /// A listener on loopback, and the origin that says it is there by RTMP.
+    async fn origin() -> (TcpListener, SocketAddr, Origin) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let endpoints = [(Listener::Rtmp, &*address.port().to_string())];
+        let origin = Origin::fixed("127.0.0.1", &endpoints).unwrap();
+        (listener, address, origin)
+    }
+
+    fn client() -> Ends {
+        Ends {
+            source: "192.0.2.1:56324".parse().unwrap(),
+            destination: "198.51.100.1:1935".parse().unwrap(),
+        }
+    }
+
+    /// All that comes by the next connection.
+    async fn heard(listener: &TcpListener) -> Vec<u8> {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).await.unwrap();
+        bytes
+    }
+
+    #[tokio::test]
+    async fn an_origin_is_told_of_the_client_before_anything_else() {
+        let (listener, address, origin) = origin().await;
+        for (announce, told, untold) in [
+            (None, b"".as_slice(), b"".as_slice()),
+            (
+                Some(Version::V1),
+                b"PROXY TCP4 192.0.2.1 198.51.100.1 56324 1935\r\n",
+                b"PROXY UNKNOWN\r\n",
+            ),
+            (
+                Some(Version::V2),
+                b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\
+                  \xc0\0\x02\x01\xc6\x33\x64\x01\xdc\x04\x07\x8f",
+                b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+            ),
+        ] {
+            let dialer = dialer(Vec::new(), announce);
+            let dialled = dialer.dial(&origin, Listener::Rtmp, &client()).await.unwrap();
+            assert_eq!(dialled.1, address);
+            drop(dialled);
+            assert_eq!(heard(&listener).await, told, "{announce:?}");
+            drop(dialer.dial_for_itself(address).await.unwrap());
+            assert_eq!(heard(&listener).await, untold, "{announce:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_proxy_is_no_origin_of_its_own() {
+        let (_listener, address, origin) = origin().await;
+        let everywhere = SocketAddr::new([0, 0, 0, 0].into(), address.port());
+        for own in [address, everywhere] {
+            let dialled = dialer(vec![own], None).dial(&origin, Listener::Rtmp, &client()).await;
+            assert_eq!(dialled.unwrap_err().to_string(), "it is this proxy itself");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_origin_without_the_endpoint_is_not_dialled() {
+        let (_listener, _, origin) = origin().await;
+        let dialled = dialer(Vec::new(), None).dial(&origin, Listener::Http, &client()).await;
+        assert_eq!(dialled.unwrap_err().to_string(), "the origin has no http endpoint");
+    }
+}

@@ -40,7 +40,12 @@ impl fmt::Display for Status {
 impl Client {
     /// Handshake and `connect`.
     pub fn connect(server: SocketAddr) -> Result<Self> {
-        let socket = TcpStream::connect_timeout(&server, PATIENCE)?;
+        Self::connect_over(TcpStream::connect_timeout(&server, PATIENCE)?)
+    }
+
+    /// The same over a connection by which something else may have been said before.
+    pub fn connect_over(socket: TcpStream) -> Result<Self> {
+        let server = socket.peer_addr()?;
         let mut peer = Peer::greet(socket)?;
         let arguments = object([
             ("app", text(APP)),
