@@ -20,7 +20,6 @@ pub(crate) const DEMO: &[Need] = &[
     Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
     Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() },
     Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
-    HAPROXY,
 ];
 
 /// What only the tests need.
@@ -28,6 +27,7 @@ pub(crate) const TESTS: &[Need] = &[
     Need { what: "Node.js", package: "nodejs", is_here: || find("node").is_some() },
     Need { what: "Chromium", package: "chromium", is_here: has_browser },
     Need { what: "npm", package: "npm", is_here: || find("npm").is_some() },
+    HAPROXY,
 ];
 
 /// What the benches need.
