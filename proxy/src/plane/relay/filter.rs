@@ -19,6 +19,11 @@ pub trait Filter {
         None
     }
 
+    /// Whether it has room for more from this leg; what it has not stays in the leg's socket.
+    fn has_room(&self, _from: Leg) -> bool {
+        true
+    }
+
     /// Whether an answer is awaited: what comes is then acknowledged without delay.
     fn is_waiting(&self) -> bool {
         false

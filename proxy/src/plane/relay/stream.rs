@@ -201,7 +201,10 @@ impl<F: Filter> Relay<'_, F> {
         let is_over = self.ending.as_ref().is_some_and(|e| e.leg != from || !e.read_on);
         // While bytes wait for the other leg, reading more would only fill memory. What waits
         // for this one are the filter's answers to what it sent.
-        !is_over && out.waiting_for(from.other()) == 0 && out.waiting_for(from) <= READ
+        !is_over
+            && out.waiting_for(from.other()) == 0
+            && out.waiting_for(from) <= READ
+            && self.filter.has_room(from)
     }
 
     /// Reads once from a leg and passes it on. `Ready` also at its end.

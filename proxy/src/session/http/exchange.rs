@@ -72,9 +72,6 @@ pub(super) enum Fault {
     /// The client's body is malformed.
     #[error("request body: {0}")]
     Request(BadBody),
-    /// The client sends more behind its request than is kept.
-    #[error("too many requests at once")]
-    TooEarly,
     /// The origin's answer is malformed, or larger than what can be kept.
     #[error("the origin's answer: {0}")]
     Answer(String),
@@ -169,7 +166,7 @@ impl Exchange {
         let (body, early) = bytes.split_at_checked(used).unwrap_or((bytes, &[]));
         out.to_origin.extend_from_slice(body);
         self.early.extend_from_slice(early);
-        if self.early.len() > MAX_HEAD { Err(Fault::TooEarly) } else { Ok(Passed::Written) }
+        Ok(Passed::Written)
     }
 
     fn heard(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
@@ -331,6 +328,13 @@ impl Filter for Exchange {
                 }))
             }
             _ => None,
+        }
+    }
+
+    fn has_room(&self, from: Leg) -> bool {
+        match from {
+            Leg::Client => self.early.len() < MAX_HEAD,
+            Leg::Origin => true,
         }
     }
 

@@ -25,7 +25,7 @@ use hyper::body::Body as _;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use self::answer::Answer;
 use self::client::{Connection, HeadPatience, NoHead};
@@ -91,7 +91,9 @@ pub struct Http {
     counts: Arc<Counts>,
     pool: Pool,
     draining: CancellationToken,
+    /// Warnings of a host without resources, and of origins that answer badly.
     exhausted: Seldom,
+    bad_answers: Seldom,
 }
 
 /// What follows a request.
@@ -136,7 +138,6 @@ impl Http {
         // A header in front of a connection tells of one client: it cannot serve the next one.
         let per_origin = if dialer.announce.is_some() { 0 } else { settings.idle_connections };
         let pool = Pool::new(per_origin);
-        let exhausted = Seldom::default();
         Arc::new(Self {
             settings,
             balancer,
@@ -147,7 +148,8 @@ impl Http {
             counts,
             pool,
             draining,
-            exhausted,
+            exhausted: Seldom::default(),
+            bad_answers: Seldom::default(),
         })
     }
 
@@ -184,7 +186,10 @@ impl Http {
     /// Answers one request.
     async fn answer(&self, client: Connection, head: RequestHead, live: &Live) -> Next {
         let session = live.session();
-        session.note(|progress| progress.requests += 1);
+        session.note(|progress| {
+            progress.requests += 1;
+            progress.why = None;
+        });
         let method = head.method.as_str();
         if method == "OPTIONS" {
             let stays = self.stays(&head);
@@ -280,6 +285,7 @@ impl Http {
             let authority = address.to_string();
             heads::for_origin(&request.head, request.kind, about, &authority)
                 .write(&mut out.to_origin);
+            let mut rest = Vec::new();
             let outcome = match machine.begin(std::mem::take(&mut client.buffer)) {
                 Err(fault) => {
                     session.note(|progress| progress.why = Some(fault.to_string()));
@@ -290,8 +296,10 @@ impl Http {
                     let mut pair = StreamPair { client: client.socket, origin: socket, out };
                     let outcome = self.carry(&mut pair, &mut machine, &request, is_used, live);
                     let outcome = outcome.await;
-                    let StreamPair { client: socket, origin, .. } = pair;
+                    let StreamPair { client: socket, origin, out } = pair;
                     client.socket = socket;
+                    // Of an interim answer.
+                    rest = out.to_client;
                     if let Outcome::Finished(Reuse { origin: true, .. }) = outcome {
                         self.pool.give(name, origin, address, Clock::now());
                     }
@@ -314,8 +322,8 @@ impl Http {
                 Outcome::Refused(answer) => {
                     self.counts.count(request.kind, answer.status.as_u16());
                     let stays = has_asked && self.stays(&request.head);
-                    let bytes = answer.to(&request.head, stays);
-                    self.say(client, &bytes, stays, session).await
+                    rest.append(&mut answer.to(&request.head, stays));
+                    self.say(client, &rest, stays, session).await
                 }
                 Outcome::Over(end) => {
                     close(client.socket).await;
@@ -346,11 +354,12 @@ impl Http {
         loop {
             let step = carry(pair, machine, patience, &session.meter);
             let exit = match deadline {
-                Some(deadline) => match timeout_at(deadline, step).await {
-                    Ok(exit) => exit,
-                    Err(_) => return Outcome::Refused(answer::TOO_LATE),
-                },
-                None => step.await,
+                Some(deadline) => timeout_at(deadline, step).await,
+                None => Ok(step.await),
+            };
+            let Ok(exit) = exit else {
+                self.complain(request, session, "it did not answer in time");
+                return Outcome::Refused(answer::TOO_LATE);
             };
             return match exit {
                 Exit::Turn(Turn::Answered(status)) => {
@@ -372,11 +381,14 @@ impl Http {
                     self.closed(closed, pair, machine, request, is_used, session).await
                 }
                 Exit::Fault(fault) => {
-                    session.note(|progress| progress.why = Some(fault.to_string()));
-                    let (answer, end) = match fault {
-                        Fault::Request(_) | Fault::TooEarly => (answer::BAD_BODY, End::BadRequest),
-                        Fault::Answer(_) => (answer::BAD_ANSWER, End::BadAnswer),
+                    let (answer, end) = match &fault {
+                        Fault::Request(_) => (answer::BAD_BODY, End::BadRequest),
+                        Fault::Answer(why) => {
+                            self.complain(request, session, why);
+                            (answer::BAD_ANSWER, End::BadAnswer)
+                        }
                     };
+                    session.note(|progress| progress.why = Some(fault.to_string()));
                     if machine.has_answered() {
                         Outcome::Over(end)
                     } else {
@@ -384,6 +396,16 @@ impl Http {
                     }
                 }
             };
+        }
+    }
+
+    /// Tells the operator of an origin that takes connections and gives no valid answers.
+    fn complain(&self, request: &Request, session: &Session, why: &str) {
+        session.note(|progress| progress.why = Some(format!("origin: {why}")));
+        if let Some(unsaid) = self.bad_answers.say(Clock::now()) {
+            let origin = session.progress().origin.map(|(name, _)| name);
+            let (origin, stream) = (origin.as_deref(), &request.stream);
+            warn!(origin, %stream, why, unsaid, "origin gave no valid answer");
         }
     }
 
