@@ -73,7 +73,8 @@ impl Entrance {
         let own = Ends { source: peer, destination: socket.local_addr()? };
         let ends = if self.is_header_expected && self.trusted.contains(peer.ip()) {
             let _place = self.waiting.try_acquire().map_err(|_| NoArrival::TooMany)?;
-            let header = timeout(self.limit, read_header(&mut socket)).await;
+            // Kept off the connection's own future, which lives as long as the session.
+            let header = Box::pin(timeout(self.limit, read_header(&mut socket))).await;
             match header.map_err(|_| NoArrival::Unfinished)?? {
                 Header::Proxy(ends) => ends,
                 Header::Local => own,
