@@ -112,7 +112,8 @@ async fn the_index_lists_what_is_published_and_how_it_is_played() {
     let asked = |target: &str| Request::get(target).header("host", "media.example:18080");
     let index = ask(&pages, asked("/")).await;
     for part in [
-        "__defaultVhost__/live/show",
+        "<h2>live/show<small></small></h2>",
+        "<h2>a/b/news<small>tv.example</small></h2>",
         "href=\"/players/flv.html?app=live&amp;stream=show&amp;autostart=true\"",
         "href=\"/players/hls.html?app=a%2Fb&amp;stream=news&amp;vhost=tv.example&amp;autostart=true\"",
         "href=\"/live/show.flv\"",
