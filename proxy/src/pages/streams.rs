@@ -84,7 +84,7 @@ fn live(sessions: &Sessions) -> BTreeSet<StreamKey> {
 }
 
 #[derive(Serialize)]
-struct Stream<'a> {
+pub(super) struct Stream<'a> {
     key: &'a str,
     /// App and stream.
     #[serde(skip)]
@@ -92,7 +92,7 @@ struct Stream<'a> {
     /// Unless it is the default one.
     #[serde(skip)]
     vhost: Option<&'a str>,
-    flv: String,
+    pub(super) flv: String,
     hls: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     rtmp: Option<String>,
@@ -102,7 +102,7 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn new(key: &'a StreamKey, rtmp: RtmpServer<'_>) -> Self {
+    pub(super) fn new(key: &'a StreamKey, rtmp: RtmpServer<'_>) -> Self {
         let key = key.as_str();
         let (vhost, name) = key.split_once('/').unwrap_or_default();
         let (app, stream) = name.rsplit_once('/').unwrap_or_default();
@@ -139,7 +139,7 @@ fn encode(text: &str) -> String {
 }
 
 /// For text and for attributes in double quotes.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
