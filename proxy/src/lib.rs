@@ -7,8 +7,8 @@
 //! 5. [`session`]: one client, both legs, until its [`session::End`].
 //! 6. [`plane`]: how the bytes move from then on.
 //!
-//! Beside the way stand [`config`], [`api`], [`metrics`], [`telemetry`] and [`drain`];
-//! [`app`] wires them.
+//! Beside the way stand [`config`], [`api`], [`pages`], [`metrics`], [`telemetry`] and
+//! [`drain`]; [`app`] wires them.
 
 pub mod api;
 pub mod app;

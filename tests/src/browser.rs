@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket, client};
@@ -51,9 +51,11 @@ impl Browser {
             Ok(page.and_then(|page| at(page, "/webSocketDebuggerUrl").as_str()).map(str::to_owned))
         })?;
         let stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(PAUSE))?;
+        stream.set_read_timeout(Some(ANSWER))?;
         stream.set_write_timeout(Some(ANSWER))?;
-        let (socket, _) = client(url, stream).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let (socket, _) = client(url, stream).map_err(|error| anyhow!("{error}"))?;
+        // From now on a pause is not the end: each command has a deadline of its own.
+        socket.get_ref().set_read_timeout(Some(PAUSE))?;
         let mut browser = Self { socket, last_id: 0, complaints: Vec::new(), process };
         for domain in ["Page", "Runtime", "Log"] {
             browser.command(&format!("{domain}.enable"), &json!({}))?;
@@ -159,7 +161,7 @@ fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
-const FLAGS: [&str; 11] = [
+const FLAGS: [&str; 13] = [
     "--headless",
     // Containers and root have no user namespaces for the sandbox.
     "--no-sandbox",
@@ -170,6 +172,9 @@ const FLAGS: [&str; 11] = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    // A test picture for a camera, and nobody who has to allow it.
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
 ];

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// CPU time of all threads of the process since its start, user and system.
 pub fn cpu(process: u32) -> Result<Duration> {
@@ -43,4 +43,11 @@ pub fn descriptors(process: u32) -> Result<usize> {
 /// Threads.
 pub fn threads(process: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{process}/task"))?.count())
+}
+
+/// Lets this process have so many descriptors; fails if the system does not.
+pub fn allow_descriptors(count: u64) -> Result<()> {
+    let allowed = rlimit::increase_nofile_limit(count)?;
+    ensure!(allowed >= count, "{allowed} descriptors may be open, {count} are needed");
+    Ok(())
 }

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use http::header::{ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE};
+use http::header::{CONTENT_LENGTH, ETAG, HeaderMap, IF_RANGE, LAST_MODIFIED, LOCATION, RANGE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
+use hyper::body::{Bytes, Frame};
 use percent_encoding::percent_decode_str;
 use tower_http::services::ServeFile;
 
@@ -34,8 +35,8 @@ impl Folder {
 }
 
 /// What a path asks for: plain names below the root.
-struct Wanted {
-    path: PathBuf,
+pub(super) struct Wanted {
+    pub(super) path: PathBuf,
     ends_with_slash: bool,
 }
 
@@ -48,7 +49,7 @@ enum Found {
 impl Wanted {
     /// Only plain names: nothing is left that could lead upwards or mean anything to a file system
     /// but a name.
-    fn read(path: &str) -> Option<Self> {
+    pub(super) fn read(path: &str) -> Option<Self> {
         let path = path.strip_prefix('/')?;
         let (path, ends_with_slash) = match path.strip_suffix('/') {
             Some(path) => (path, true),
@@ -87,8 +88,12 @@ fn plain_name(encoded: &str) -> Option<String> {
 
 async fn serve(path: &Path, request: &Request<()>) -> Option<Response<Body>> {
     let mut request = request.clone();
-    // RFC 9110 14.2: a range counts for GET alone, and of several none need be honoured.
-    let is_one_range = |range: &HeaderValue| !range.as_bytes().contains(&b',');
+    // RFC 9110 14.2: a range counts for GET alone, another unit than bytes does not, and of several
+    // none need be honoured.
+    let is_one_range = |range: &HeaderValue| {
+        let range = range.as_bytes();
+        range.starts_with(b"bytes=") && !range.contains(&b',')
+    };
     if request.method() != Method::GET || !request.headers().get(RANGE).is_some_and(is_one_range) {
         request.headers_mut().remove(RANGE);
     }
@@ -97,7 +102,19 @@ async fn serve(path: &Path, request: &Request<()>) -> Option<Response<Body>> {
         request.headers_mut().remove(RANGE);
         response = ServeFile::new(path).try_call(request).await.ok()?;
     }
-    Some(response.map(BodyExt::boxed_unsync))
+    let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    let Some(mut left) = length.and_then(|length| length.parse().ok()) else {
+        return Some(response.map(BodyExt::boxed_unsync));
+    };
+    // A file that grows while it is read would run into the next answer.
+    let within = move |frame: Frame<Bytes>| {
+        frame.map_data(|data| {
+            let kept = data.slice(..data.len().min(left));
+            left -= kept.len();
+            kept
+        })
+    };
+    Some(response.map(|body| body.map_frame(within).boxed_unsync()))
 }
 
 /// RFC 9110 13.1.5: part of a file is of use only to who has the rest of this very file.

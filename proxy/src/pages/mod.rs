@@ -5,6 +5,8 @@
 
 mod built_in;
 mod folder;
+#[cfg(test)]
+mod fuzz;
 mod streams;
 
 use std::io;
@@ -22,8 +24,8 @@ use self::built_in::BuiltIn;
 use self::folder::Folder;
 use crate::session::Sessions;
 
-/// Body of an answer. A file that shrinks while it is read ends early, one that grows goes on
-/// behind `Content-Length`.
+/// Body of an answer, never longer than its `Content-Length`. That of a file that shrinks while it
+/// is read ends early: the connection is of no more use then.
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Pages and files.

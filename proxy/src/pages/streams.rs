@@ -33,7 +33,8 @@ pub(super) fn html(sessions: &Sessions, rtmp: RtmpServer<'_>) -> String {
     for key in live.iter().take(MOST) {
         let stream = Stream::new(key, rtmp);
         // Writing to a string does not fail.
-        let _ = write!(html, "<li><h2>{}</h2><p class=\"play\">", escape(key.as_str()));
+        let (name, vhost) = (escape(stream.name), escape(stream.vhost.unwrap_or_default()));
+        let _ = write!(html, "<li><h2>{name}<small>{vhost}</small></h2><p class=\"play\">");
         for (page, label) in [("flv", "FLV"), ("hls", "HLS"), ("whep", "WebRTC")] {
             let query = escape(&stream.query);
             let _ = write!(
@@ -70,7 +71,7 @@ fn nothing_live(rtmp: RtmpServer<'_>) -> String {
              <pre>ffmpeg -re -i show.mp4 -c copy -f flv {server}/live/show</pre>"
         );
     }
-    html.push_str("<p>or <a href=\"/players/whip.html\">from this browser</a>.</p></div>");
+    html.push_str("<p><a href=\"/players/whip.html\">Publish from this browser</a></p></div>");
     html
 }
 
@@ -83,9 +84,15 @@ fn live(sessions: &Sessions) -> BTreeSet<StreamKey> {
 }
 
 #[derive(Serialize)]
-struct Stream<'a> {
+pub(super) struct Stream<'a> {
     key: &'a str,
-    flv: String,
+    /// App and stream.
+    #[serde(skip)]
+    name: &'a str,
+    /// Unless it is the default one.
+    #[serde(skip)]
+    vhost: Option<&'a str>,
+    pub(super) flv: String,
     hls: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     rtmp: Option<String>,
@@ -95,24 +102,25 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn new(key: &'a StreamKey, rtmp: RtmpServer<'_>) -> Self {
+    pub(super) fn new(key: &'a StreamKey, rtmp: RtmpServer<'_>) -> Self {
         let key = key.as_str();
-        let (vhost, path) = key.split_once('/').unwrap_or_default();
-        let (app, stream) = path.rsplit_once('/').unwrap_or_default();
-        let encoded: Vec<_> = path.split('/').map(encode).collect();
-        let path = encoded.join("/");
-        let mut query = format!("app={}&stream={}", encode(app), encode(stream));
-        let mut vhost_alone = String::new();
-        if vhost != DEFAULT_VHOST {
-            vhost_alone = format!("?vhost={}", encode(vhost));
-            let _ = write!(query, "&vhost={}", encode(vhost));
-        }
+        let (vhost, name) = key.split_once('/').unwrap_or_default();
+        let (app, stream) = name.rsplit_once('/').unwrap_or_default();
+        let path = name.split('/').map(encode).collect::<Vec<_>>().join("/");
+        let vhost = Some(vhost).filter(|vhost| *vhost != DEFAULT_VHOST);
+        let named = vhost.map(|vhost| format!("vhost={}", encode(vhost)));
+        let (and_vhost, only_vhost) = match named {
+            Some(named) => (format!("&{named}"), format!("?{named}")),
+            None => Default::default(),
+        };
         Self {
             key,
-            flv: format!("/{path}.flv{vhost_alone}"),
-            hls: format!("/{path}.m3u8{vhost_alone}"),
-            rtmp: rtmp.map(|rtmp| format!("{}/{path}{vhost_alone}", server(rtmp))),
-            query,
+            name,
+            vhost,
+            flv: format!("/{path}.flv{only_vhost}"),
+            hls: format!("/{path}.m3u8{only_vhost}"),
+            rtmp: rtmp.map(|rtmp| format!("{}/{path}{only_vhost}", server(rtmp))),
+            query: format!("app={}&stream={}{and_vhost}", encode(app), encode(stream)),
         }
     }
 }
@@ -131,7 +139,7 @@ fn encode(text: &str) -> String {
 }
 
 /// For text and for attributes in double quotes.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -120,7 +120,8 @@ async fn the_index_lists_what_is_published_and_how_it_is_played() {
     let asked = |target: &str| Request::get(target).header("host", "media.example:18080");
     let index = ask(&pages, asked("/")).await;
     for part in [
-        "__defaultVhost__/live/show",
+        "<h2>live/show<small></small></h2>",
+        "<h2>a/b/news<small>tv.example</small></h2>",
         "href=\"/players/flv.html?app=live&amp;stream=show&amp;autostart=true\"",
         "href=\"/players/hls.html?app=a%2Fb&amp;stream=news&amp;vhost=tv.example&amp;autostart=true\"",
         "href=\"/live/show.flv\"",
@@ -434,7 +435,21 @@ async fn parts_of_a_file_are_served() {
     assert_eq!(part("bytes=-3").await, expected(206, "bytes 7-9/10", "789"));
     assert_eq!(part("bytes=5-99").await, expected(206, "bytes 5-9/10", "56789"));
     assert_eq!(part("bytes=10-").await, expected(416, "bytes */10", ""));
+    assert_eq!(part("lines=1-2").await, expected(200, "", "0123456789"));
     assert_eq!(part("bytes=0-1,3-4").await, expected(200, "", "0123456789"));
+}
+
+#[tokio::test]
+async fn a_file_that_grows_meanwhile_is_served_as_long_as_it_was() {
+    let (folder, pages) = site();
+    for (range, length) in [("bytes=5-", 5), ("bytes=0-", 10), ("lines=1", 10)] {
+        let request = Request::get("/video.mp4").header(RANGE, range).body(()).unwrap();
+        let response = pages.answer(&request).await;
+        fs::write(folder.path().join("site/video.mp4"), "x".repeat(100_000)).unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body.len(), length, "{range}");
+        fs::write(folder.path().join("site/video.mp4"), "0123456789").unwrap();
+    }
 }
 
 #[tokio::test]

@@ -29,6 +29,14 @@ impl Client {
         Ok(self.reader.socket.write_all(bytes.as_ref())?)
     }
 
+    /// Sends these bytes if the other end takes them within a second; says how many it took.
+    pub fn send_some(&mut self, bytes: impl AsRef<[u8]>) -> Result<usize> {
+        self.reader.socket.set_write_timeout(Some(Duration::from_secs(1)))?;
+        let taken = self.reader.socket.write(bytes.as_ref()).unwrap_or_default();
+        self.reader.socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(taken)
+    }
+
     /// Sends the head of a request with these further lines, each ended by CR LF.
     pub fn ask(&mut self, method: &str, target: &str, lines: &str) -> Result<()> {
         let host = self.server;

@@ -108,6 +108,11 @@ impl Request {
         self.target().split('?').next().unwrap_or_default()
     }
 
+    /// What kind of file the path names: what stands behind its last dot.
+    pub fn extension(&self) -> &str {
+        self.path().rsplit('.').next().unwrap_or_default()
+    }
+
     fn word(&self, place: usize) -> &str {
         self.head.line.split(' ').nth(place).unwrap_or_default()
     }

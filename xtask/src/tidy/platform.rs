@@ -13,6 +13,7 @@ const UNSAFE: &[&str] = &[
 const SYSTEMS: &[&str] = &[
     "proxy/src/drain.rs",
     "proxy/src/listen/tcp.rs",
+    "proxy/src/pages/tests.rs",
     "tests/tests/ebpf.rs",
     "xtask/src/command.rs",
 ];

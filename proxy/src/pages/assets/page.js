@@ -30,6 +30,7 @@ export function run({ verb, locate, start }) {
   };
   const go = () => {
     at("error").hidden = true;
+    for (const fact of ["resolution", "time", "ahead", "bitrate"]) at(fact).textContent = "–";
     const mine = new AbortController();
     attempt = mine;
     button.textContent = "Stop";

@@ -11,7 +11,9 @@ run({
     if (!isSecureContext) {
       throw new Error("Browsers give the camera to pages of https: or of localhost alone, and this is neither.");
     }
-    const stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: true });
+    const stream = await navigator.mediaDevices.getUserMedia({ audio: true, video: true }).catch((error) => {
+      throw new Error(`Camera and microphone: ${error.message}`);
+    });
     const release = () => {
       for (const track of stream.getTracks()) track.stop();
       video.srcObject = null;
