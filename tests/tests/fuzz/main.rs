@@ -16,6 +16,7 @@ mod amf;
 mod chunk;
 mod corpus;
 mod handshake;
+mod manifests;
 mod names;
 mod oracle;
 mod split;
