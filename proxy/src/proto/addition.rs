@@ -259,3 +259,126 @@ fn value_of<'a>(pair: &'a str, name: &str) -> Option<&'a str> {
 fn eq(a: &str, b: &str) -> bool {
     a.eq_ignore_ascii_case(b)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{Addition, take_parameter};
+
+    fn of(host: &str) -> Addition<'_> {
+        Addition { name: "spt", value: "T-_1", host }
+    }
+
+    #[test]
+    fn the_parameter_stands_behind_the_query_and_before_the_fragment() {
+        for (uri, with) in [
+            ("a.ts", "a.ts?spt=T-_1"),
+            ("a.ts?x=1", "a.ts?x=1&spt=T-_1"),
+            ("a.ts?", "a.ts?&spt=T-_1"),
+            ("a.ts?x=1&", "a.ts?x=1&&spt=T-_1"),
+            ("a.ts#t=1?", "a.ts?spt=T-_1#t=1?"),
+            ("a.ts?x#t", "a.ts?x&spt=T-_1#t"),
+            ("?x", "?x&spt=T-_1"),
+            ("/", "/?spt=T-_1"),
+            ("my show.ts", "my show.ts?spt=T-_1"),
+            (" a.ts ", " a.ts?spt=T-_1 "),
+            ("a.ts?spt=T-_1", "a.ts?spt=T-_1"),
+            ("a.ts?x=1&spt=old&y#f", "a.ts?x=1&spt=T-_1&y#f"),
+            ("a.ts?spt=&spt=b", "a.ts?spt=T-_1&spt=b"),
+            ("a.ts?spt&y", "a.ts?spt=T-_1&y"),
+            ("a.ts?spta=1", "a.ts?spta=1&spt=T-_1"),
+            ("a.ts?x=spt=1", "a.ts?x=spt=1&spt=T-_1"),
+            ("http://h:8080", "http://h:8080?spt=T-_1"),
+        ] {
+            assert_eq!(of("h:8080").add_to(uri), with, "{uri:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_comes_back_has_the_parameter() {
+        for (uri, host) in [
+            ("a.ts", ""),
+            ("../a.ts", "h"),
+            ("/live/a.ts", "h"),
+            ("10:00:00.ts", "h"),
+            ("a/b:c.ts", "h"),
+            ("?u=http://other/\\", "h"),
+            ("http://h/a.ts", "h"),
+            ("HTTP://H/a.ts", "h"),
+            ("http://h:80/a.ts", "h"),
+            ("http://h/a.ts", "h:80"),
+            ("https://h:443/a.ts", "h"),
+            ("https://h/a.ts", "h:443"),
+            ("//h/a.ts", "h"),
+            ("//h:443/a.ts", "h"),
+            ("http://[2001:db8::1]:8080/a.ts", "[2001:DB8::1]:8080"),
+        ] {
+            assert!(of(host).applies_to(uri), "{uri} comes back to {host:?}");
+        }
+        for (uri, host) in [
+            ("", "h"),
+            (" ", "h"),
+            ("#t=1", "h"),
+            ("http://other/a.ts", "h"),
+            ("http://h:8080/a.ts", "h"),
+            ("http://h/a.ts", "h:8080"),
+            ("http://h/a.ts", "h:443"),
+            ("https://h:80/a.ts", "h"),
+            ("http://user@h/a.ts", "h"),
+            ("http://h@other/a.ts", "h"),
+            ("http://h.other/a.ts", "h"),
+            ("http:///a.ts", ""),
+            ("http:a.ts", "h"),
+            ("http:/a.ts", "h"),
+            ("//other/a.ts", "h"),
+            ("///h/a.ts", "h"),
+            ("/\\other/a.ts", "h"),
+            ("\\\\other/a.ts", "h"),
+            ("/\t/other/a.ts", "h"),
+            ("ht\ntp://other/a.ts", "h"),
+            ("data:text/plain,a", "h"),
+            ("skd://h/key", "h"),
+            ("urn:mpeg:dash:resolve-to-zero:2013", "h"),
+            ("ftp://h/a.ts", "h"),
+        ] {
+            assert!(!of(host).applies_to(uri), "{uri:?} does not come back to {host:?}");
+            assert_eq!(of(host).add_to(uri), uri);
+        }
+    }
+
+    #[test]
+    fn the_parameter_is_taken_out_wherever_a_player_left_it() {
+        for (target, value, without) in [
+            ("/a.ts", None, "/a.ts"),
+            ("/a.ts?", None, "/a.ts?"),
+            ("/a.ts?x=1&", None, "/a.ts?x=1&"),
+            ("/a.ts?spt=v", Some("v"), "/a.ts"),
+            ("/a.ts?&spt=v", Some("v"), "/a.ts?"),
+            ("/a.ts?x=1&&spt=v", Some("v"), "/a.ts?x=1&"),
+            ("/a.m3u8?spt=v&_HLS_msn=7&_HLS_part=1", Some("v"), "/a.m3u8?_HLS_msn=7&_HLS_part=1"),
+            ("/a.ts?spt=v&x=1&spt=w", Some("v"), "/a.ts?x=1"),
+            ("/a.ts?spt=v&spt=w", Some("v"), "/a.ts"),
+            ("/a.ts?spt", Some(""), "/a.ts"),
+            ("/a.ts?sptx=1", None, "/a.ts?sptx=1"),
+            ("http://h/a.ts?spt=v", Some("v"), "http://h/a.ts"),
+            ("/spt=v/a.ts", None, "/spt=v/a.ts"),
+            ("*", None, "*"),
+        ] {
+            assert_eq!(take_parameter(target, "spt"), (value, without.into()), "{target}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_added_is_taken_out_again(uri in "[a-z/.:?&=#%;\\\\{}é]{0,40}") {
+            let addition = of("h");
+            let with = addition.add_to(&uri);
+            prop_assert_eq!(addition.add_to(&with), with.as_ref(), "added twice");
+            prop_assert_eq!(with != uri, addition.applies_to(&uri));
+            let (value, without) = take_parameter(&with, "spt");
+            prop_assert_eq!(without, uri.as_str());
+            prop_assert_eq!(value, addition.applies_to(&uri).then_some("T-_1"));
+        }
+    }
+}

@@ -20,7 +20,7 @@ use super::addition::{Addition, Edit, Edited, Spelled, TooLong};
 /// the request its parameter and nothing else.
 pub fn rewrite(playlist: &str, addition: &Addition<'_>) -> Result<String, BadPlaylist> {
     let mut edited = Edited::new(playlist);
-    let mut variables = Variables::default();
+    let mut variables = Variables::new();
     let mut lines = playlist.split_inclusive('\n');
     let header = lines.next().filter(|line| is_header(line)).ok_or(BadPlaylist::NotAPlaylist)?;
     let mut start = header.len();
@@ -64,7 +64,7 @@ impl From<TooLong> for BadPlaylist {
 }
 
 /// Attributes that hold a URI: of all tags; of EXT-X-CONTENT-STEERING (bis 4.4.6.6); of
-/// EXT-X-DATERANGE for interstitials (bis, appendix D.2).
+/// EXT-X-DATERANGE for interstitials (bis, appendix D).
 const HOLD_URIS: [&str; 4] = ["URI", "SERVER-URI", "X-ASSET-URI", "X-ASSET-LIST"];
 
 /// RFC 8216 4.3.1.1. Attributes behind the tag are usual in lists of channels.
@@ -125,49 +125,52 @@ fn after_comma(list: &str) -> &str {
 }
 
 /// What the playlist has defined so far (bis 4.4.2.3).
-#[derive(Debug, Default)]
-struct Variables<'a>(HashMap<&'a str, &'a str>);
+#[derive(Debug)]
+struct Variables<'a> {
+    values: HashMap<&'a str, &'a str>,
+    /// Bytes of values that may still be put in: a few bytes can name a long one many times.
+    left: usize,
+}
 
 impl<'a> Variables<'a> {
+    fn new() -> Self {
+        Self { values: HashMap::new(), left: MAX_EXPANDED }
+    }
+
     fn define(&mut self, list: &'a str) {
         let value_of = |name| attributes(list).find(|a| a.name == name).map(|a| a.value);
         if let (Some(name), Some(value)) = (value_of("NAME"), value_of("VALUE")) {
-            // A longer value, or one made of others, is treated as one that is not known.
-            if value.len() <= MAX_VALUE && !value.contains("{$") {
-                self.0.insert(name, value);
+            // A value made of others is treated as one that is not known.
+            if !value.contains("{$") {
+                self.values.insert(name, value);
             }
         }
     }
 
     /// The URI at a place of the playlist with its variables replaced, if enough of them are
     /// known to tell where it leads and whether it has a query.
-    fn expand(&self, text: &str, start: usize) -> Option<Spelled> {
+    fn expand(&mut self, text: &str, start: usize) -> Option<Spelled> {
         let mut spelled = Spelled::at(start);
         let mut rest = text;
         while let Some((before, behind)) = rest.split_once("{$") {
             let (name, behind) = behind.split_once('}')?;
             spelled.push(before);
-            let meaning = match self.0.get(name) {
+            let meaning = match self.values.get(name) {
                 Some(value) => value,
                 None if spelled.uri.contains('?') => UNKNOWN,
                 None => return None,
             };
+            self.left = self.left.checked_sub(meaning.len())?;
             spelled.push_meaning("{$}".len() + name.len(), meaning);
-            if spelled.uri.len() > MAX_URI {
-                return None;
-            }
             rest = behind;
         }
         spelled.push(rest);
-        (spelled.uri.len() <= MAX_URI).then_some(spelled)
+        Some(spelled)
     }
 }
 
-/// Longest value of a variable, in bytes.
-const MAX_VALUE: usize = 1024;
-
-/// Longest URI: the request for a longer one is refused.
-const MAX_URI: usize = 8 * 1024;
+/// Bytes of values put in for the variables of one playlist. URIs behind that are left alone.
+const MAX_EXPANDED: usize = 4 * 1024 * 1024;
 
 /// Stands for a part of the query that is not known.
 const UNKNOWN: &str = "_";
@@ -186,3 +189,6 @@ fn add(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -125,3 +125,93 @@ fn claim(signed: &[u8]) -> Option<Claim> {
     let key = StreamKey::of_claim(str::from_utf8(key).ok()?)?;
     Some(Claim { key, server: str::from_utf8(server).ok()?.to_owned() })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stream::{Ask, Vhosts};
+
+    fn key(target: &str) -> StreamKey {
+        StreamKey::new(&Ask::Http { host: None, target }, &Vhosts::default()).unwrap()
+    }
+
+    fn decoded(token: &str) -> Vec<u8> {
+        URL_SAFE_NO_PAD.decode(token).unwrap()
+    }
+
+    #[test]
+    fn a_fleet_with_one_secret_reads_each_other_s_tokens() {
+        let (one, other) = (Tokens::new(b"secret"), Tokens::new(b"secret"));
+        let token = one.issue(&key("/live/show.m3u8"), "vid-1a2b3c");
+        assert_eq!(token, other.issue(&key("/live/show.flv"), "vid-1a2b3c"), "one URL for all");
+        let claim = Claim { key: key("/live/show"), server: "vid-1a2b3c".to_owned() };
+        assert_eq!(other.read(&token), Ok(claim));
+        assert_eq!(Tokens::new(b"secret2").read(&token), Err(BadToken::Forged));
+        assert_eq!(Tokens::new(b"").read(&token), Err(BadToken::Forged));
+    }
+
+    /// What is in playlists that players hold must be readable after an upgrade.
+    #[test]
+    fn the_format_is_as_it_was() {
+        let token = Tokens::new(b"secret").issue(&key("/live/show"), "vid-1");
+        assert_eq!(token, "AQAFdmlkLTFfX2RlZmF1bHRWaG9zdF9fL2xpdmUvc2hvd4jL8c-zV_OJwYELikPLXTQ");
+    }
+
+    #[test]
+    fn no_changed_byte_goes_unnoticed() {
+        let tokens = Tokens::new(b"secret");
+        let token = tokens.issue(&key("/live/show"), "vid-1");
+        for at in 0..token.len() {
+            for other in ["A", "z", "_", "=", "%"] {
+                let mut changed = token.clone();
+                changed.replace_range(at..=at, other);
+                assert!(changed == token || tokens.read(&changed).is_err(), "{changed}");
+            }
+            assert!(tokens.read(&token[..at]).is_err(), "the first {at} characters");
+        }
+        assert!(tokens.read(&format!("{token}A")).is_err());
+        assert!(tokens.read(&format!("{token}=")).is_err());
+        let mut newer = decoded(&token);
+        newer[0] = 2;
+        assert_eq!(tokens.read(&URL_SAFE_NO_PAD.encode(newer)), Err(BadToken::Version));
+    }
+
+    #[test]
+    fn what_a_token_may_say_is_bounded() {
+        let tokens = Tokens::new(b"secret");
+        let longest = key(&format!("/live/{}", "s".repeat(StreamKey::MAX_BYTES - 22)));
+        assert_eq!(longest.as_str().len(), StreamKey::MAX_BYTES);
+        let server = "s".repeat(MAX_SERVER);
+        let token = tokens.issue(&longest, &server);
+        assert_eq!(token.len(), 1050);
+        assert_eq!(tokens.read(&token), Ok(Claim { key: longest, server }));
+        let token = tokens.issue(&key("/live/show"), &"s".repeat(MAX_SERVER + 1));
+        assert_eq!(tokens.read(&token), Err(BadToken::Malformed));
+        assert_eq!(tokens.read(&"A".repeat(1 << 20)), Err(BadToken::Malformed));
+        assert_eq!(tokens.read(""), Err(BadToken::Malformed));
+        assert_eq!(tokens.read("AQ"), Err(BadToken::Malformed));
+    }
+
+    #[test]
+    fn the_secret_is_not_shown() {
+        assert_eq!(format!("{:?}", Tokens::new(b"secret")), "Tokens { .. }");
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_issued_is_read(name in "[a-zA-Z0-9é_.-]{1,40}", server in ".{0,60}") {
+            let tokens = Tokens::new(b"secret");
+            let key = key(&format!("/live/x{name}"));
+            let token = tokens.issue(&key, &server);
+            prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
+            prop_assert_eq!(tokens.read(&token), Ok(Claim { key, server }));
+        }
+
+        #[test]
+        fn nothing_but_an_issued_token_is_believed(text in "[a-zA-Z0-9_-]{0,200}|.{0,40}") {
+            prop_assert!(Tokens::new(b"secret").read(&text).is_err());
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use bolero::check;
 use serde_json::json;
 use srs_proxy::origin::{Endpoint, Listener, OriginHost, registration};
+use srs_proxy::stream::token::Tokens;
 use srs_proxy::stream::{Ask, BadStream, StreamKey, Vhosts};
 
 use crate::{RANDOM, corpus};
@@ -67,6 +68,20 @@ fn endpoint() {
         if let Ok(host) = OriginHost::parse(&text) {
             assert_eq!(OriginHost::parse(host.as_str()), Ok(host));
         }
+    });
+}
+
+/// The secret is `secret`.
+#[test]
+fn token() {
+    check!().with_iterations(RANDOM).for_each(|input: &[u8]| {
+        let text = String::from_utf8_lossy(input);
+        let tokens = Tokens::new(b"secret");
+        let Ok(claim) = tokens.read(&text) else { return };
+        assert_eq!(tokens.issue(&claim.key, &claim.server), text, "another spelling of a token");
+        assert!(claim.server.len() <= 256, "a server of {} bytes", claim.server.len());
+        assert!(claim.key.as_str().len() <= StreamKey::MAX_BYTES, "{}", claim.key);
+        assert!(Tokens::new(b"other").read(&text).is_err(), "signed with any secret");
     });
 }
 
