@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use data_encoding::BASE64;
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket, client};
@@ -71,6 +71,18 @@ impl Browser {
         }
         wait::until_true("the page is loaded", ANSWER, || {
             Ok(self.evaluate("document.readyState")? == "complete")
+        })
+    }
+
+    /// Opens a player page and waits until its video has shown so many seconds of media; an error
+    /// tells what the page says.
+    pub fn play(&mut self, url: &str, seconds: f64, limit: Duration) -> Result<()> {
+        self.open(url)?;
+        wait::until_true(&format!("{url} plays for {seconds} s"), limit, || {
+            let said = self.evaluate(PLAYED)?;
+            let played = at(&said, "/seconds").as_f64().context("no video")?;
+            ensure!(played >= seconds, "{played} s, and the page says: {}", at(&said, "/text"));
+            Ok(true)
         })
     }
 
@@ -178,6 +190,12 @@ const FLAGS: [&str; 13] = [
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
 ];
+
+/// Time that was shown, wherever in the media it lies, and all words of the page.
+const PLAYED: &str = "(({played}) => ({
+    seconds: Array.from({length: played.length}, (_, i) => played.end(i) - played.start(i)).reduce((a, b) => a + b, 0),
+    text: document.body.innerText,
+}))(document.querySelector('video'))";
 
 const START: Duration = Duration::from_secs(30);
 /// For one command; a promise is part of it.

@@ -90,6 +90,12 @@ fn the_browser_opens_a_page_runs_its_script_and_shows_it() -> Result<()> {
         browser.open("data:text/html,<script>throw new Error('broken page')</script>")?;
         let complaints = browser.complaints().join("");
         assert!(complaints.contains("broken page"), "{complaints}");
+        let camera = "<video id=video autoplay muted></video><script>navigator.mediaDevices\
+            .getUserMedia({video: true}).then(camera => video.srcObject = camera)\
+            .catch(error => document.body.append(error))</script>";
+        fs::write(folder.join("camera.html"), camera)?;
+        let page = format!("file://{}", folder.join("camera.html").display());
+        browser.play(&page, 0.5, SOON)?;
         browser.resize(320, 200)?;
         let picture = folder.join("page.png");
         browser.screenshot(&picture)?;

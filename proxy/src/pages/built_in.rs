@@ -169,7 +169,7 @@ const OWN: &[(&str, &str, &str)] = &[
 ];
 
 /// Each path has the version of what is behind it.
-const VENDORED: &[(&str, &str)] = &[
+pub(super) const VENDORED: &[(&str, &str)] = &[
     (
         "/players/vendor/hls-1.7.4.light.min.mjs",
         include_str!("assets/vendor/hls-1.7.4.light.min.mjs"),

@@ -8,6 +8,7 @@ use http::header::{
     ACCEPT_RANGES, CONTENT_RANGE, CONTENT_SECURITY_POLICY, ETAG, IF_MODIFIED_SINCE, IF_NONE_MATCH,
     IF_RANGE, LAST_MODIFIED, LOCATION, RANGE,
 };
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::*;
@@ -476,4 +477,17 @@ async fn a_known_file_is_not_sent_again() {
     let changed = asked(IF_NONE_MATCH, etag).await;
     assert_eq!((changed.status, changed.text()), (206, "9"));
     assert_ne!(changed.header(ETAG), etag);
+}
+
+/// The table beside the libraries says what they are.
+#[test]
+fn the_libraries_are_those_that_are_listed() {
+    let listed = include_str!("assets/vendor/README.md");
+    for (path, text) in built_in::VENDORED {
+        let hash: Vec<String> =
+            Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = path.rsplit('/').next().unwrap();
+        let row = listed.lines().find(|line| line.starts_with(&format!("| `{name}` |")));
+        assert!(row.is_some_and(|row| row.contains(&hash.concat())), "{name} {}", hash.concat());
+    }
 }
