@@ -3,7 +3,7 @@
 use bolero::check;
 use serde_json::json;
 use srs_proxy::origin::{Endpoint, Listener, OriginHost, registration};
-use srs_proxy::stream::token::Tokens;
+use srs_proxy::stream::Tokens;
 use srs_proxy::stream::{Ask, BadStream, StreamKey, Vhosts};
 
 use crate::{RANDOM, corpus};
