@@ -241,7 +241,9 @@ pub enum BadHead {
     #[error("Content-Length must be one number")]
     ContentLength,
     /// Anything but chunked, or in HTTP/1.0.
-    #[error("Transfer-Encoding must be chunked, and that in HTTP/1.1")]
+    #[error(
+        "Transfer-Encoding must be chunked and nothing else, and not of a client of version 1.0"
+    )]
     TransferEncoding,
     /// Both of the above.
     #[error("Content-Length and Transfer-Encoding exclude each other")]

@@ -36,7 +36,7 @@ pub(super) struct Exchange {
     answer: Answer,
     has_heard: bool,
     status: Option<u16>,
-    /// A final head has arrived, and the driver has not heard of it.
+    /// The client has got a final head, and the driver has not heard of it.
     is_news: bool,
 }
 
@@ -135,11 +135,6 @@ impl Exchange {
         }
     }
 
-    /// Whether the whole request has gone to the origin.
-    pub(super) fn has_asked(&self) -> bool {
-        self.request.is_done()
-    }
-
     /// What the client sent behind this request.
     pub(super) fn into_early(self) -> Vec<u8> {
         self.early
@@ -202,7 +197,6 @@ impl Exchange {
     /// The final head has come.
     fn head(&mut self, mut head: ResponseHead, out: &mut Outbox) {
         self.status = Some(head.status);
-        self.is_news = true;
         let length = head.body_length(&self.method);
         let origin_stays = head.keeps_alive() && length != BodyLength::UntilClose;
         let reuse = Reuse { client: self.client.keeps_alive, origin: origin_stays };
@@ -227,6 +221,7 @@ impl Exchange {
                 head.headers.remove("Content-Length");
             }
         }
+        self.is_news = true;
         let (delivery, stays) = match length {
             BodyLength::Chunked if self.client.version == Version::Http10 => {
                 (Delivery::Unchunked, false)
@@ -290,6 +285,7 @@ impl Exchange {
         let mut reuse = *reuse;
         reuse.origin &= is_quiet;
         if let Delivery::Collected(head, playlist) = delivery {
+            self.is_news = true;
             let playlist = std::mem::take(playlist);
             let playlist = self.token.rewritten(playlist, &mut head.headers)?;
             heads::for_client(head, self.client, false, reuse.client);

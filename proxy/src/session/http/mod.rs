@@ -6,6 +6,7 @@
 //! this file goes from one to the other.
 
 mod answer;
+mod ask;
 mod client;
 mod counts;
 mod exchange;
@@ -23,25 +24,20 @@ use std::time::{Duration, Instant as Clock};
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 use self::answer::Answer;
 use self::client::{Connection, HeadPatience, NoHead};
 pub use self::counts::{Counts, StatusClass};
-use self::exchange::{Exchange, Fault, Reuse, Token, Turn};
-use self::origin::{Reached, Unreached};
 use self::pool::Pool;
 use self::request::{Asked, Request, has_no_body};
 use super::close::close;
 use crate::listen::TrustedProxies;
 use crate::origin::Balancer;
 use crate::pages::Pages;
-use crate::plane::relay::stream::{Exit, carry};
-use crate::plane::{Closed, Flow, Leg, Outbox, Patience, StreamPair, StreamPlane};
+use crate::plane::Patience;
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
-use crate::session::{Dialer, End, Live, Protocol, Role, Serve, Session};
+use crate::session::{Dialer, End, Live, Protocol, Serve, Session};
 use crate::stream::{Kind, Tokens, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -249,206 +245,6 @@ impl Http {
         client::write(client, bytes, self.settings.patience.stall, &session.meter).await
     }
 
-    /// Asks the stream's origin.
-    async fn ask(&self, mut client: Connection, request: Request, live: &Live) -> Next {
-        let session = live.session();
-        session.note(|progress| {
-            progress.kind = Some(request.kind);
-            progress.stream = Some(request.stream.clone());
-            progress.role = progress.role.or(request.role());
-        });
-        let deadline = Instant::now() + self.settings.setup_timeout;
-        let mut may_be_used = request.can_be_repeated() && request.kind != Kind::Live;
-        loop {
-            let reached = self.reach(&request, session, may_be_used, deadline).await;
-            let Reached { socket, address, is_used, lease } = match reached {
-                Ok(reached) => reached,
-                Err(Unreached { answer, why }) => {
-                    session.note(|progress| progress.why = Some(why));
-                    return self.refuse(client, answer, &request.head, request.kind, session).await;
-                }
-            };
-            let name = lease.origin().name();
-            session.note(|progress| progress.origin = Some((name.clone(), address)));
-            let about = heads::Client {
-                address: session.client,
-                is_trusted: self.settings.trusted.contains(session.client.ip()),
-                version: request.head.version,
-                keeps_alive: request.head.keeps_alive() && !self.draining.is_cancelled(),
-            };
-            let token = Token {
-                value: self.tokens.issue(&request.stream, lease.origin().server().as_str()),
-                host: request.head.authority().unwrap_or_default().to_owned(),
-            };
-            let mut machine = Exchange::new(&request, about, token);
-            let mut out = Outbox::default();
-            let authority = address.to_string();
-            heads::for_origin(&request.head, request.kind, about, &authority)
-                .write(&mut out.to_origin);
-            let mut rest = Vec::new();
-            let outcome = match machine.begin(std::mem::take(&mut client.buffer)) {
-                Err(fault) => {
-                    session.note(|progress| progress.why = Some(fault.to_string()));
-                    Outcome::Refused(answer::BAD_BODY)
-                }
-                Ok(body) => {
-                    out.to_origin.extend_from_slice(&body);
-                    let mut pair = StreamPair { client: client.socket, origin: socket, out };
-                    let outcome = self.carry(&mut pair, &mut machine, &request, is_used, live);
-                    let outcome = outcome.await;
-                    let StreamPair { client: socket, origin, out } = pair;
-                    client.socket = socket;
-                    // Of an interim answer.
-                    rest = out.to_client;
-                    if let Outcome::Finished(Reuse { origin: true, .. }) = outcome {
-                        self.pool.give(name, origin, address, Clock::now());
-                    }
-                    outcome
-                }
-            };
-            let has_asked = machine.has_asked();
-            client.buffer = machine.into_early();
-            return match outcome {
-                Outcome::Stale => {
-                    debug!(origin = &**name, "a connection had been closed by the origin");
-                    may_be_used = false;
-                    continue;
-                }
-                Outcome::Finished(reuse) if reuse.client => Next::Another(client),
-                Outcome::Finished(_) => {
-                    close(client.socket).await;
-                    Next::Over(End::Answered)
-                }
-                Outcome::Refused(answer) => {
-                    self.counts.count(request.kind, answer.status.as_u16());
-                    let stays = has_asked && self.stays(&request.head);
-                    rest.append(&mut answer.to(&request.head, stays));
-                    self.say(client, &rest, stays, session).await
-                }
-                Outcome::Over(end) => {
-                    close(client.socket).await;
-                    Next::Over(end)
-                }
-            };
-        }
-    }
-
-    /// Moves one request and its answer.
-    async fn carry(
-        &self,
-        pair: &mut StreamPair,
-        machine: &mut Exchange,
-        request: &Request,
-        is_used: bool,
-        live: &Live,
-    ) -> Outcome {
-        let (session, patience) = (live.session(), self.settings.patience);
-        let (plane, reason) = StreamPlane::choose();
-        session.note(|progress| progress.plane = Some((plane.as_str(), WATCHED)));
-        // A body takes its time, and so does a stream that is not published yet.
-        let is_short = request.kind != Kind::Live && has_no_body(&request.head);
-        let mut deadline = is_short.then(|| Instant::now() + self.settings.origin_timeout);
-        if request.role() == Some(Role::Publish) {
-            live.established(Role::Publish);
-        }
-        loop {
-            let step = carry(pair, machine, patience, &session.meter);
-            let exit = match deadline {
-                Some(deadline) => timeout_at(deadline, step).await,
-                None => Ok(step.await),
-            };
-            let Ok(exit) = exit else {
-                self.complain(request, session, "it did not answer in time");
-                return Outcome::Refused(answer::TOO_LATE);
-            };
-            return match exit {
-                Exit::Turn(Turn::Answered(status)) => {
-                    deadline = None;
-                    self.counts.count(request.kind, status);
-                    debug!(status, kind = request.kind.as_str(), "answered");
-                    if request.role() == Some(Role::Play) && (200..300).contains(&status) {
-                        live.established(Role::Play);
-                    }
-                    continue;
-                }
-                Exit::Turn(Turn::Endless) => {
-                    session.note(|progress| progress.plane = Some((plane.as_str(), reason)));
-                    let closed = plane.carry(pair, Flow::ToClient, patience, &session.meter).await;
-                    Outcome::Over(closed.into())
-                }
-                Exit::Turn(Turn::Finished(reuse)) => Outcome::Finished(reuse),
-                Exit::Closed(closed) => {
-                    self.closed(closed, pair, machine, request, is_used, session).await
-                }
-                Exit::Fault(fault) => {
-                    let (answer, end) = match &fault {
-                        Fault::Request(_) => (answer::BAD_BODY, End::BadRequest),
-                        Fault::Answer(why) => {
-                            self.complain(request, session, why);
-                            (answer::BAD_ANSWER, End::BadAnswer)
-                        }
-                    };
-                    session.note(|progress| progress.why = Some(fault.to_string()));
-                    if machine.has_answered() {
-                        Outcome::Over(end)
-                    } else {
-                        Outcome::Refused(answer)
-                    }
-                }
-            };
-        }
-    }
-
-    /// Tells the operator of an origin that takes connections and gives no valid answers.
-    fn complain(&self, request: &Request, session: &Session, why: &str) {
-        session.note(|progress| progress.why = Some(format!("origin: {why}")));
-        if let Some(unsaid) = self.bad_answers.say(Clock::now()) {
-            let origin = session.progress().origin.map(|(name, _)| name);
-            let (origin, stream) = (origin.as_deref(), &request.stream);
-            warn!(origin, %stream, why, unsaid, "origin gave no valid answer");
-        }
-    }
-
-    /// A connection has ended while the exchange was under way.
-    async fn closed(
-        &self,
-        closed: Closed,
-        pair: &mut StreamPair,
-        machine: &mut Exchange,
-        request: &Request,
-        is_used: bool,
-        session: &Session,
-    ) -> Outcome {
-        match closed {
-            Closed::InOrder(Leg::Client) | Closed::Lost(Leg::Client) => {
-                return Outcome::Over(closed.into());
-            }
-            // The origin had closed it, and has not seen the request.
-            Closed::InOrder(Leg::Origin) | Closed::Lost(Leg::Origin)
-                if is_used && !machine.has_heard() && request.can_be_repeated() =>
-            {
-                return Outcome::Stale;
-            }
-            Closed::InOrder(Leg::Origin) => match machine.origin_closed(&mut pair.out) {
-                Some(Ok(reuse)) => {
-                    let rest = std::mem::take(&mut pair.out.to_client);
-                    return match self.write(&pair.client, &rest, session).await {
-                        Ok(()) => Outcome::Finished(reuse),
-                        Err(_) => Outcome::Over(End::ClientLost),
-                    };
-                }
-                Some(Err(_)) => return Outcome::Refused(answer::BAD_ANSWER),
-                None => {}
-            },
-            Closed::Lost(Leg::Origin) | Closed::Idle | Closed::Stalled => {}
-        }
-        match closed {
-            _ if machine.has_answered() => Outcome::Over(closed.into()),
-            Closed::Idle | Closed::Stalled => Outcome::Refused(answer::TOO_LATE),
-            _ => Outcome::Refused(answer::BAD_ANSWER),
-        }
-    }
-
     /// Answers what is no stream.
     async fn page(&self, client: Connection, head: &RequestHead, session: &Session) -> Next {
         let Some(request) = as_request(head) else {
@@ -485,21 +281,6 @@ impl Http {
         self.say(client, &bytes, stays, session).await
     }
 }
-
-/// What a request to an origin came to.
-enum Outcome {
-    /// The client has its answer.
-    Finished(Reuse),
-    /// Nothing was answered on a connection that had been used before.
-    Stale,
-    /// The client is to be told why there is no answer.
-    Refused(Answer),
-    /// The session is over.
-    Over(End),
-}
-
-/// Why bytes do not move by the fastest way while the end of an answer is looked for.
-const WATCHED: &str = "the end of the answer is watched for, so that another request may follow";
 
 /// The request as the pages understand it.
 fn as_request(head: &RequestHead) -> Option<http::Request<()>> {
