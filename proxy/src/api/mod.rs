@@ -29,7 +29,7 @@ pub use self::server::serve;
 use crate::metrics;
 use crate::origin::{Balancer, Explanation, Listener, NotRegistered, OriginView, registration};
 use crate::session::{SessionView, Sessions};
-use crate::stream::{Ask, StreamKey, Vhosts};
+use crate::stream::{Ask, BadStream, Candidates, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
 
 /// What the API answers from, and whom.
@@ -139,7 +139,7 @@ async fn route(
     };
     let Query(RouteQuery { url }) = query.map_err(|_| bad(&"missing from the query"))?;
     let ask = Ask::from_url(&url).map_err(|error| bad(&error))?;
-    let key = StreamKey::new(&ask, &state.vhosts).map_err(|error| bad(&error))?;
+    let key = key(&ask, &state).map_err(|error| bad(&error))?;
     let listener = match ask {
         Ask::Rtmp { .. } => Listener::Rtmp,
         Ask::Http { .. } => Listener::Http,
@@ -147,6 +147,18 @@ async fn route(
         Ask::Srt { .. } => Listener::Srt,
     };
     Ok(answer(Route { route: state.balancer.explain(&key, listener, Instant::now()) }))
+}
+
+/// The stream of a URL: of several that an HTTP URL may belong to, the one that has an origin.
+fn key(ask: &Ask<'_>, state: &ApiState) -> Result<StreamKey, BadStream> {
+    let candidates = match ask {
+        Ask::Http { host, target } => Candidates::of(*host, target, &state.vhosts)?,
+        _ => None,
+    };
+    let Some(candidates) = candidates else { return StreamKey::new(ask, &state.vhosts) };
+    let keys = candidates.keys();
+    let key = state.balancer.routed(&keys).or(keys.first());
+    key.cloned().ok_or(BadStream::NoName)
 }
 
 #[derive(Serialize)]
