@@ -313,14 +313,14 @@ fn the_final_answer_is_found_behind_interim_ones() -> Result<()> {
         let (proxy, _origin) = behind_a_proxy(folder, &[], |_, exchange| {
             exchange
                 .send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n")?;
-            exchange.answer("200 OK", "", "media")
+            exchange.answer("200 OK", "", "#EXTM3U\n")
         })?;
         let mut client = Client::connect(proxy.http())?;
         for path in ["/live/show.flv", "/live/show-1.ts", "/live/show.m3u8"] {
             client.ask("GET", path, "")?;
             let head = final_head(&mut client)?;
             let body = client.body(&head, "GET", usize::MAX)?;
-            assert_eq!((head.status()?, &body[..]), (200, &b"media"[..]), "{path}");
+            assert_eq!((head.status()?, &body[..]), (200, &b"#EXTM3U\n"[..]), "{path}");
         }
         Ok(())
     })
@@ -357,7 +357,7 @@ fn malformed_requests_cost_a_neighbour_nothing() -> Result<()> {
         assert!(start.elapsed() < SOON * 3, "the player was slow: {:?}", start.elapsed());
         let grown = usage::memory(proxy.process.id())?.saturating_sub(memory);
         assert!(grown < 8 << 20, "300 malformed requests left {grown} bytes");
-        assert_eq!((origin.count(), proxy.sessions()?.len()), (1, 1), "only the player is there");
-        Ok(())
+        assert_eq!(origin.count(), 1, "requests at the origin");
+        wait::until_true("only the player is there", SOON, || Ok(proxy.sessions()?.len() == 1))
     })
 }

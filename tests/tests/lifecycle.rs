@@ -110,7 +110,7 @@ fn a_wrong_value_is_one_clear_line() -> Result<()> {
 /// What a proxy says that ends because of this variable: one line with its name and value.
 fn refused(folder: &Path, variable: &str, value: &str) -> Result<String> {
     let mut command = proxy::command(folder)?;
-    for listener in ["PROXY_RTMP_SERVER", "PROXY_SYSTEM_API"] {
+    for listener in ["PROXY_RTMP_SERVER", "PROXY_HTTP_SERVER", "PROXY_SYSTEM_API"] {
         command.env(listener, ports::free()?.to_string());
     }
     command.env(variable, value);

@@ -11,8 +11,9 @@ use srs_proxy_tests::ffmpeg::{self, Source};
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::nms::Nms;
 use srs_proxy_tests::packets::Kind;
+use srs_proxy_tests::raw::live::{self, SEGMENT};
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
-use srs_proxy_tests::{raw, story, wait};
+use srs_proxy_tests::{raw, story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -211,4 +212,25 @@ fn raw_peers_understand_each_other() -> Result<()> {
     assert_eq!(origin.faults().len(), 1, "{:?}", origin.faults());
     assert_eq!((origin.accepted(), origin.count()), (3, 6));
     Ok(())
+}
+
+#[test]
+fn a_thousand_viewers_are_no_load_of_their_own() -> Result<()> {
+    usage::allow_descriptors(4000)?;
+    let this = std::process::id();
+    let origin = raw::Origin::start(live::show())?;
+    let server = origin.address();
+    let (begin, cpu) = (Instant::now(), usage::cpu(this)?);
+    let players = raw::Viewers::of_stream(server, 500, "/live/show.flv");
+    let viewers = raw::Viewers::of_playlist(server, 500, "/live/show.m3u8", SEGMENT);
+    wait::until_true("all have come", SOON, || Ok(players.come() + viewers.come() == 1000))?;
+    wait::until_true("some time", 2 * SOON, || Ok(begin.elapsed() > SOON))?;
+    assert_eq!(origin.open(), 1000, "connections at the origin");
+    let segments = viewers.leave()?;
+    let pieces = players.leave()?;
+    assert!(segments.iter().all(|&bytes| bytes >= 40_000), "{segments:?}");
+    assert!(pieces.iter().all(|&bytes| bytes >= 40_000), "{pieces:?}");
+    let load = usage::cpu(this)?.saturating_sub(cpu).div_duration_f64(begin.elapsed());
+    assert!(load < 1.0, "the viewers and their origin take {load:.2} processors");
+    wait::until_true("all have left", SOON, || Ok(origin.open() == 0))
 }

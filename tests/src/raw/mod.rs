@@ -3,6 +3,7 @@
 //! Both read strictly by RFC 9112 and send whatever they are told to.
 
 mod client;
+pub mod live;
 mod message;
 mod origin;
 mod viewers;

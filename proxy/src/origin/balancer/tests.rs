@@ -445,3 +445,105 @@ proptest! {
         prop_assert_eq!(counts.routes_idle, 0);
     }
 }
+
+fn pick_at(balancer: &Balancer, key: &StreamKey, at: &str, now: Instant) -> Option<Lease> {
+    balancer.pick_at(key, at, Listener::Http, &[], now)
+}
+
+#[test]
+fn a_piece_is_fetched_from_the_server_that_listed_it() {
+    let now = Instant::now();
+    let balancer = balancer(&["a", "b"], now);
+    let key = stream("s");
+    let piece = pick_at(&balancer, &key, "b", now).expect("the server is there");
+    assert_eq!(server(&piece), "b");
+    // The stream had no route: it has this one from now on.
+    assert_eq!(server(&pick(&balancer, &key, now)), "b");
+    assert_eq!(balancer.counts(now).routes_in_use, 1);
+    drop(piece);
+    assert_eq!(balancer.counts(now).routes_idle, 1, "the piece's lease is held on");
+}
+
+#[test]
+fn a_piece_of_another_server_does_not_move_the_stream() {
+    let now = Instant::now();
+    let balancer = balancer(&["a", "b"], now);
+    let key = stream("s");
+    let publisher = pick(&balancer, &key, now);
+    let other = if server(&publisher) == "a" { "b" } else { "a" };
+    let pieces: Vec<_> =
+        (0..3).map(|_| pick_at(&balancer, &key, other, now).expect("it is there")).collect();
+    assert!(pieces.iter().all(|piece| server(piece) == other));
+    assert_eq!(server(&pick(&balancer, &key, now)), server(&publisher));
+    let streams: usize = balancer.origins(now).iter().map(|origin| origin.streams).sum();
+    assert_eq!(streams, 1, "a piece is counted as a stream");
+    // Nor does its end: the route is held by the publisher, and by nobody else.
+    drop(pieces);
+    assert_eq!(balancer.counts(now).routes_in_use, 1);
+    drop(publisher);
+    assert_eq!(balancer.counts(now).routes_in_use, 0);
+}
+
+#[test]
+fn a_lease_of_a_route_that_was_replaced_leaves_the_new_one_alone() {
+    let now = Instant::now();
+    let balancer = balancer(&["a", "b"], now);
+    let key = stream("s");
+    let piece = pick_at(&balancer, &key, "a", now).unwrap();
+    let moved = balancer.pick(&key, Listener::Http, &["a".into()], now).unwrap();
+    assert_eq!(server(&moved), "b");
+    drop(piece);
+    assert_eq!(balancer.counts(now).routes_in_use, 1, "the old lease ended the new route");
+    assert_eq!(server(&pick(&balancer, &key, now)), "b");
+}
+
+#[test]
+fn a_server_that_cannot_be_asked_is_not_picked_for_its_pieces() {
+    let now = Instant::now();
+    let balancer = balancer(&["a", "b"], now);
+    let key = stream("s");
+    let tried: [ServerName; 1] = ["a".into()];
+    assert!(pick_at(&balancer, &key, "nobody", now).is_none(), "it never was");
+    assert!(pick_at(&balancer, &key, "", now).is_none());
+    assert!(balancer.pick_at(&key, "a", Listener::Http, &tried, now).is_none(), "it was tried");
+    assert!(balancer.pick_at(&key, "a", Listener::Srt, &[], now).is_none(), "it has no SRT");
+    let lost = pick_at(&balancer, &key, "a", now).unwrap();
+    balancer.failed(&lost, "refused", now);
+    assert!(pick_at(&balancer, &key, "a", now).is_none(), "it is in back-off");
+    let long_after = now + BalancerSettings::default().origin_ttl;
+    assert!(pick_at(&balancer, &key, "b", long_after).is_none(), "it is gone");
+    // None of this gave the stream a route of its own.
+    drop(lost);
+    assert_eq!(balancer.counts(now).routes_in_use, 0);
+    assert_eq!(server(&pick_at(&balancer, &key, "b", now).unwrap()), "b");
+}
+
+#[test]
+fn pieces_are_fetched_even_if_there_is_no_room_for_their_route() {
+    let now = Instant::now();
+    let settings = BalancerSettings { max_routes: 1, ..Default::default() };
+    let balancer = balancer_with(settings, &["a"], now);
+    let _held = pick(&balancer, &stream("held"), now);
+    let piece = pick_at(&balancer, &stream("s"), "a", now).expect("the server is there");
+    assert_eq!(balancer.counts(now).routes_in_use, 1);
+    drop(piece);
+    assert_eq!(balancer.counts(now).routes_in_use, 1, "a lease without a route ended another's");
+}
+
+#[test]
+fn of_several_streams_the_first_that_is_routed_is_told() {
+    let now = Instant::now();
+    let balancer = balancer(&["a"], now);
+    let keys = [stream("s"), stream("s-1"), stream("s-2")];
+    assert_eq!(balancer.routed(&keys), None);
+    assert_eq!(balancer.routed(&[]), None);
+    let last = pick(&balancer, &keys[2], now);
+    assert_eq!(balancer.routed(&keys), Some(&keys[2]));
+    let _first = pick(&balancer, &keys[1], now);
+    assert_eq!(balancer.routed(&keys), Some(&keys[1]));
+    // A route counts as long as the stream would go there.
+    drop(last);
+    assert_eq!(balancer.routed(&keys[2..]), Some(&keys[2]));
+    balancer.sweep(now + BalancerSettings::default().route_idle_ttl);
+    assert_eq!(balancer.routed(&keys[2..]), None);
+}
