@@ -173,7 +173,7 @@ impl Exchange {
         let mut bytes = std::mem::take(head);
         loop {
             let parsed = ResponseHead::parse(&bytes).map_err(|e| Fault::Answer(e.to_string()))?;
-            let Some((head, used)) = parsed else {
+            let Some((mut head, used)) = parsed else {
                 self.answer = Answer::Head(bytes);
                 return Ok(Passed::Written);
             };
@@ -182,7 +182,10 @@ impl Exchange {
                 101 => return Err(Fault::Answer("a change of protocol nobody asked for".into())),
                 // RFC 9110 15.2: not for a client of HTTP/1.0.
                 100..200 if self.client.version == Version::Http10 => {}
-                100..200 => head.write(&mut out.to_client),
+                100..200 => {
+                    heads::interim(&mut head);
+                    head.write(&mut out.to_client);
+                }
                 _ => {
                     self.head(head, out);
                     if self.body(&bytes, out)? == Passed::Verbatim {
@@ -199,7 +202,12 @@ impl Exchange {
         self.status = Some(head.status);
         let length = head.body_length(&self.method);
         let origin_stays = head.keeps_alive() && length != BodyLength::UntilClose;
-        let reuse = Reuse { client: self.client.keeps_alive, origin: origin_stays };
+        let reuse = Reuse {
+            // What is left of its body would be read as a request.
+            client: self.client.keeps_alive && self.request.is_done(),
+            // It was asked to close, and does so even if it does not say so.
+            origin: origin_stays && self.kind != Kind::Live,
+        };
         let is_playlist = self.kind == Kind::Playlist || heads::is_playlist(&head.headers);
         let is_endless = self.kind == Kind::Live
             && self.request.is_done()
@@ -317,11 +325,8 @@ impl Filter for Exchange {
             Answer::Endless => Some(Turn::Endless),
             // What is not written yet would be lost behind the last turn.
             Answer::Finished(reuse) if out.waiting() == [0, 0] => {
-                let has_asked = self.request.is_done();
-                Some(Turn::Finished(Reuse {
-                    client: reuse.client && has_asked,
-                    origin: reuse.origin && has_asked,
-                }))
+                let origin = reuse.origin && self.request.is_done();
+                Some(Turn::Finished(Reuse { origin, ..reuse }))
             }
             _ => None,
         }

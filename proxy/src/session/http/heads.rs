@@ -113,11 +113,25 @@ pub(super) fn for_client(
     stays_open: bool,
 ) {
     head.headers.remove_hop_by_hop();
+    if head.status == 204 {
+        remove_length(head);
+    }
     if is_chunked {
         head.headers.push("Transfer-Encoding", "chunked");
     }
     connection(&mut head.headers, client.version, stays_open);
     cross_origin(&mut head.headers);
+}
+
+/// The head of an answer that precedes the final one.
+pub(super) fn interim(head: &mut ResponseHead) {
+    head.headers.remove_hop_by_hop();
+    remove_length(head);
+}
+
+/// RFC 9110 8.6: answers that have no body give no length, by which a client could wait for one.
+fn remove_length(head: &mut ResponseHead) {
+    head.headers.remove("Content-Length");
 }
 
 /// RFC 9112 9.3: HTTP/1.1 stays open unless told otherwise, HTTP/1.0 closes.
