@@ -71,7 +71,8 @@ fn forwarded(headers: &mut Headers, client: Client) {
     }
     let ip = client.address.ip().to_canonical();
     let before = joined(headers, "X-Forwarded-For");
-    let real = headers.list("X-Forwarded-For").next().map_or(ip.to_string(), str::to_owned);
+    // The last is the trusted proxy's own word, those before it may be its client's.
+    let real = headers.list("X-Forwarded-For").last().map_or(ip.to_string(), str::to_owned);
     let host = headers.text("Host").unwrap_or_default().to_owned();
     headers.set("X-Forwarded-For", format!("{before}{ip}"));
     for (name, value) in

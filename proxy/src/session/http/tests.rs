@@ -712,6 +712,27 @@ fn what_a_client_says_of_itself_does_not_reach_the_origin() {
 }
 
 #[test]
+fn what_a_trusted_proxy_says_is_taken_over_with_its_own_address_behind() {
+    let asked = format!("GET /live/s-1.ts HTTP/1.1\r\nHost: proxy:80\r\n{CLAIMS}\r\n");
+    assert_eq!(
+        lines(&for_origin(&asked, true), &TOLD),
+        [
+            "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 3.3.3.3, 192.0.2.7",
+            "X-Forwarded-Proto: https",
+            "X-Forwarded-Host: front",
+            "X-Forwarded-Port: 443",
+            // The last is the proxy's word; the others may be its client's invention.
+            "X-Real-IP: 3.3.3.3",
+            "Forwarded: for=\"[::1]:5, x\";proto=https, for=192.0.2.7;host=\"proxy:80\";proto=http",
+            "Via: 1.0 first, 1.1 srs-proxy",
+        ]
+    );
+    let asked =
+        format!("GET /live/s-1.ts HTTP/1.1\r\nHost: a\r\n{CLAIMS}X-Real-IP: 9.9.9.9\r\n\r\n");
+    assert_eq!(lines(&for_origin(&asked, true), &["X-Real-IP"]), ["X-Real-IP: 9.9.9.9"]);
+}
+
+#[test]
 fn an_address_of_ipv6_is_quoted_where_it_must_be() {
     let (request, _) = understood(GET_10.as_bytes());
     for (address, plain, quoted) in [
