@@ -4,11 +4,12 @@
 //! answers are changed on the way: heads, which lose what is meant for one hop; playlists, which are
 //! collected and rewritten; and chunked bodies for a client that does not know of chunks.
 
+use std::borrow::Cow;
 use std::io::Read;
 
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 
-use super::heads::{self, Client};
+use super::heads::{self, Client, Encoding};
 use super::request::Request;
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -218,7 +219,7 @@ impl Exchange {
                 BodyLength::Known(_) => false,
             };
         let reader = BodyReader::new(length);
-        if is_playlist && head.status == 200 && heads::can_be_read(&head.headers) {
+        if is_playlist && head.status == 200 && Encoding::of(&head.headers).is_some() {
             if !reader.is_done() {
                 let delivery = Delivery::Collected(Box::new(head), Vec::new());
                 self.answer = Answer::Body { reader, delivery, reuse };
@@ -348,35 +349,37 @@ impl Token {
     /// The playlist with the token in each URI that comes back to the proxy. What is no playlist
     /// after all stays as it is.
     fn rewritten(&self, body: Vec<u8>, headers: &mut Headers) -> Result<Vec<u8>, Fault> {
-        let body = match headers.get("Content-Encoding") {
-            Some(_) => {
-                let mut plain = Vec::new();
-                // One byte more than the limit tells that it is passed.
-                let limit = MAX_PLAYLIST as u64 + 1;
-                let inflated = GzDecoder::new(&*body).take(limit).read_to_end(&mut plain);
-                inflated.map_err(|error| Fault::Answer(error.to_string()))?;
-                if plain.len() > MAX_PLAYLIST {
-                    return Err(Fault::Answer("a playlist that is too large".into()));
-                }
-                headers.remove("Content-Encoding");
-                plain
-            }
-            None => body,
+        let plain = match Encoding::of(headers) {
+            Some(Encoding::Gzip) => Cow::Owned(inflated(&body)?),
+            Some(Encoding::Identity) | None => Cow::Borrowed(body.as_slice()),
         };
         let addition = Addition { name: Tokens::PARAMETER, value: &self.value, host: &self.host };
-        let Ok(text) = std::str::from_utf8(&body) else { return Ok(body) };
+        let Ok(text) = std::str::from_utf8(&plain) else { return Ok(body) };
         let rewritten = if text.trim_start_matches('\u{feff}').starts_with('#') {
             hls::rewrite(text, &addition).ok()
         } else {
             dash::rewrite(text, &addition).ok()
         };
-        if rewritten.is_some() {
-            // They are those of the original.
-            for digest in ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"] {
-                headers.remove(digest);
-            }
-            headers.remove("Accept-Ranges");
+        let Some(rewritten) = rewritten else { return Ok(body) };
+        headers.remove("Content-Encoding");
+        // They are those of the original.
+        for digest in ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"] {
+            headers.remove(digest);
         }
-        Ok(rewritten.map_or(body, String::into_bytes))
+        headers.remove("Accept-Ranges");
+        Ok(rewritten.into_bytes())
     }
+}
+
+/// A playlist without its gzip.
+fn inflated(body: &[u8]) -> Result<Vec<u8>, Fault> {
+    let mut plain = Vec::new();
+    // One byte more than the limit tells that it is passed.
+    let limit = MAX_PLAYLIST as u64 + 1;
+    let inflated = MultiGzDecoder::new(body).take(limit).read_to_end(&mut plain);
+    inflated.map_err(|error| Fault::Answer(error.to_string()))?;
+    if plain.len() > MAX_PLAYLIST {
+        return Err(Fault::Answer("a playlist that is too large".into()));
+    }
+    Ok(plain)
 }

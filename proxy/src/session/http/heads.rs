@@ -167,8 +167,24 @@ pub(super) fn is_playlist(headers: &Headers) -> bool {
     TYPES.iter().any(|known| media_type.eq_ignore_ascii_case(known))
 }
 
-/// Whether the proxy understands how an answer is encoded.
-pub(super) fn can_be_read(headers: &Headers) -> bool {
-    let encodings: Vec<_> = headers.list("Content-Encoding").collect();
-    encodings.is_empty() || encodings == ["gzip"]
+/// How the body of an answer is encoded, of the ways that the proxy can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    /// None if it is another. Codings are compared without case (RFC 9110 8.4.1), and one that
+    /// was asked for identity may say so.
+    pub(super) fn of(headers: &Headers) -> Option<Self> {
+        let mut codings = headers
+            .list("Content-Encoding")
+            .filter(|coding| !coding.eq_ignore_ascii_case("identity"));
+        match (codings.next(), codings.next()) {
+            (None, _) => Some(Self::Identity),
+            (Some(coding), None) => coding.eq_ignore_ascii_case("gzip").then_some(Self::Gzip),
+            (Some(_), Some(_)) => None,
+        }
+    }
 }

@@ -603,6 +603,52 @@ fn recorded_playlists_of_srs_come_with_the_token() {
 }
 
 #[test]
+fn a_playlist_is_read_whatever_way_its_coding_is_spelled() {
+    let list = b"#EXTM3U\ns-1.ts\n";
+    let halves = [gzip(&list[..9]), gzip(&list[9..])].concat();
+    for (coding, body) in [
+        ("gzip", gzip(list)),
+        ("GZip", gzip(list)),
+        ("identity, gzip", halves),
+        ("identity", list.to_vec()),
+        ("", list.to_vec()),
+    ] {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\n");
+        let came = in_every_split(PLAYLIST, with_body(&head, &body), false);
+        assert_eq!(came.body(), "#EXTM3U\ns-1.ts?spt=T\n", "{coding}");
+        assert!(!came.names("Content-Encoding"), "{coding}");
+    }
+    // What cannot be read goes on as it came.
+    for coding in ["br", "gzip, br", "gzip, gzip"] {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\n");
+        let came = in_every_split(PLAYLIST, with_body(&head, list), false);
+        assert_eq!(came.body(), "#EXTM3U\ns-1.ts\n", "{coding}");
+        assert!(came.has(&format!("Content-Encoding: {coding}")));
+    }
+}
+
+#[test]
+fn what_is_no_playlist_after_all_stays_as_it_is() {
+    let page = b"<p>no stream</p>".as_slice();
+    let latin = b"#EXTM3U\ncaf\xe9.ts\n".as_slice();
+    for body in [page, latin, b"", b"hello", &gzip(latin)] {
+        let is_zipped = body.starts_with(&[0x1f, 0x8b]);
+        let coding = if is_zipped { "Content-Encoding: gzip\r\n" } else { "" };
+        let head = format!("HTTP/1.1 200 OK\r\n{coding}Content-MD5: x\r\nAccept-Ranges: bytes\r\n");
+        let came = in_every_split(PLAYLIST, with_body(&head, body), false);
+        assert_eq!(came.body(), text(body));
+        assert!(came.has(&format!("Content-Length: {}", body.len())));
+        assert!(came.has("Content-MD5: x") && came.has("Accept-Ranges: bytes"));
+        assert_eq!(came.has("Content-Encoding: gzip"), is_zipped);
+    }
+    for status in ["404 Not Found", "302 Found", "206 Partial Content"] {
+        let head = format!("HTTP/1.1 {status}\r\n");
+        let came = in_every_split(PLAYLIST, with_body(&head, b"#EXTM3U\ns.ts\n"), false);
+        assert_eq!(came.body(), "#EXTM3U\ns.ts\n", "{status}");
+    }
+}
+
+#[test]
 fn a_playlist_that_is_too_large_is_refused_before_the_client_hears_of_it() {
     let head = "HTTP/1.1 200 OK\r\n";
     let list = |size: usize| [b"#EXTM3U\n#".as_slice(), &vec![b'x'; size - 9]].concat();
