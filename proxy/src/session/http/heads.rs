@@ -188,3 +188,163 @@ impl Encoding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::fed::{client_of, understood};
+    use super::*;
+
+    const GET_10: &str = "GET /live/s-1.ts HTTP/1.0\r\n\r\n";
+
+    fn origin_gets(asked: &str, is_trusted: bool) -> RequestHead {
+        let (request, _) = understood(asked.as_bytes());
+        let client = Client { is_trusted, ..client_of(&request.head) };
+        for_origin(&request.head, request.kind, client, "10.0.0.1:8080")
+    }
+
+    /// All values of these names, one line each.
+    fn lines(head: &RequestHead, names: &[&str]) -> Vec<String> {
+        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        let of = |name: &&str| {
+            let values = head.headers.all(name).map(text);
+            values.map(|value| format!("{name}: {value}")).collect::<Vec<_>>()
+        };
+        names.iter().flat_map(of).collect()
+    }
+
+    const TOLD: [&str; 7] = [
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "X-Forwarded-Host",
+        "X-Forwarded-Port",
+        "X-Real-IP",
+        "Forwarded",
+        "Via",
+    ];
+
+    const CLAIMS: &str = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-for: 2.2.2.2, 3.3.3.3\r\n\
+                          X-Forwarded-Proto: https\r\nX-Forwarded-Host: front\r\n\
+                          X-Forwarded-Port: 443\r\nForwarded: for=\"[::1]:5, x\";proto=https\r\n\
+                          Via: 1.0 first\r\n";
+
+    #[test]
+    fn what_a_client_says_of_itself_does_not_reach_the_origin() {
+        let asked = format!(
+            "GET /live/s-1.ts HTTP/1.1\r\nHost: proxy:80\r\n{CLAIMS}X-Real-IP: 9.9.9.9\r\n\
+             Connection: x-real-ip, forwarded\r\n\r\n"
+        );
+        assert_eq!(
+            lines(&origin_gets(&asked, false), &TOLD),
+            [
+                "X-Forwarded-For: 192.0.2.7",
+                "X-Forwarded-Proto: http",
+                "X-Forwarded-Host: proxy:80",
+                "X-Real-IP: 192.0.2.7",
+                "Forwarded: for=192.0.2.7;host=\"proxy:80\";proto=http",
+                "Via: 1.0 first, 1.1 srs-proxy",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_taken_over_with_its_own_address_behind() {
+        let asked = format!("GET /live/s-1.ts HTTP/1.1\r\nHost: proxy:80\r\n{CLAIMS}\r\n");
+        assert_eq!(
+            lines(&origin_gets(&asked, true), &TOLD),
+            [
+                "X-Forwarded-For: 1.1.1.1, 2.2.2.2, 3.3.3.3, 192.0.2.7",
+                "X-Forwarded-Proto: https",
+                "X-Forwarded-Host: front",
+                "X-Forwarded-Port: 443",
+                // The last is the proxy's word; the others may be its client's invention.
+                "X-Real-IP: 3.3.3.3",
+                "Forwarded: for=\"[::1]:5, x\";proto=https, for=192.0.2.7;host=\"proxy:80\";proto=http",
+                "Via: 1.0 first, 1.1 srs-proxy",
+            ]
+        );
+        let asked =
+            format!("GET /live/s-1.ts HTTP/1.1\r\nHost: a\r\n{CLAIMS}X-Real-IP: 9.9.9.9\r\n\r\n");
+        assert_eq!(lines(&origin_gets(&asked, true), &["X-Real-IP"]), ["X-Real-IP: 9.9.9.9"]);
+    }
+
+    #[test]
+    fn an_address_of_ipv6_is_quoted_where_it_must_be() {
+        let (request, _) = understood(GET_10.as_bytes());
+        for (address, plain, quoted) in [
+            ("[2001:db8::1]:5", "2001:db8::1", "\"[2001:db8::1]\""),
+            ("[::ffff:192.0.2.1]:5", "192.0.2.1", "192.0.2.1"),
+        ] {
+            let client = Client { address: address.parse().unwrap(), ..client_of(&request.head) };
+            let head = for_origin(&request.head, request.kind, client, "10.0.0.1:8080");
+            assert_eq!(
+                lines(&head, &["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"]),
+                [
+                    format!("X-Forwarded-For: {plain}"),
+                    format!("X-Real-IP: {plain}"),
+                    format!("Forwarded: for={quoted};host=\"10.0.0.1:8080\";proto=http"),
+                    "Via: 1.0 srs-proxy".to_owned(),
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn the_host_of_an_absolute_target_counts_and_the_origin_gets_the_path() {
+        for (target, host, got) in [
+            ("http://other:81/live/s-1.ts?a=b", "other:81", "/live/s-1.ts?a=b"),
+            ("/live/s-1.ts?a=b", "proxy", "/live/s-1.ts?a=b"),
+        ] {
+            let head = origin_gets(&format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n"), false);
+            assert_eq!((head.target.as_str(), head.headers.text("Host")), (got, Some(host)));
+            assert_eq!(head.headers.all("Host").count(), 1);
+        }
+        let unnamed = origin_gets(GET_10, false);
+        assert_eq!(unnamed.headers.text("Host"), Some("10.0.0.1:8080"));
+    }
+
+    #[test]
+    fn playlists_are_asked_for_whole_and_plain_and_nothing_else_is() {
+        let wants = "Range: bytes=0-9\r\nIf-Range: \"a\"\r\nAccept-Encoding: gzip, br\r\n\
+                     If-None-Match: \"a\"\r\n\r\n";
+        let names = ["Range", "If-Range", "Accept-Encoding", "If-None-Match", "Connection"];
+        let asked =
+            |target| format!("GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{wants}");
+        assert_eq!(
+            lines(&origin_gets(&asked("/live/s.m3u8"), false), &names),
+            ["Accept-Encoding: identity", "If-None-Match: \"a\""]
+        );
+        let kept = [
+            "Range: bytes=0-9",
+            "If-Range: \"a\"",
+            "Accept-Encoding: gzip, br",
+            "If-None-Match: \"a\"",
+        ];
+        assert_eq!(lines(&origin_gets(&asked("/live/s-1.ts"), false), &names), kept);
+        let live = lines(&origin_gets(&asked("/live/s.flv"), false), &names);
+        assert_eq!(live[..4], kept);
+        assert_eq!(live[4..], ["Connection: close"]);
+    }
+
+    #[test]
+    fn the_origin_is_told_where_the_body_ends_as_the_client_told_it() {
+        for (told, expected) in [
+            ("Content-Length: 5\r\nConnection: content-length\r\n", "Content-Length: 5"),
+            ("Transfer-Encoding: Chunked\r\n", "Transfer-Encoding: chunked"),
+        ] {
+            let asked =
+                format!("POST /live/s-1.ts HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n{told}\r\n");
+            let head = origin_gets(&asked, false);
+            let names = ["Content-Length", "Transfer-Encoding", "TE", "Connection"];
+            assert_eq!(lines(&head, &names), [expected]);
+            assert_eq!(head.body_length(), understood(asked.as_bytes()).0.head.body_length());
+        }
+    }
+
+    #[test]
+    fn nobody_asks_the_origin_for_another_protocol() {
+        let asked = "GET /live/s.flv HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                     Upgrade: h2c\r\nHTTP2-Settings: AA\r\n\r\n";
+        let head = origin_gets(asked, false);
+        assert!(!head.headers.has("Upgrade") && !head.headers.has("HTTP2-Settings"));
+    }
+}

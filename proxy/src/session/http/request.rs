@@ -82,3 +82,105 @@ impl Request {
 pub(super) fn has_no_body(head: &RequestHead) -> bool {
     head.body_length() == BodyLength::Known(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::super::tests::fed::understood;
+    use super::*;
+    use crate::origin::{BalancerSettings, Listener, Origin, registration};
+    use crate::stream::Ask;
+
+    fn origin(server: &str) -> Origin {
+        let body = serde_json::json!({
+            "ip": "10.0.0.1", "server": server, "service": "s", "pid": "1",
+            "rtmp": ["1935"], "http": ["8080"],
+        });
+        registration::parse(body.to_string().as_bytes()).unwrap()
+    }
+
+    fn key(path: &str) -> StreamKey {
+        StreamKey::new(&Ask::Http { host: None, target: path }, &Vhosts::default()).unwrap()
+    }
+
+    /// What is asked, of whom, and with which target, by a client of a proxy with these streams.
+    fn understand(target: &str, routed: &[&str]) -> Option<(Kind, String, Option<String>, String)> {
+        let balancer = Balancer::new(BalancerSettings::default());
+        let now = Instant::now();
+        balancer.register(origin("a"), now).unwrap();
+        for path in routed {
+            drop(balancer.pick(&key(path), Listener::Http, &[], now).unwrap());
+        }
+        let asked = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n");
+        let (head, _) = RequestHead::parse(asked.as_bytes()).unwrap().unwrap();
+        match Request::understand(head, &Tokens::new(b"secret"), &Vhosts::default(), &balancer) {
+            Asked::Stream(Request { head, kind, stream, server }) => {
+                let path = stream.as_str().trim_start_matches("__defaultVhost__/").to_owned();
+                Some((kind, path, server, head.target))
+            }
+            Asked::Page(_) => None,
+            Asked::Unclear(_, error) => panic!("{target}: {error}"),
+        }
+    }
+
+    #[test]
+    fn a_token_wins_over_the_path_and_the_routes() {
+        let token = Tokens::new(b"secret").issue(&key("/live/t.flv"), "b");
+        for (target, kind, left) in [
+            ("/live/s-1.ts?spt=TOKEN", Kind::Media, "/live/s-1.ts"),
+            ("/live/s.ts?a=b&spt=TOKEN&c", Kind::Media, "/live/s.ts?a=b&c"),
+            ("/live/s.m3u8?spt=TOKEN", Kind::Playlist, "/live/s.m3u8"),
+            ("/live/thumbnail.jpg?spt=TOKEN", Kind::Media, "/live/thumbnail.jpg"),
+            ("http://proxy/x.flv?spt=TOKEN", Kind::Live, "http://proxy/x.flv"),
+        ] {
+            let asked = understand(&target.replace("TOKEN", &token), &["/live/s.flv"]);
+            let expected = (kind, "live/t".to_owned(), Some("b".to_owned()), left.to_owned());
+            assert_eq!(asked, Some(expected), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_believed_is_ignored_and_kept_from_the_origin() {
+        let foreign = Tokens::new(b"other").issue(&key("/live/t.flv"), "b");
+        let cut = Tokens::new(b"secret").issue(&key("/live/t.flv"), "b").split_off(1);
+        for token in [&foreign, &cut, "", "x", "%00"] {
+            let asked = understand(&format!("/live/s-1.ts?spt={token}&a=b"), &[]);
+            let expected = (Kind::Media, "live/s".to_owned(), None, "/live/s-1.ts?a=b".to_owned());
+            assert_eq!(asked, Some(expected), "{token}");
+            assert_eq!(understand(&format!("/index.html?spt={token}"), &[]), None);
+        }
+    }
+
+    #[test]
+    fn without_a_token_the_stream_that_has_an_origin_is_meant_and_else_the_likeliest() {
+        let told = |target, routed: &[&str]| {
+            let (kind, path, server, _) = understand(target, routed).expect("a stream");
+            assert_eq!(server, None);
+            (kind, path)
+        };
+        let (stream, piece) = ("/live/cam.flv", "/live/cam-1.flv");
+        assert_eq!(told("/live/cam-1.ts", &[]), (Kind::Media, "live/cam".into()));
+        assert_eq!(told("/live/cam-1.ts", &[stream]), (Kind::Media, "live/cam".into()));
+        assert_eq!(told("/live/cam-1.ts", &[piece]), (Kind::Live, "live/cam-1".into()));
+        assert_eq!(told("/live/cam-1.ts", &[piece, stream]), (Kind::Media, "live/cam".into()));
+        assert_eq!(told("/live/cam-1.flv", &[stream]), (Kind::Live, "live/cam-1".into()));
+        assert_eq!(told("/live/s/video-1.m4s", &["/live/s.flv"]), (Kind::Media, "live/s".into()));
+        assert_eq!(told("/live/s/index.m3u8", &[]), (Kind::Playlist, "live/s".into()));
+    }
+
+    #[test]
+    fn only_requests_that_carry_nothing_are_asked_twice() {
+        let get = "GET /live/s-1.ts HTTP/1.1\r\nHost: proxy\r\n\r\n";
+        for (asked, can) in [
+            (get.to_owned(), true),
+            (get.replace("GET", "HEAD"), true),
+            (get.replace("GET", "POST"), false),
+            (get.replace("\r\n\r\n", "\r\nContent-Length: 0\r\n\r\n"), true),
+            (get.replace("\r\n\r\n", "\r\nContent-Length: 1\r\n\r\nx"), false),
+            (get.replace("\r\n\r\n", "\r\nTransfer-Encoding: chunked\r\n\r\n"), false),
+        ] {
+            assert_eq!(understood(asked.as_bytes()).0.can_be_repeated(), can, "{asked}");
+        }
+    }
+}
