@@ -5,6 +5,8 @@
 
 mod close;
 mod dial;
+#[cfg(test)]
+mod dice;
 mod end;
 pub mod http;
 mod record;

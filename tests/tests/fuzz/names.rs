@@ -4,7 +4,7 @@ use bolero::check;
 use serde_json::json;
 use srs_proxy::origin::{Endpoint, Listener, OriginHost, registration};
 use srs_proxy::stream::Tokens;
-use srs_proxy::stream::{Ask, BadStream, StreamKey, Vhosts};
+use srs_proxy::stream::{Ask, BadStream, Candidates, Kind, StreamKey, Vhosts};
 
 use crate::{RANDOM, corpus};
 
@@ -28,6 +28,30 @@ fn stream_key() {
             for ask in asks.iter().cloned().chain(Ask::from_url(&text)) {
                 check_key(&ask, &vhosts);
             }
+        }
+    });
+}
+
+/// The input is two lines: `Host` header and target of an HTTP client.
+#[test]
+fn candidates() {
+    check!().with_iterations(RANDOM).for_each(|input: &[u8]| {
+        let text = String::from_utf8_lossy(input);
+        let (host, target) = text.split_once('\n').unwrap_or(("", &text));
+        for vhosts in [Vhosts::default(), Vhosts::new(["*"]), Vhosts::new(["example.com"])] {
+            let Ok(Some(candidates)) = Candidates::of(Some(host), target, &vhosts) else {
+                continue;
+            };
+            let keys = candidates.keys();
+            // As itself, by its name, by its folder.
+            assert!((1..=3).contains(&keys.len()), "{keys:?} of {target:?}");
+            for key in &keys {
+                check_shape(key);
+                assert_ne!(candidates.kind(key), Kind::Page, "{key} of {target:?}");
+            }
+            assert_ne!(candidates.kind_of_piece(), Kind::Page);
+            let own = StreamKey::new(&Ask::Http { host: Some(host), target }, &vhosts);
+            assert!(keys.contains(&own.unwrap()), "{target:?} is not among {keys:?}");
         }
     });
 }
@@ -101,11 +125,8 @@ fn check_key(ask: &Ask<'_>, vhosts: &Vhosts) {
         Err(BadStream::NotAUrl) => panic!("{ask:?} is no URL"),
         Err(_) => return,
     };
-    let parts: Vec<&str> = key.as_str().split('/').collect();
-    assert!(key.as_str().len() <= StreamKey::MAX_BYTES, "{} bytes", key.as_str().len());
-    assert!(parts.len() >= 3 && parts.iter().all(|part| !part.is_empty()), "{key} of {ask:?}");
-    assert!(!key.as_str().chars().any(char::is_control), "{key:?} of {ask:?}");
-    let parts: Vec<String> = parts.into_iter().map(escaped).collect();
+    check_shape(&key);
+    let parts: Vec<String> = key.as_str().split('/').map(escaped).collect();
     let target = format!("/{}", parts[1..].join("/"));
     let again = Ask::Http { host: Some(&parts[0]), target: &target };
     match StreamKey::new(&again, vhosts) {
@@ -113,6 +134,14 @@ fn check_key(ask: &Ask<'_>, vhosts: &Vhosts) {
         Ok(again) => assert_eq!(again, key, "asked for by its own parts, {ask:?}"),
         Err(error) => assert_eq!(error, BadStream::TooLong, "{key} of {ask:?}"),
     }
+}
+
+/// Vhost, app and stream at least, none of them empty.
+fn check_shape(key: &StreamKey) {
+    let parts: Vec<&str> = key.as_str().split('/').collect();
+    assert!(key.as_str().len() <= StreamKey::MAX_BYTES, "{} bytes", key.as_str().len());
+    assert!(parts.len() >= 3 && parts.iter().all(|part| !part.is_empty()), "{key:?}");
+    assert!(!key.as_str().chars().any(char::is_control), "{key:?}");
 }
 
 fn escaped(text: &str) -> String {

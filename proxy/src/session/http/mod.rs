@@ -10,6 +10,8 @@ mod ask;
 mod client;
 mod counts;
 mod exchange;
+#[cfg(test)]
+mod fuzz;
 mod heads;
 mod origin;
 mod pool;
