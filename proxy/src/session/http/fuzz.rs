@@ -240,6 +240,8 @@ impl<'a> Both<'a> {
         if let Some(Turn::Finished(reuse)) = came.turns.last() {
             assert_eq!(reuse.client, stays, "the client expects something else");
             assert!(read.is_whole && read.left == 0, "the client sees another end");
+            let quiet = meant.is_whole && meant.left == 0;
+            assert!(quiet || !reuse.origin, "used again behind more than an answer");
             assert!(!stays || read.length != BodyLength::UntilClose);
         }
     }
