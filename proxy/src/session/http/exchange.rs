@@ -4,11 +4,12 @@
 //! answers are changed on the way: heads, which lose what is meant for one hop; playlists, which are
 //! collected and rewritten; and chunked bodies for a client that does not know of chunks.
 
+use std::borrow::Cow;
 use std::io::Read;
 
-use flate2::read::GzDecoder;
+use flate2::read::MultiGzDecoder;
 
-use super::heads::{self, Client};
+use super::heads::{self, Client, Encoding};
 use super::request::Request;
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -173,7 +174,7 @@ impl Exchange {
         let mut bytes = std::mem::take(head);
         loop {
             let parsed = ResponseHead::parse(&bytes).map_err(|e| Fault::Answer(e.to_string()))?;
-            let Some((head, used)) = parsed else {
+            let Some((mut head, used)) = parsed else {
                 self.answer = Answer::Head(bytes);
                 return Ok(Passed::Written);
             };
@@ -182,7 +183,10 @@ impl Exchange {
                 101 => return Err(Fault::Answer("a change of protocol nobody asked for".into())),
                 // RFC 9110 15.2: not for a client of HTTP/1.0.
                 100..200 if self.client.version == Version::Http10 => {}
-                100..200 => head.write(&mut out.to_client),
+                100..200 => {
+                    heads::interim(&mut head);
+                    head.write(&mut out.to_client);
+                }
                 _ => {
                     self.head(head, out);
                     if self.body(&bytes, out)? == Passed::Verbatim {
@@ -199,7 +203,12 @@ impl Exchange {
         self.status = Some(head.status);
         let length = head.body_length(&self.method);
         let origin_stays = head.keeps_alive() && length != BodyLength::UntilClose;
-        let reuse = Reuse { client: self.client.keeps_alive, origin: origin_stays };
+        let reuse = Reuse {
+            // What is left of its body would be read as a request.
+            client: self.client.keeps_alive && self.request.is_done(),
+            // It was asked to close, and does so even if it does not say so.
+            origin: origin_stays && self.kind != Kind::Live,
+        };
         let is_playlist = self.kind == Kind::Playlist || heads::is_playlist(&head.headers);
         let is_endless = self.kind == Kind::Live
             && self.request.is_done()
@@ -210,7 +219,7 @@ impl Exchange {
                 BodyLength::Known(_) => false,
             };
         let reader = BodyReader::new(length);
-        if is_playlist && head.status == 200 && heads::can_be_read(&head.headers) {
+        if is_playlist && head.status == 200 && Encoding::of(&head.headers).is_some() {
             if !reader.is_done() {
                 let delivery = Delivery::Collected(Box::new(head), Vec::new());
                 self.answer = Answer::Body { reader, delivery, reuse };
@@ -317,11 +326,8 @@ impl Filter for Exchange {
             Answer::Endless => Some(Turn::Endless),
             // What is not written yet would be lost behind the last turn.
             Answer::Finished(reuse) if out.waiting() == [0, 0] => {
-                let has_asked = self.request.is_done();
-                Some(Turn::Finished(Reuse {
-                    client: reuse.client && has_asked,
-                    origin: reuse.origin && has_asked,
-                }))
+                let origin = reuse.origin && self.request.is_done();
+                Some(Turn::Finished(Reuse { origin, ..reuse }))
             }
             _ => None,
         }
@@ -343,35 +349,37 @@ impl Token {
     /// The playlist with the token in each URI that comes back to the proxy. What is no playlist
     /// after all stays as it is.
     fn rewritten(&self, body: Vec<u8>, headers: &mut Headers) -> Result<Vec<u8>, Fault> {
-        let body = match headers.get("Content-Encoding") {
-            Some(_) => {
-                let mut plain = Vec::new();
-                // One byte more than the limit tells that it is passed.
-                let limit = MAX_PLAYLIST as u64 + 1;
-                let inflated = GzDecoder::new(&*body).take(limit).read_to_end(&mut plain);
-                inflated.map_err(|error| Fault::Answer(error.to_string()))?;
-                if plain.len() > MAX_PLAYLIST {
-                    return Err(Fault::Answer("a playlist that is too large".into()));
-                }
-                headers.remove("Content-Encoding");
-                plain
-            }
-            None => body,
+        let plain = match Encoding::of(headers) {
+            Some(Encoding::Gzip) => Cow::Owned(inflated(&body)?),
+            Some(Encoding::Identity) | None => Cow::Borrowed(body.as_slice()),
         };
         let addition = Addition { name: Tokens::PARAMETER, value: &self.value, host: &self.host };
-        let Ok(text) = std::str::from_utf8(&body) else { return Ok(body) };
+        let Ok(text) = std::str::from_utf8(&plain) else { return Ok(body) };
         let rewritten = if text.trim_start_matches('\u{feff}').starts_with('#') {
             hls::rewrite(text, &addition).ok()
         } else {
             dash::rewrite(text, &addition).ok()
         };
-        if rewritten.is_some() {
-            // They are those of the original.
-            for digest in ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"] {
-                headers.remove(digest);
-            }
-            headers.remove("Accept-Ranges");
+        let Some(rewritten) = rewritten else { return Ok(body) };
+        headers.remove("Content-Encoding");
+        // They are those of the original.
+        for digest in ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"] {
+            headers.remove(digest);
         }
-        Ok(rewritten.map_or(body, String::into_bytes))
+        headers.remove("Accept-Ranges");
+        Ok(rewritten.into_bytes())
     }
+}
+
+/// A playlist without its gzip.
+fn inflated(body: &[u8]) -> Result<Vec<u8>, Fault> {
+    let mut plain = Vec::new();
+    // One byte more than the limit tells that it is passed.
+    let limit = MAX_PLAYLIST as u64 + 1;
+    let inflated = MultiGzDecoder::new(body).take(limit).read_to_end(&mut plain);
+    inflated.map_err(|error| Fault::Answer(error.to_string()))?;
+    if plain.len() > MAX_PLAYLIST {
+        return Err(Fault::Answer("a playlist that is too large".into()));
+    }
+    Ok(plain)
 }

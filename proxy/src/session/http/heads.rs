@@ -71,7 +71,8 @@ fn forwarded(headers: &mut Headers, client: Client) {
     }
     let ip = client.address.ip().to_canonical();
     let before = joined(headers, "X-Forwarded-For");
-    let real = headers.list("X-Forwarded-For").next().map_or(ip.to_string(), str::to_owned);
+    // The last is the trusted proxy's own word, those before it may be its client's.
+    let real = headers.list("X-Forwarded-For").last().map_or(ip.to_string(), str::to_owned);
     let host = headers.text("Host").unwrap_or_default().to_owned();
     headers.set("X-Forwarded-For", format!("{before}{ip}"));
     for (name, value) in
@@ -113,11 +114,25 @@ pub(super) fn for_client(
     stays_open: bool,
 ) {
     head.headers.remove_hop_by_hop();
+    if head.status == 204 {
+        remove_length(head);
+    }
     if is_chunked {
         head.headers.push("Transfer-Encoding", "chunked");
     }
     connection(&mut head.headers, client.version, stays_open);
     cross_origin(&mut head.headers);
+}
+
+/// The head of an answer that precedes the final one.
+pub(super) fn interim(head: &mut ResponseHead) {
+    head.headers.remove_hop_by_hop();
+    remove_length(head);
+}
+
+/// RFC 9110 8.6: answers that have no body give no length, by which a client could wait for one.
+fn remove_length(head: &mut ResponseHead) {
+    head.headers.remove("Content-Length");
 }
 
 /// RFC 9112 9.3: HTTP/1.1 stays open unless told otherwise, HTTP/1.0 closes.
@@ -152,8 +167,24 @@ pub(super) fn is_playlist(headers: &Headers) -> bool {
     TYPES.iter().any(|known| media_type.eq_ignore_ascii_case(known))
 }
 
-/// Whether the proxy understands how an answer is encoded.
-pub(super) fn can_be_read(headers: &Headers) -> bool {
-    let encodings: Vec<_> = headers.list("Content-Encoding").collect();
-    encodings.is_empty() || encodings == ["gzip"]
+/// How the body of an answer is encoded, of the ways that the proxy can read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Identity,
+    Gzip,
+}
+
+impl Encoding {
+    /// None if it is another. Codings are compared without case (RFC 9110 8.4.1), and one that
+    /// was asked for identity may say so.
+    pub(super) fn of(headers: &Headers) -> Option<Self> {
+        let mut codings = headers
+            .list("Content-Encoding")
+            .filter(|coding| !coding.eq_ignore_ascii_case("identity"));
+        match (codings.next(), codings.next()) {
+            (None, _) => Some(Self::Identity),
+            (Some(coding), None) => coding.eq_ignore_ascii_case("gzip").then_some(Self::Gzip),
+            (Some(_), Some(_)) => None,
+        }
+    }
 }
