@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::listen::TrustedProxies;
 use crate::proto::http::{BodyLength, Headers, RequestHead, ResponseHead, Version};
 use crate::stream::Kind;
 
@@ -9,8 +10,6 @@ use crate::stream::Kind;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client {
     pub(super) address: SocketAddr,
-    /// Whether it is a proxy in front, whose word on its own client is taken.
-    pub(super) is_trusted: bool,
     pub(super) version: Version,
     /// Whether it would send another request on this connection.
     pub(super) keeps_alive: bool,
@@ -21,6 +20,7 @@ pub(super) fn for_origin(
     head: &RequestHead,
     kind: Kind,
     client: Client,
+    trusted: &TrustedProxies,
     authority: &str,
 ) -> RequestHead {
     let mut head = head.clone();
@@ -41,7 +41,7 @@ pub(super) fn for_origin(
         Kind::Live => head.headers.push("Connection", "close"),
         Kind::Media | Kind::Page => {}
     }
-    forwarded(&mut head.headers, client);
+    forwarded(&mut head.headers, client, trusted);
     head
 }
 
@@ -55,7 +55,7 @@ fn in_origin_form(head: &mut RequestHead, authority: &str) {
 
 /// Who asks, and by whom. What a client says of itself is not passed on; what a trusted proxy
 /// says is, with the proxy's own address behind it.
-fn forwarded(headers: &mut Headers, client: Client) {
+fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
     const TOLD: [&str; 6] = [
         "X-Forwarded-For",
         "X-Forwarded-Proto",
@@ -64,15 +64,19 @@ fn forwarded(headers: &mut Headers, client: Client) {
         "X-Real-IP",
         "Forwarded",
     ];
-    if !client.is_trusted {
+    let ip = client.address.ip().to_canonical();
+    if !trusted.contains(ip) {
         for name in TOLD {
             headers.remove(name);
         }
     }
-    let ip = client.address.ip().to_canonical();
     let before = joined(headers, "X-Forwarded-For");
-    // The last is the trusted proxy's own word, those before it may be its client's.
-    let real = headers.list("X-Forwarded-For").last().map_or(ip.to_string(), str::to_owned);
+    // Each has added whom it saw: from the end on, the first that is no proxy of ours is the
+    // client. What stands before it may be the client's own invention.
+    let told: Vec<_> = headers.list("X-Forwarded-For").collect();
+    let is_proxy = |told: &&&str| told.parse().is_ok_and(|ip| trusted.contains(ip));
+    let real = told.iter().rev().find(|told| !is_proxy(told)).or(told.first());
+    let real = real.map_or(ip.to_string(), |&told| told.to_owned());
     let host = headers.text("Host").unwrap_or_default().to_owned();
     headers.set("X-Forwarded-For", format!("{before}{ip}"));
     for (name, value) in

@@ -9,6 +9,7 @@ use flate2::write::GzEncoder;
 use super::exchange::{Exchange, Fault, MAX_PLAYLIST, Reuse, Token, Turn};
 use super::heads::{self, Client};
 use super::request::{Asked, Request};
+use crate::listen::TrustedProxies;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin, registration};
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -183,7 +184,6 @@ fn understood(asked: &[u8]) -> (Request, &[u8]) {
 fn client_of(head: &RequestHead) -> Client {
     Client {
         address: "192.0.2.7:4000".parse().unwrap(),
-        is_trusted: false,
         version: head.version,
         keeps_alive: head.keeps_alive(),
     }
@@ -707,10 +707,12 @@ fn an_origin_with_rules_for_other_hosts_keeps_them() {
     assert_eq!(came.to_client, answer);
 }
 
+/// Behind a client whose address is not trusted, or is, and another proxy in front of it.
 fn for_origin(asked: &str, is_trusted: bool) -> RequestHead {
     let (request, _) = understood(asked.as_bytes());
-    let client = Client { is_trusted, ..client_of(&request.head) };
-    heads::for_origin(&request.head, request.kind, client, "10.0.0.1:8080")
+    let client = client_of(&request.head);
+    let networks = if is_trusted { vec!["192.0.2.0/24".parse().unwrap()] } else { Vec::new() };
+    heads::for_origin(&request.head, request.kind, client, &networks.into(), "10.0.0.1:8080")
 }
 
 /// All values of these names, one line each.
@@ -767,7 +769,7 @@ fn what_a_trusted_proxy_says_is_taken_over_with_its_own_address_behind() {
             "X-Forwarded-Proto: https",
             "X-Forwarded-Host: front",
             "X-Forwarded-Port: 443",
-            // The last is the proxy's word; the others may be its client's invention.
+            // The last is the proxy's word; those before may be its client's invention.
             "X-Real-IP: 3.3.3.3",
             "Forwarded: for=\"[::1]:5, x\";proto=https, for=192.0.2.7;host=\"proxy:80\";proto=http",
             "Via: 1.0 first, 1.1 srs-proxy",
@@ -776,6 +778,16 @@ fn what_a_trusted_proxy_says_is_taken_over_with_its_own_address_behind() {
     let asked =
         format!("GET /live/s-1.ts HTTP/1.1\r\nHost: a\r\n{CLAIMS}X-Real-IP: 9.9.9.9\r\n\r\n");
     assert_eq!(lines(&for_origin(&asked, true), &["X-Real-IP"]), ["X-Real-IP: 9.9.9.9"]);
+    for (told, real) in [
+        ("1.1.1.1, 3.3.3.3, 192.0.2.9", "3.3.3.3"),
+        ("192.0.2.8, 192.0.2.9", "192.0.2.8"),
+        ("unknown, 192.0.2.9", "unknown"),
+    ] {
+        let asked =
+            format!("GET /live/s-1.ts HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {told}\r\n\r\n");
+        let head = for_origin(&asked, true);
+        assert_eq!(lines(&head, &["X-Real-IP"]), [format!("X-Real-IP: {real}")], "{told}");
+    }
 }
 
 #[test]
@@ -786,7 +798,8 @@ fn an_address_of_ipv6_is_quoted_where_it_must_be() {
         ("[::ffff:192.0.2.1]:5", "192.0.2.1", "192.0.2.1"),
     ] {
         let client = Client { address: address.parse().unwrap(), ..client_of(&request.head) };
-        let head = heads::for_origin(&request.head, request.kind, client, "10.0.0.1:8080");
+        let (nobody, authority) = (TrustedProxies::default(), "10.0.0.1:8080");
+        let head = heads::for_origin(&request.head, request.kind, client, &nobody, authority);
         assert_eq!(
             lines(&head, &["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"]),
             [
