@@ -76,8 +76,9 @@ impl Http {
             }
         };
         let mut out = Outbox::default();
-        heads::for_origin(&request.head, request.kind, about, &address.to_string())
-            .write(&mut out.to_origin);
+        let (head, trusted, authority) =
+            (&request.head, &self.settings.trusted, address.to_string());
+        heads::for_origin(head, request.kind, about, trusted, &authority).write(&mut out.to_origin);
         out.to_origin.extend_from_slice(&body);
         let [_, before] = session.meter.read();
         let mut pair = StreamPair { client: client.socket, origin: socket, out };
@@ -235,7 +236,6 @@ impl Http {
     fn about(&self, head: &RequestHead, session: &Session) -> heads::Client {
         heads::Client {
             address: session.client,
-            is_trusted: self.settings.trusted.contains(session.client.ip()),
             version: head.version,
             keeps_alive: head.keeps_alive() && !self.draining.is_cancelled(),
         }

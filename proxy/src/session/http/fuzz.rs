@@ -125,7 +125,6 @@ impl<'a> Both<'a> {
         let head = &self.request.head;
         let client = Client {
             address: "192.0.2.7:4000".parse().unwrap(),
-            is_trusted: false,
             version: head.version,
             keeps_alive: head.keeps_alive(),
         };

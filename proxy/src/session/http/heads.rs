@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::listen::TrustedProxies;
 use crate::proto::http::{BodyLength, Headers, RequestHead, ResponseHead, Version};
 use crate::stream::Kind;
 
@@ -9,8 +10,6 @@ use crate::stream::Kind;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client {
     pub(super) address: SocketAddr,
-    /// Whether it is a proxy in front, whose word on its own client is taken.
-    pub(super) is_trusted: bool,
     pub(super) version: Version,
     /// Whether it would send another request on this connection.
     pub(super) keeps_alive: bool,
@@ -21,6 +20,7 @@ pub(super) fn for_origin(
     head: &RequestHead,
     kind: Kind,
     client: Client,
+    trusted: &TrustedProxies,
     authority: &str,
 ) -> RequestHead {
     let mut head = head.clone();
@@ -41,7 +41,7 @@ pub(super) fn for_origin(
         Kind::Live => head.headers.push("Connection", "close"),
         Kind::Media | Kind::Page => {}
     }
-    forwarded(&mut head.headers, client);
+    forwarded(&mut head.headers, client, trusted);
     head
 }
 
@@ -55,7 +55,7 @@ fn in_origin_form(head: &mut RequestHead, authority: &str) {
 
 /// Who asks, and by whom. What a client says of itself is not passed on; what a trusted proxy
 /// says is, with the proxy's own address behind it.
-fn forwarded(headers: &mut Headers, client: Client) {
+fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
     const TOLD: [&str; 6] = [
         "X-Forwarded-For",
         "X-Forwarded-Proto",
@@ -64,15 +64,19 @@ fn forwarded(headers: &mut Headers, client: Client) {
         "X-Real-IP",
         "Forwarded",
     ];
-    if !client.is_trusted {
+    let ip = client.address.ip().to_canonical();
+    if !trusted.contains(ip) {
         for name in TOLD {
             headers.remove(name);
         }
     }
-    let ip = client.address.ip().to_canonical();
     let before = joined(headers, "X-Forwarded-For");
-    // The last is the trusted proxy's own word, those before it may be its client's.
-    let real = headers.list("X-Forwarded-For").last().map_or(ip.to_string(), str::to_owned);
+    // Each has added whom it saw: from the end on, the first that is no proxy of ours is the
+    // client. What stands before it may be the client's own invention.
+    let told: Vec<_> = headers.list("X-Forwarded-For").collect();
+    let is_proxy = |told: &&&str| told.parse().is_ok_and(|ip| trusted.contains(ip));
+    let real = told.iter().rev().find(|told| !is_proxy(told)).or(told.first());
+    let real = real.map_or(ip.to_string(), |&told| told.to_owned());
     let host = headers.text("Host").unwrap_or_default().to_owned();
     headers.set("X-Forwarded-For", format!("{before}{ip}"));
     for (name, value) in
@@ -196,10 +200,12 @@ mod tests {
 
     const GET_10: &str = "GET /live/s-1.ts HTTP/1.0\r\n\r\n";
 
+    /// Behind a client whose address is not trusted, or is, and another proxy in front of it.
     fn origin_gets(asked: &str, is_trusted: bool) -> RequestHead {
         let (request, _) = understood(asked.as_bytes());
-        let client = Client { is_trusted, ..client_of(&request.head) };
-        for_origin(&request.head, request.kind, client, "10.0.0.1:8080")
+        let client = client_of(&request.head);
+        let networks = if is_trusted { vec!["192.0.2.0/24".parse().unwrap()] } else { Vec::new() };
+        for_origin(&request.head, request.kind, client, &networks.into(), "10.0.0.1:8080")
     }
 
     /// All values of these names, one line each.
@@ -256,7 +262,7 @@ mod tests {
                 "X-Forwarded-Proto: https",
                 "X-Forwarded-Host: front",
                 "X-Forwarded-Port: 443",
-                // The last is the proxy's word; the others may be its client's invention.
+                // The last is the proxy's word; those before may be its client's invention.
                 "X-Real-IP: 3.3.3.3",
                 "Forwarded: for=\"[::1]:5, x\";proto=https, for=192.0.2.7;host=\"proxy:80\";proto=http",
                 "Via: 1.0 first, 1.1 srs-proxy",
@@ -265,6 +271,16 @@ mod tests {
         let asked =
             format!("GET /live/s-1.ts HTTP/1.1\r\nHost: a\r\n{CLAIMS}X-Real-IP: 9.9.9.9\r\n\r\n");
         assert_eq!(lines(&origin_gets(&asked, true), &["X-Real-IP"]), ["X-Real-IP: 9.9.9.9"]);
+        for (told, real) in [
+            ("1.1.1.1, 3.3.3.3, 192.0.2.9", "3.3.3.3"),
+            ("192.0.2.8, 192.0.2.9", "192.0.2.8"),
+            ("unknown, 192.0.2.9", "unknown"),
+        ] {
+            let asked =
+                format!("GET /live/s-1.ts HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: {told}\r\n\r\n");
+            let head = origin_gets(&asked, true);
+            assert_eq!(lines(&head, &["X-Real-IP"]), [format!("X-Real-IP: {real}")], "{told}");
+        }
     }
 
     #[test]
@@ -275,7 +291,8 @@ mod tests {
             ("[::ffff:192.0.2.1]:5", "192.0.2.1", "192.0.2.1"),
         ] {
             let client = Client { address: address.parse().unwrap(), ..client_of(&request.head) };
-            let head = for_origin(&request.head, request.kind, client, "10.0.0.1:8080");
+            let (nobody, authority) = (TrustedProxies::default(), "10.0.0.1:8080");
+            let head = for_origin(&request.head, request.kind, client, &nobody, authority);
             assert_eq!(
                 lines(&head, &["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"]),
                 [

@@ -163,7 +163,6 @@ pub(in super::super) fn understood(asked: &[u8]) -> (Request, &[u8]) {
 pub(in super::super) fn client_of(head: &RequestHead) -> Client {
     Client {
         address: "192.0.2.7:4000".parse().unwrap(),
-        is_trusted: false,
         version: head.version,
         keeps_alive: head.keeps_alive(),
     }
