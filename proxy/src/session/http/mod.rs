@@ -108,10 +108,10 @@ impl Serve for Http {
         let HttpSettings { head_timeout: head, keepalive_timeout, .. } = self.settings;
         let mut patience = HeadPatience { first_byte: head, head };
         loop {
-            let is_idle = client.buffer.is_empty();
             let head = tokio::select! {
+                biased;
                 head = client.head(patience) => head,
-                () = self.draining.cancelled(), if is_idle => Err(NoHead::Quiet),
+                () = self.draining.cancelled() => client.last_head(patience).await,
             };
             // Kept off the session's own future: it is large, and gone between two requests.
             let next = match head {
@@ -158,6 +158,7 @@ impl Http {
     async fn give_up(&self, client: Connection, why: NoHead, session: &Session) -> End {
         let (answer, end) = match why {
             NoHead::Quiet => return End::Idle,
+            NoHead::Draining => return End::Shutdown,
             NoHead::Closed => return End::ClientClosed,
             NoHead::Lost(error) => {
                 session.note(|progress| progress.why = Some(error.to_string()));
