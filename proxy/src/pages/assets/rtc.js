@@ -34,7 +34,7 @@ export async function connect(connection, { url, signal, fail, rate }) {
 /// What a refusal says: the `error` of the proxy's, or all of another server's.
 function words(answer) {
   try {
-    return JSON.parse(answer).error ?? answer;
+    return JSON.parse(answer).error ?? answer.slice(0, 500);
   } catch {
     return answer.slice(0, 500);
   }
