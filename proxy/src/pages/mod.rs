@@ -86,7 +86,7 @@ impl Pages {
 }
 
 /// As the system API signs its answers.
-const SERVER_NAME: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+pub const SERVER_NAME: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// What SRS's own HTTP server says of itself, and what its clients read.
 fn versions() -> Value {

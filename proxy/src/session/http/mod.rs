@@ -255,8 +255,9 @@ impl Http {
         self.counts.count(Kind::Page, parts.status.as_u16());
         let mut headers = Headers::default();
         for (name, value) in &parts.headers {
-            headers.push(name.as_str(), value.as_bytes());
+            headers.push(title_case(name.as_str()), value.as_bytes());
         }
+        heads::sign(&mut headers);
         let length = body.size_hint().exact();
         if let Some(length) = length.filter(|_| !headers.has("Content-Length")) {
             headers.push("Content-Length", length.to_string());
@@ -281,6 +282,17 @@ impl Http {
         }
         self.say(client, &bytes, stays, session).await
     }
+}
+
+/// A header's name as people write it.
+fn title_case(name: &str) -> String {
+    let mut is_first = true;
+    let letter = |c: char| {
+        let letter = if is_first { c.to_ascii_uppercase() } else { c };
+        is_first = c == '-';
+        letter
+    };
+    name.chars().map(letter).collect()
 }
 
 /// The request as the pages understand it.
