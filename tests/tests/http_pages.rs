@@ -59,6 +59,12 @@ fn the_flv_page_plays_what_is_played_over_rtmp_and_http_from_one_origin() -> Res
         assert_eq!(text(&mut browser, "#state")?, "stopped");
         browser.evaluate("document.querySelector('button').click()")?;
         wait::until_true("it is back", SOON, || Ok(text(&mut browser, "#state")? == "playing"))?;
+
+        // An origin that waits for a publisher says nothing; the page does.
+        browser.open(&proxy.http_url("players/flv.html?stream=nothing&autostart=true"))?;
+        wait::until_true("the page says that nothing comes", SOON, || {
+            Ok(text(&mut browser, "#state")?.contains("is it published?"))
+        })?;
         complains_of_nothing(&browser)
     })
 }
@@ -268,6 +274,11 @@ fn pages_and_streams_share_a_connection() -> Result<()> {
             assert_eq!((known.status(), known.body.len()), (304, 0));
             let none = client.get("/nothing/here")?;
             assert_eq!(none.status(), 404);
+            for answer in [&none, &index] {
+                let [server, date] = ["server", "date"].map(|name| answer.head.field(name));
+                let server = server.unwrap_or_default();
+                assert!(server.starts_with("srs-proxy/") && date.is_some(), "{:?}", answer.head);
+            }
             assert_eq!(none.head.field("content-type"), Some("application/json"));
             versions(&client.get("/api/v1/versions")?)?;
         }

@@ -18,8 +18,7 @@ const fn answer(status: StatusCode, text: &'static str) -> Answer {
 
 pub(super) const TOO_SLOW: Answer =
     answer(StatusCode::REQUEST_TIMEOUT, "the request was not complete in time");
-pub(super) const BAD_STREAM: Answer =
-    answer(StatusCode::BAD_REQUEST, "the URL names no stream");
+pub(super) const BAD_STREAM: Answer = answer(StatusCode::BAD_REQUEST, "the URL names no stream");
 pub(super) const BAD_BODY: Answer =
     answer(StatusCode::BAD_REQUEST, "the request's body is malformed");
 pub(super) const BAD_METHOD: Answer =

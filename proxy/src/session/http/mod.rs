@@ -165,11 +165,11 @@ impl Http {
                 return End::ClientLost;
             }
             NoHead::Slow => {
-                self.counts.count(Kind::Page, answer::TOO_SLOW.status.as_u16());
+                self.count(Kind::Page, answer::TOO_SLOW.status.as_u16(), session);
                 (answer::TOO_SLOW.to_whatever(), End::HeadTimeout)
             }
             NoHead::Bad(bad) => {
-                self.counts.count(Kind::Page, 400);
+                self.count(Kind::Page, 400, session);
                 let why = bad.to_string();
                 let answer = answer::bad_request(&why);
                 session.note(|progress| progress.why = Some(why));
@@ -190,7 +190,7 @@ impl Http {
         let method = head.method.as_str();
         if method == "OPTIONS" {
             let stays = self.stays(&head);
-            self.counts.count(Kind::Page, 200);
+            self.count(Kind::Page, 200, session);
             return self.say(client, &answer::preflight(&head, stays), stays, session).await;
         }
         if !matches!(method, "GET" | "HEAD" | "POST" | "PUT") {
@@ -204,6 +204,12 @@ impl Http {
                 self.refuse(client, answer::BAD_STREAM, &head, Kind::Page, session).await
             }
         }
+    }
+
+    /// The status of an answer is known.
+    fn count(&self, kind: Kind, status: u16, session: &Session) {
+        self.counts.count(kind, status);
+        session.note(|progress| progress.status = Some(status));
     }
 
     /// Whether another request may follow one that the proxy answers itself: not behind a body that
@@ -220,7 +226,7 @@ impl Http {
         kind: Kind,
         session: &Session,
     ) -> Next {
-        self.counts.count(kind, answer.status.as_u16());
+        self.count(kind, answer.status.as_u16(), session);
         let stays = self.stays(head);
         self.say(client, &answer.to(head, stays), stays, session).await
     }
@@ -252,7 +258,7 @@ impl Http {
             return self.refuse(client, answer::BAD_STREAM, head, Kind::Page, session).await;
         };
         let (parts, mut body) = self.pages.answer(&request).await.into_parts();
-        self.counts.count(Kind::Page, parts.status.as_u16());
+        self.count(Kind::Page, parts.status.as_u16(), session);
         let mut headers = Headers::default();
         for (name, value) in &parts.headers {
             headers.push(title_case(name.as_str()), value.as_bytes());
