@@ -24,7 +24,7 @@ pub(super) const BAD_BODY: Answer =
 pub(super) const BAD_METHOD: Answer =
     answer(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here");
 pub(super) const NO_ORIGIN: Answer =
-    answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream");
+    answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream over HTTP");
 pub(super) const NO_ROOM: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another stream");
 pub(super) const UNREACHABLE: Answer =
