@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
+use srs_proxy_tests::packets::Kind;
 use srs_proxy_tests::process::Process;
-use srs_proxy_tests::{proxy, story, usage, wait};
+use srs_proxy_tests::{ffmpeg, http, proxy, story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_secs(30);
@@ -18,11 +19,36 @@ fn the_demo_shows_bytes_and_ends_by_itself() -> Result<()> {
         let mut demo = start(folder, &["3"])?;
         let status = demo.wait(A_WHILE)?;
         assert!(status.success(), "{status}");
-        for said in ["ffplay rtmp://", "__defaultVhost__/live/demo is at vid-", "kB to the origin"]
-        {
+        for said in [
+            "browser: http://",
+            "ffplay rtmp://",
+            "__defaultVhost__/live/demo is at vid-",
+            "kB to the origin",
+        ] {
             assert!(demo.log().contains(said), "the demo does not say {said}");
         }
         nothing_is_left(folder)
+    })
+}
+
+#[test]
+fn what_the_demo_prints_can_be_opened_and_played() -> Result<()> {
+    story(|folder| {
+        let demo = start(folder, &[])?;
+        wait::until_true("bytes flow", A_WHILE, || Ok(demo.log().contains("kB to the origin")))?;
+        let log = demo.log();
+        let urls: Vec<_> = log.lines().filter_map(|line| line.split_once("ffplay ")).collect();
+        assert_eq!(urls.len(), 3, "RTMP, HLS and DASH: {log}");
+        for (what, url) in urls {
+            let player = ffmpeg::play(folder, &format!("player-{}", what.trim()), url, Some(2))?;
+            let frames = player.finish(A_WHILE)?.of(Kind::Video).len();
+            assert!(frames > 25, "{what}{url}: {frames} frames in 2 s");
+        }
+        let (_, index) = log.split_once("in a browser: http://").context("an index")?;
+        let server = index.split('/').next().unwrap_or_default();
+        let page = http::get(server.parse()?, "/")?;
+        assert!(page.status == 200 && page.body.contains("live/demo"), "{page:?}");
+        Ok(())
     })
 }
 

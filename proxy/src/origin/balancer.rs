@@ -107,11 +107,13 @@ impl Balancer {
         let known = origin.clone();
         let registered = self.at(now).registry.register(origin, now)?;
         if registered != Registered::Again {
-            let targets =
-                known.targets(Listener::Rtmp).map(|(host, port)| format!("{host} {port}"));
-            let rtmp = targets.collect::<Vec<_>>().join(", ");
+            let [rtmp, http] = [Listener::Rtmp, Listener::Http].map(|listener| {
+                let targets = known.targets(listener).map(|(host, port)| format!("{host} {port}"));
+                let targets: Vec<_> = targets.collect();
+                (!targets.is_empty()).then(|| targets.join(", "))
+            });
             let change = registered.as_str();
-            tracing::info!(origin = &**known.name(), rtmp, change, "origin registered");
+            tracing::info!(origin = &**known.name(), rtmp, http, change, "origin registered");
         }
         Ok(registered)
     }

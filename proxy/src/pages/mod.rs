@@ -53,7 +53,9 @@ impl Pages {
     /// that of a 304; the body of an answer to HEAD is empty.
     pub async fn answer(&self, request: &Request<()>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
-        let mut response = if is_head || request.method() == Method::GET {
+        let mut response = if request.uri().path().starts_with("/rtc/v1/") {
+            refusal(StatusCode::NOT_IMPLEMENTED, "this version of the proxy does not serve WebRTC")
+        } else if is_head || request.method() == Method::GET {
             self.get(request).await
         } else {
             let mut refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here");
@@ -84,7 +86,7 @@ impl Pages {
 }
 
 /// As the system API signs its answers.
-const SERVER_NAME: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+pub const SERVER_NAME: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// What SRS's own HTTP server says of itself, and what its clients read.
 fn versions() -> Value {

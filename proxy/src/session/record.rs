@@ -34,6 +34,8 @@ pub struct Progress {
     pub requests: u64,
     /// What was asked for last, where the protocol has requests.
     pub kind: Option<Kind>,
+    /// The status of the last answer, where the protocol has them.
+    pub status: Option<u16>,
     /// The stream, once known.
     pub stream: Option<StreamKey>,
     /// The origin's name and the address that was connected.
@@ -107,6 +109,7 @@ impl Session {
             client: self.client,
             kind: progress.kind.map(Kind::as_str),
             requests: (progress.requests > 0).then_some(progress.requests),
+            status: progress.status,
             stream: progress.stream.map(|key| key.to_string()),
             origin,
             origin_address,
@@ -132,6 +135,8 @@ pub struct SessionView {
     kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     requests: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -160,6 +165,7 @@ pub(super) fn summarize(view: &SessionView, end: End) {
                 role = view.role,
                 kind = view.kind,
                 requests = view.requests,
+                status = view.status,
                 client = %view.client,
                 stream = view.stream,
                 origin = view.origin.as_deref(),

@@ -12,7 +12,7 @@ use srs_proxy_tests::ffmpeg::{self, Source};
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::process::Process;
 use srs_proxy_tests::proxy::Proxy;
-use srs_proxy_tests::wait;
+use srs_proxy_tests::{http, wait};
 
 fn main() -> Result<()> {
     let seconds = std::env::args().nth(1).map(|text| text.parse()).transpose()?;
@@ -34,18 +34,24 @@ fn show(time: Option<Duration>) -> Result<()> {
     let mut proxy = Proxy::start(folder.path(), &[])?;
     for origin in &origins {
         origin.register_at(proxy.system_api())?;
-        println!("origin {} is nginx-rtmp on {}", origin.name(), origin.rtmp());
+        let (name, rtmp, http) = (origin.name(), origin.rtmp(), origin.http());
+        println!("origin {name} is nginx with RTMP on {rtmp} and HTTP on {http}");
     }
     let url = proxy.url(STREAM);
     let mut publisher = ffmpeg::publish(folder.path(), "ffmpeg", Source::Picture, &url)?;
     let deadline = Instant::now() + PATIENCE;
-    while !is_stopped() && proxy.sessions_of(STREAM)?.is_empty() {
+    while !is_stopped() && !can_be_played(&proxy)? {
         all_run(&mut origins, &mut proxy, &mut publisher)?;
         ensure!(Instant::now() < deadline, "FFmpeg does not publish: {}", publisher.log());
         thread::sleep(MOMENT);
     }
-    println!("\nplay it:    ffplay {url}");
-    println!("the API:    http://{}/api/v1/sessions", proxy.system_api());
+    println!("\nin a browser: {}", proxy.http_url(""));
+    println!("by RTMP:      ffplay {url}");
+    for (name, file) in FILES {
+        println!("by {name:11}ffplay {}", proxy.http_url(file));
+    }
+    println!("by HTTP-FLV:  needs an origin that has it, such as SRS");
+    println!("the API:      http://{}/api/v1/sessions", proxy.system_api());
     print_route(&proxy, &url)?;
     println!("Ctrl-C ends everything.\n");
 
@@ -60,6 +66,13 @@ fn show(time: Option<Duration>) -> Result<()> {
         thread::sleep(MOMENT);
     }
     Ok(())
+}
+
+/// Whether it is published, and has its first segments.
+fn can_be_played(proxy: &Proxy) -> Result<bool> {
+    let mut answers = FILES.iter().map(|(_, file)| http::get(proxy.http(), &format!("/{file}")));
+    Ok(!proxy.sessions_of(STREAM)?.is_empty()
+        && answers.all(|it| it.is_ok_and(|it| it.status == 200)))
 }
 
 /// Fails as soon as one of the programs has ended.
@@ -81,7 +94,7 @@ fn print_route(proxy: &Proxy, url: &str) -> Result<()> {
     let answer = proxy.get(&format!("/api/v1/streams/route?url={url}"))?;
     let of = |path| answer.pointer(path).and_then(Value::as_str).unwrap_or("-");
     let (stream, origin, reason) = (of("/route/stream"), of("/route/origin"), of("/route/reason"));
-    println!("the stream: {stream} is at {origin}: {reason}");
+    println!("the stream:   {stream} is at {origin}: {reason}");
     Ok(())
 }
 
@@ -107,7 +120,8 @@ fn is_stopped() -> bool {
 
 static STOP: AtomicBool = AtomicBool::new(false);
 const STREAM: &str = "demo";
-/// How long FFmpeg may take to begin.
+const FILES: [(&str, &str); 2] = [("HLS:", "live/demo.m3u8"), ("DASH:", "live/demo.mpd")];
+/// How long FFmpeg and the first segments may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 const MOMENT: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(2);

@@ -1,6 +1,6 @@
 // FLV and MPEG-TS over HTTP, by mpegts.js.
 
-import { media, play, run } from "./page.js";
+import { media, play, refusal, run } from "./page.js";
 
 const { mpegts } = globalThis;
 
@@ -29,5 +29,5 @@ run({
 });
 
 function words(detail, info) {
-  return info?.code > 0 ? `The server says ${info.code} ${info.msg}.` : `${detail}: ${info?.msg ?? ""}`;
+  return info?.code > 0 ? refusal(info.code, info.msg) : `${detail}: ${info?.msg ?? ""}`;
 }

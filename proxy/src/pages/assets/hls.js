@@ -1,7 +1,7 @@
 // HLS, by hls.js where the browser has Media Source Extensions, else by the browser itself.
 
 import Hls from "./vendor/hls-1.7.4.light.min.mjs";
-import { media, play, run } from "./page.js";
+import { media, play, refusal, run } from "./page.js";
 
 run({
   verb: "Play",
@@ -47,6 +47,6 @@ function byBrowser({ video, url, signal, fail }) {
 }
 
 function words({ details, response, reason, error }) {
-  if (response?.code > 0) return `The server says ${response.code} ${response.text ?? ""} (${details}).`;
+  if (response?.code > 0) return refusal(response.code, response.text);
   return `${details}: ${reason ?? error?.message ?? ""}`;
 }

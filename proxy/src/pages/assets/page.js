@@ -1,6 +1,8 @@
 // What the pages with a video share: which stream, start and stop, and what is shown of it.
 
 const OWN_PARAMETERS = ["app", "stream", "url", "autostart"];
+// Milliseconds without media until that is worth a word.
+const PATIENCE = 5000;
 const EXTENSIONS = /\.(flv|ts|m3u8|mpd)$/;
 
 const query = new URLSearchParams(location.search);
@@ -48,6 +50,9 @@ export function run({ verb, locate, start }) {
       await start(context);
     };
     attempted().catch((error) => context.fail(error.message));
+    // Some origins hold their answer until somebody publishes.
+    const noMedia = unlessOver(() => video.readyState || state("no media yet: is it published?"));
+    setTimeout(noMedia, PATIENCE);
   };
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -73,6 +78,21 @@ export const media = (extension) => (app, stream) => `/${encoded(app)}/${encoded
 export function play(video) {
   video.play().catch((error) => error.name === "NotAllowedError" && state("press play in the picture"));
 }
+
+/// What a status of the server means for who wants to watch.
+export function refusal(status, text) {
+  const meaning = MEANINGS[status];
+  return `The server says ${status} ${text ?? ""}`.trimEnd() + (meaning ? `: ${meaning}.` : ".");
+}
+
+const MEANINGS = {
+  401: "this stream wants a name and a password",
+  403: "this stream is not for everybody",
+  404: "nobody publishes this stream, or its origin does not offer it in this form",
+  502: "the stream's origin cannot be reached, or gave no valid answer",
+  503: "there is no origin for this stream, or no room for it",
+  504: "the stream's origin did not answer in time",
+};
 
 const encoded = (path) => path.split("/").filter(Boolean).map(encodeURIComponent).join("/");
 

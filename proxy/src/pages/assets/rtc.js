@@ -25,10 +25,19 @@ export async function connect(connection, { url, signal, fail, rate }) {
   const resource = response.headers.get("Location");
   if (resource) signal.addEventListener("abort", () => remove(new URL(resource, response.url)));
   if (!response.ok || !answer.startsWith("v=0")) {
-    throw new Error(`The server says ${response.status} ${response.statusText}: ${answer.slice(0, 500)}`);
+    throw new Error(`The server says ${response.status} ${response.statusText}: ${words(answer)}`);
   }
   await connection.setRemoteDescription({ type: "answer", sdp: answer });
   measure(connection, signal, rate);
+}
+
+/// What a refusal says: the `error` of the proxy's, or all of another server's.
+function words(answer) {
+  try {
+    return JSON.parse(answer).error ?? answer.slice(0, 500);
+  } catch {
+    return answer.slice(0, 500);
+  }
 }
 
 async function gathered(connection) {

@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 
-use super::heads::{connection, cross_origin};
+use super::heads::{connection, cross_origin, sign};
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
 
 /// What is answered, unless a page is.
@@ -18,14 +18,13 @@ const fn answer(status: StatusCode, text: &'static str) -> Answer {
 
 pub(super) const TOO_SLOW: Answer =
     answer(StatusCode::REQUEST_TIMEOUT, "the request was not complete in time");
-pub(super) const BAD_STREAM: Answer =
-    answer(StatusCode::BAD_REQUEST, "the URL gives no stream name");
+pub(super) const BAD_STREAM: Answer = answer(StatusCode::BAD_REQUEST, "the URL names no stream");
 pub(super) const BAD_BODY: Answer =
     answer(StatusCode::BAD_REQUEST, "the request's body is malformed");
 pub(super) const BAD_METHOD: Answer =
     answer(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here");
 pub(super) const NO_ORIGIN: Answer =
-    answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream");
+    answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream over HTTP");
 pub(super) const NO_ROOM: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another stream");
 pub(super) const UNREACHABLE: Answer =
@@ -79,6 +78,7 @@ fn write(
     stays_open: bool,
 ) -> Vec<u8> {
     let body = if text.is_empty() { String::new() } else { format!("{text}\n") };
+    sign(&mut headers);
     if !body.is_empty() {
         headers.push("Content-Type", "text/plain; charset=utf-8");
         headers.push("Cache-Control", "no-store");

@@ -104,7 +104,7 @@ impl Http {
                 End::Answered
             }
             Outcome::Failed(_, answer) if !is_answered => {
-                self.counts.count(request.kind, answer.status.as_u16());
+                self.count(request.kind, answer.status.as_u16(), session);
                 let stays = self.stays(&request.head);
                 // Behind an interim answer that has gone out in part.
                 let mut bytes = if is_told { out.to_client } else { Vec::new() };
@@ -148,7 +148,7 @@ impl Http {
             return match exit {
                 Exit::Turn(Turn::Answered(status)) => {
                     deadline = None;
-                    self.counts.count(request.kind, status);
+                    self.count(request.kind, status, session);
                     debug!(status, kind = request.kind.as_str(), "answered");
                     if request.role() == Some(Role::Play) && (200..300).contains(&status) {
                         live.established(Role::Play);
@@ -197,7 +197,7 @@ impl Http {
                 Some(Err(fault)) => self.faulty(&fault, request, session),
                 Some(Ok(reuse)) => {
                     if let Some(Turn::Answered(status)) = machine.turn(&pair.out) {
-                        self.counts.count(request.kind, status);
+                        self.count(request.kind, status, session);
                     }
                     let rest = std::mem::take(&mut pair.out.to_client);
                     match self.write(&pair.client, &rest, session).await {

@@ -28,6 +28,8 @@ pub(super) enum NoHead {
     Slow,
     /// It did not begin in time.
     Quiet,
+    /// It had not begun when the proxy was told to stop.
+    Draining,
     /// The client has closed in order.
     Closed,
     /// The client is lost.
@@ -79,6 +81,14 @@ impl Connection {
             let came = self.buffer.get(before..).unwrap_or_default();
             is_new_line = came.contains(&b'\n') || self.buffer.len() > MAX_HEAD;
         }
+    }
+
+    /// The next request's head, if some of it is here.
+    pub(super) async fn last_head(
+        &mut self,
+        patience: HeadPatience,
+    ) -> Result<RequestHead, NoHead> {
+        if self.buffer.is_empty() { Err(NoHead::Draining) } else { self.head(patience).await }
     }
 
     /// Reads what is there into the buffer. Nothing is allocated before something is.

@@ -1,8 +1,10 @@
 //! What is changed in the heads that pass: nothing but what is meant for one hop.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use crate::listen::TrustedProxies;
+use crate::pages::SERVER_NAME;
 use crate::proto::http::{BodyLength, Headers, RequestHead, ResponseHead, Version};
 use crate::stream::Kind;
 
@@ -155,6 +157,12 @@ pub(super) fn cross_origin(headers: &mut Headers) {
         headers.push("Access-Control-Allow-Origin", "*");
         headers.push("Access-Control-Expose-Headers", "*");
     }
+}
+
+/// What the proxy says of itself in an answer of its own (RFC 9110 6.6.1 and 10.2.4).
+pub(super) fn sign(headers: &mut Headers) {
+    headers.set("Server", SERVER_NAME);
+    headers.set("Date", httpdate::fmt_http_date(SystemTime::now()));
 }
 
 /// Whether an answer says that it is HLS or MPEG-DASH.

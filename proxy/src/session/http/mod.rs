@@ -110,10 +110,10 @@ impl Serve for Http {
         let HttpSettings { head_timeout: head, keepalive_timeout, .. } = self.settings;
         let mut patience = HeadPatience { first_byte: head, head };
         loop {
-            let is_idle = client.buffer.is_empty();
             let head = tokio::select! {
+                biased;
                 head = client.head(patience) => head,
-                () = self.draining.cancelled(), if is_idle => Err(NoHead::Quiet),
+                () = self.draining.cancelled() => client.last_head(patience).await,
             };
             // Kept off the session's own future: it is large, and gone between two requests.
             let next = match head {
@@ -160,17 +160,18 @@ impl Http {
     async fn give_up(&self, client: Connection, why: NoHead, session: &Session) -> End {
         let (answer, end) = match why {
             NoHead::Quiet => return End::Idle,
+            NoHead::Draining => return End::Shutdown,
             NoHead::Closed => return End::ClientClosed,
             NoHead::Lost(error) => {
                 session.note(|progress| progress.why = Some(error.to_string()));
                 return End::ClientLost;
             }
             NoHead::Slow => {
-                self.counts.count(Kind::Page, answer::TOO_SLOW.status.as_u16());
+                self.count(Kind::Page, answer::TOO_SLOW.status.as_u16(), session);
                 (answer::TOO_SLOW.to_whatever(), End::HeadTimeout)
             }
             NoHead::Bad(bad) => {
-                self.counts.count(Kind::Page, 400);
+                self.count(Kind::Page, 400, session);
                 let why = bad.to_string();
                 let answer = answer::bad_request(&why);
                 session.note(|progress| progress.why = Some(why));
@@ -191,7 +192,7 @@ impl Http {
         let method = head.method.as_str();
         if method == "OPTIONS" {
             let stays = self.stays(&head);
-            self.counts.count(Kind::Page, 200);
+            self.count(Kind::Page, 200, session);
             return self.say(client, &answer::preflight(&head, stays), stays, session).await;
         }
         if !matches!(method, "GET" | "HEAD" | "POST" | "PUT") {
@@ -205,6 +206,12 @@ impl Http {
                 self.refuse(client, answer::BAD_STREAM, &head, Kind::Page, session).await
             }
         }
+    }
+
+    /// The status of an answer is known.
+    fn count(&self, kind: Kind, status: u16, session: &Session) {
+        self.counts.count(kind, status);
+        session.note(|progress| progress.status = Some(status));
     }
 
     /// Whether another request may follow one that the proxy answers itself: not behind a body that
@@ -221,7 +228,7 @@ impl Http {
         kind: Kind,
         session: &Session,
     ) -> Next {
-        self.counts.count(kind, answer.status.as_u16());
+        self.count(kind, answer.status.as_u16(), session);
         let stays = self.stays(head);
         self.say(client, &answer.to(head, stays), stays, session).await
     }
@@ -253,11 +260,12 @@ impl Http {
             return self.refuse(client, answer::BAD_STREAM, head, Kind::Page, session).await;
         };
         let (parts, mut body) = self.pages.answer(&request).await.into_parts();
-        self.counts.count(Kind::Page, parts.status.as_u16());
+        self.count(Kind::Page, parts.status.as_u16(), session);
         let mut headers = Headers::default();
         for (name, value) in &parts.headers {
-            headers.push(name.as_str(), value.as_bytes());
+            headers.push(title_case(name.as_str()), value.as_bytes());
         }
+        heads::sign(&mut headers);
         let length = body.size_hint().exact();
         if let Some(length) = length.filter(|_| !headers.has("Content-Length")) {
             headers.push("Content-Length", length.to_string());
@@ -282,6 +290,17 @@ impl Http {
         }
         self.say(client, &bytes, stays, session).await
     }
+}
+
+/// A header's name as people write it.
+fn title_case(name: &str) -> String {
+    let mut is_first = true;
+    let letter = |c: char| {
+        let letter = if is_first { c.to_ascii_uppercase() } else { c };
+        is_first = c == '-';
+        letter
+    };
+    name.chars().map(letter).collect()
 }
 
 /// The request as the pages understand it.
