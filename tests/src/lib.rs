@@ -3,6 +3,7 @@
 //! The proxy is a child process, seen from outside only: sockets, its API, its log, its exit.
 //! Everything listens on loopback, lives in one temporary folder, and is gone when dropped.
 
+pub mod bench;
 pub mod browser;
 pub mod cluster;
 pub mod ffmpeg;

@@ -24,6 +24,20 @@ pub fn memory(process: u32) -> Result<u64> {
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
+/// CPU time of the process and its children, as [`cpu`] counts.
+pub fn family_cpu(process: u32) -> Result<Duration> {
+    family(process)?.into_iter().map(cpu).sum()
+}
+
+/// Memory of the process and its children, as [`memory`] counts.
+pub fn family_memory(process: u32) -> Result<u64> {
+    family(process)?.into_iter().map(memory).sum()
+}
+
+fn family(process: u32) -> Result<Vec<u32>> {
+    Ok([vec![process], children(process)?].concat())
+}
+
 /// Ids of the children of its first thread.
 pub fn children(process: u32) -> Result<Vec<u32>> {
     let ids = fs::read_to_string(format!("/proc/{process}/task/{process}/children"))?;

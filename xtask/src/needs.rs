@@ -18,7 +18,7 @@ pub(crate) struct Need {
 /// What the demo needs, and the tests as well.
 pub(crate) const DEMO: &[Need] = &[
     Need { what: "FFmpeg", package: "ffmpeg", is_here: || find("ffmpeg").is_some() },
-    Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() },
+    NGINX,
     Need { what: "nginx's RTMP module", package: "libnginx-mod-rtmp", is_here: nginx_speaks_rtmp },
 ];
 
@@ -31,7 +31,10 @@ pub(crate) const TESTS: &[Need] = &[
 ];
 
 /// What the benches need.
-pub(crate) const BENCHES: &[Need] = &[HAPROXY];
+pub(crate) const BENCHES: &[Need] = &[NGINX, HAPROXY];
+
+const NGINX: Need =
+    Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() };
 
 const HAPROXY: Need =
     Need { what: "HAProxy", package: "haproxy", is_here: || find("haproxy").is_some() };

@@ -30,6 +30,17 @@ impl Kind {
             Self::Page => "page",
         }
     }
+
+    /// What a target asks for if something else tells that it is a piece of a stream, and of
+    /// which.
+    pub fn of_piece(target: &str) -> Self {
+        let (_, path, _) = around_path(target);
+        match Form::of(path) {
+            Form::Live => Self::Live,
+            Form::Playlist => Self::Playlist,
+            Form::LiveOrSegment | Form::Media | Form::Page => Self::Media,
+        }
+    }
 }
 
 /// What a path looks like, by its extension.
@@ -121,15 +132,6 @@ impl Candidates {
             own.chain(whole).cloned().collect()
         } else {
             whole.chain(own).cloned().collect()
-        }
-    }
-
-    /// What is asked for if something else tells that the path is a piece of a stream.
-    pub fn kind_of_piece(&self) -> Kind {
-        match self.form {
-            Form::Live => Kind::Live,
-            Form::Playlist => Kind::Playlist,
-            Form::LiveOrSegment | Form::Media | Form::Page => Kind::Media,
         }
     }
 
@@ -260,9 +262,9 @@ mod tests {
             ("/live/s.mp4", Kind::Media),
             ("/live/s.m3u8", Kind::Playlist),
             ("/live/s.flv", Kind::Live),
+            ("/live/s", Kind::Media),
         ] {
-            let candidates = candidates(None, target, &Vhosts::default());
-            assert_eq!(candidates.kind_of_piece(), kind, "{target}");
+            assert_eq!(Kind::of_piece(target), kind, "{target}");
         }
     }
 

@@ -14,7 +14,7 @@ use anyhow::Result;
 
 pub use self::client::Client;
 pub use self::message::{Head, Request, Response};
-pub use self::origin::{Exchange, Origin};
+pub use self::origin::{Exchange, Origin, register};
 pub use self::viewers::Viewers;
 use crate::proxy::Proxy;
 

@@ -57,19 +57,9 @@ impl Origin {
         self.address
     }
 
-    /// Registers it with a proxy under this name. It has no RTMP, which an origin must offer.
+    /// Registers it with a proxy under this name.
     pub fn register_at(&self, proxy: SocketAddr, name: &str) -> Result<()> {
-        let body = json!({
-            "ip": self.address.ip(),
-            "server": format!("vid-{name}"),
-            "service": name,
-            "pid": "1",
-            "rtmp": [self.address.port().to_string()],
-            "http": [self.address.port().to_string()],
-        });
-        let answer = http::post(proxy, "/api/v1/srs/register", &body.to_string())?;
-        ensure!(answer.status == 200, "{name}: {} {}", answer.status, answer.body);
-        Ok(())
+        register(self.address, proxy, name)
     }
 
     /// Every request so far, in the order in which they came.
@@ -104,6 +94,22 @@ impl Origin {
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
+}
+
+/// Registers an origin of HTTP with a proxy under this name. It has no RTMP, which an origin must
+/// offer.
+pub fn register(origin: SocketAddr, proxy: SocketAddr, name: &str) -> Result<()> {
+    let body = json!({
+        "ip": origin.ip(),
+        "server": format!("vid-{name}"),
+        "service": name,
+        "pid": "1",
+        "rtmp": [origin.port().to_string()],
+        "http": [origin.port().to_string()],
+    });
+    let answer = http::post(proxy, "/api/v1/srs/register", &body.to_string())?;
+    ensure!(answer.status == 200, "{name}: {} {}", answer.status, answer.body);
+    Ok(())
 }
 
 impl Drop for Origin {

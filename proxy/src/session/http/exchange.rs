@@ -167,18 +167,24 @@ impl Exchange {
 
     fn heard(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
         self.has_heard = true;
-        let Answer::Head(head) = &mut self.answer else {
+        let Answer::Head(before) = &mut self.answer else {
             return self.body(bytes, out);
         };
-        head.extend_from_slice(bytes);
-        let mut bytes = std::mem::take(head);
+        // A head mostly comes in one piece, and much of the body behind it: that is not copied.
+        let mut whole = std::mem::take(before);
+        let mut bytes = if whole.is_empty() {
+            bytes
+        } else {
+            whole.extend_from_slice(bytes);
+            &whole
+        };
         loop {
-            let parsed = ResponseHead::parse(&bytes).map_err(|e| Fault::Answer(e.to_string()))?;
+            let parsed = ResponseHead::parse(bytes).map_err(|e| Fault::Answer(e.to_string()))?;
             let Some((mut head, used)) = parsed else {
-                self.answer = Answer::Head(bytes);
+                self.answer = Answer::Head(bytes.to_vec());
                 return Ok(Passed::Written);
             };
-            bytes.drain(..used);
+            bytes = bytes.get(used..).unwrap_or_default();
             match head.status {
                 101 => return Err(Fault::Answer("a change of protocol nobody asked for".into())),
                 // RFC 9110 15.2: not for a client of HTTP/1.0.
@@ -189,8 +195,8 @@ impl Exchange {
                 }
                 _ => {
                     self.head(head, out);
-                    if self.body(&bytes, out)? == Passed::Verbatim {
-                        out.to_client.extend_from_slice(&bytes);
+                    if self.body(bytes, out)? == Passed::Verbatim {
+                        out.to_client.extend_from_slice(bytes);
                     }
                     return Ok(Passed::Written);
                 }

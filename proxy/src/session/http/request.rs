@@ -4,7 +4,7 @@ use crate::origin::Balancer;
 use crate::proto::addition::take_parameter;
 use crate::proto::http::{BodyLength, RequestHead};
 use crate::session::Role;
-use crate::stream::{BadStream, Candidates, Kind, StreamKey, Tokens, Vhosts};
+use crate::stream::{BadStream, Candidates, Claim, Kind, StreamKey, Tokens, Vhosts};
 
 /// A request for a piece of a stream.
 #[derive(Debug)]
@@ -41,26 +41,24 @@ impl Request {
         // A token that is not of this fleet, or none at all, is no fault: the path still tells.
         let claim = token.and_then(|token| tokens.read(token).ok());
         let target = target.into_owned();
+        if let Some(Claim { key: stream, server }) = claim {
+            let kind = Kind::of_piece(&target);
+            head.target = target;
+            return Asked::Stream(Self { head, kind, stream, server: Some(server) });
+        }
         let candidates = Candidates::of(head.headers.text("Host"), &target, vhosts);
         head.target = target;
-        let candidates = match candidates {
-            Ok(candidates) => candidates,
-            Err(error) => return Asked::Unclear(head, error),
-        };
-        let (kind, stream, server) = match (claim, candidates) {
-            (Some(claim), Some(candidates)) => {
-                (candidates.kind_of_piece(), claim.key, Some(claim.server))
-            }
-            (Some(claim), None) => (Kind::Media, claim.key, Some(claim.server)),
-            (None, Some(candidates)) => {
+        match candidates {
+            Err(error) => Asked::Unclear(head, error),
+            Ok(None) => Asked::Page(head),
+            Ok(Some(candidates)) => {
                 let keys = candidates.keys();
                 let routed = balancer.routed(&keys).or(keys.first());
                 let Some(stream) = routed else { return Asked::Unclear(head, BadStream::NoName) };
-                (candidates.kind(stream), stream.clone(), None)
+                let (kind, stream) = (candidates.kind(stream), stream.clone());
+                Asked::Stream(Self { head, kind, stream, server: None })
             }
-            (None, None) => return Asked::Page(head),
-        };
-        Asked::Stream(Self { head, kind, stream, server })
+        }
     }
 
     /// Whether asking twice is asking once (RFC 9110 9.2.2), and nothing but the head is asked.
