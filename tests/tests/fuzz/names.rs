@@ -49,7 +49,6 @@ fn candidates() {
                 check_shape(key);
                 assert_ne!(candidates.kind(key), Kind::Page, "{key} of {target:?}");
             }
-            assert_ne!(candidates.kind_of_piece(), Kind::Page);
             let own = StreamKey::new(&Ask::Http { host: Some(host), target }, &vhosts);
             assert!(keys.contains(&own.unwrap()), "{target:?} is not among {keys:?}");
         }

@@ -8,12 +8,21 @@ const PURE: &[&str] = &[
     "proxy/src/sniff.rs",
     "proxy/src/stream",
     "proxy/src/origin",
+    "proxy/src/session/http",
     "proxy/src/session/rtmp",
     "proxy-ebpf/src",
 ];
 
 /// Files in those folders that drive the pure ones.
-const DRIVERS: &[&str] = &["proxy/src/session/rtmp/mod.rs", "proxy/src/session/rtmp/reach.rs"];
+const DRIVERS: &[&str] = &[
+    "proxy/src/session/http/ask.rs",
+    "proxy/src/session/http/client.rs",
+    "proxy/src/session/http/mod.rs",
+    "proxy/src/session/http/origin.rs",
+    "proxy/src/session/http/pool.rs",
+    "proxy/src/session/rtmp/mod.rs",
+    "proxy/src/session/rtmp/reach.rs",
+];
 
 /// What a pure file has no use for. A clock's type is fine: `now` is an argument.
 const IMPURE: &[&str] = &[

@@ -1,5 +1,7 @@
 //! What the proxy says itself: short, and nothing of what is behind it.
 
+use std::time::SystemTime;
+
 use http::StatusCode;
 
 use super::heads::{connection, cross_origin, sign};
@@ -36,37 +38,42 @@ pub(super) const TOO_LATE: Answer =
 
 impl Answer {
     /// The answer to this request, as bytes.
-    pub(super) fn to(self, request: &RequestHead, stays_open: bool) -> Vec<u8> {
+    pub(super) fn to(self, request: &RequestHead, stays_open: bool, now: SystemTime) -> Vec<u8> {
         let mut headers = Headers::default();
         if self == BAD_METHOD {
             headers.push("Allow", METHODS);
         }
         let is_head = request.method == "HEAD";
-        write(self.status, headers, self.text, is_head, request.version, stays_open)
+        write(self.status, headers, self.text, is_head, request.version, stays_open, now)
     }
 
     /// The answer to a client whose request is not understood.
-    pub(super) fn to_whatever(self) -> Vec<u8> {
-        write(self.status, Headers::default(), self.text, false, Version::Http11, false)
+    pub(super) fn to_whatever(self, now: SystemTime) -> Vec<u8> {
+        whatever(self.status, self.text, now)
     }
 }
 
 /// Why a head is refused.
-pub(super) fn bad_request(why: &str) -> Vec<u8> {
-    write(StatusCode::BAD_REQUEST, Headers::default(), why, false, Version::Http11, false)
+pub(super) fn bad_request(why: &str, now: SystemTime) -> Vec<u8> {
+    whatever(StatusCode::BAD_REQUEST, why, now)
 }
 
 const METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
 /// The answer to a page of another host that asks what it may do (WHATWG Fetch 3.2.2): as by the
 /// existing proxy, anything. `*` does not stand for `Authorization`.
-pub(super) fn preflight(request: &RequestHead, stays_open: bool) -> Vec<u8> {
+pub(super) fn preflight(request: &RequestHead, stays_open: bool, now: SystemTime) -> Vec<u8> {
     let mut headers = Headers::default();
     headers.push("Allow", METHODS);
     headers.push("Access-Control-Allow-Methods", "*");
     headers.push("Access-Control-Allow-Headers", "*, Authorization");
     headers.push("Access-Control-Max-Age", "86400");
-    write(StatusCode::OK, headers, "", false, request.version, stays_open)
+    write(StatusCode::OK, headers, "", false, request.version, stays_open, now)
+}
+
+/// Of a head that is not understood not even the version counts.
+fn whatever(status: StatusCode, text: &str, now: SystemTime) -> Vec<u8> {
+    write(status, Headers::default(), text, false, Version::Http11, false, now)
 }
 
 fn write(
@@ -76,9 +83,10 @@ fn write(
     is_head: bool,
     version: Version,
     stays_open: bool,
+    now: SystemTime,
 ) -> Vec<u8> {
     let body = if text.is_empty() { String::new() } else { format!("{text}\n") };
-    sign(&mut headers);
+    sign(&mut headers, now);
     if !body.is_empty() {
         headers.push("Content-Type", "text/plain; charset=utf-8");
         headers.push("Cache-Control", "no-store");

@@ -1,6 +1,6 @@
 //! A request goes to the stream's origin, and the answer to the client.
 
-use std::time::Instant as Clock;
+use std::time::{Instant as Clock, SystemTime};
 
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
@@ -108,7 +108,7 @@ impl Http {
                 let stays = self.stays(&request.head);
                 // Behind an interim answer that has gone out in part.
                 let mut bytes = if is_told { out.to_client } else { Vec::new() };
-                bytes.append(&mut answer.to(&request.head, stays));
+                bytes.append(&mut answer.to(&request.head, stays, SystemTime::now()));
                 return Ok(self.say(client, &bytes, stays, session).await);
             }
             Outcome::Failed(end, _) | Outcome::Over(end) => end,

@@ -160,9 +160,9 @@ pub(super) fn cross_origin(headers: &mut Headers) {
 }
 
 /// What the proxy says of itself in an answer of its own (RFC 9110 6.6.1 and 10.2.4).
-pub(super) fn sign(headers: &mut Headers) {
+pub(super) fn sign(headers: &mut Headers, now: SystemTime) {
     headers.set("Server", SERVER_NAME);
-    headers.set("Date", httpdate::fmt_http_date(SystemTime::now()));
+    headers.set("Date", httpdate::fmt_http_date(now));
 }
 
 /// Whether an answer says that it is HLS or MPEG-DASH.

@@ -21,7 +21,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant as Clock};
+use std::time::{Duration, Instant as Clock, SystemTime};
 
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
@@ -168,12 +168,12 @@ impl Http {
             }
             NoHead::Slow => {
                 self.count(Kind::Page, answer::TOO_SLOW.status.as_u16(), session);
-                (answer::TOO_SLOW.to_whatever(), End::HeadTimeout)
+                (answer::TOO_SLOW.to_whatever(SystemTime::now()), End::HeadTimeout)
             }
             NoHead::Bad(bad) => {
                 self.count(Kind::Page, 400, session);
                 let why = bad.to_string();
-                let answer = answer::bad_request(&why);
+                let answer = answer::bad_request(&why, SystemTime::now());
                 session.note(|progress| progress.why = Some(why));
                 (answer, End::BadRequest)
             }
@@ -193,7 +193,9 @@ impl Http {
         if method == "OPTIONS" {
             let stays = self.stays(&head);
             self.count(Kind::Page, 200, session);
-            return self.say(client, &answer::preflight(&head, stays), stays, session).await;
+            return self
+                .say(client, &answer::preflight(&head, stays, SystemTime::now()), stays, session)
+                .await;
         }
         if !matches!(method, "GET" | "HEAD" | "POST" | "PUT") {
             return self.refuse(client, answer::BAD_METHOD, &head, Kind::Page, session).await;
@@ -230,7 +232,7 @@ impl Http {
     ) -> Next {
         self.count(kind, answer.status.as_u16(), session);
         let stays = self.stays(head);
-        self.say(client, &answer.to(head, stays), stays, session).await
+        self.say(client, &answer.to(head, stays, SystemTime::now()), stays, session).await
     }
 
     async fn say(&self, client: Connection, bytes: &[u8], stays: bool, session: &Session) -> Next {
@@ -265,7 +267,7 @@ impl Http {
         for (name, value) in &parts.headers {
             headers.push(title_case(name.as_str()), value.as_bytes());
         }
-        heads::sign(&mut headers);
+        heads::sign(&mut headers, SystemTime::now());
         let length = body.size_hint().exact();
         if let Some(length) = length.filter(|_| !headers.has("Content-Length")) {
             headers.push("Content-Length", length.to_string());
