@@ -65,11 +65,11 @@ impl Headers {
         let named: Vec<String> = self
             .list("Connection")
             .filter(|name| !is_end_to_end(name))
-            .map(str::to_ascii_lowercase)
+            .map(str::to_owned)
             .collect();
         self.0.retain(|(name, _)| {
-            let name = name.to_ascii_lowercase();
-            !HOP_BY_HOP.contains(&name.as_str()) && !named.contains(&name)
+            let is = |other: &str| name.eq_ignore_ascii_case(other);
+            !HOP_BY_HOP.iter().any(|other| is(other)) && !named.iter().any(|other| is(other))
         });
     }
 
@@ -90,6 +90,8 @@ impl Headers {
 
     /// Appends each as a line, and the empty line behind them.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
+        let lines = self.iter().map(|(name, value)| name.len() + value.len() + ": \r\n".len());
+        out.reserve(lines.sum::<usize>() + "\r\n".len());
         for (name, value) in self.iter() {
             out.extend_from_slice(name.as_bytes());
             out.extend_from_slice(b": ");
