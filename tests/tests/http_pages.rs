@@ -42,7 +42,9 @@ fn the_flv_page_plays_what_is_played_over_rtmp_and_http_from_one_origin() -> Res
 
         wait::until_true("all three play at one origin", SOON, || {
             let mut players = [origins[0].players("show")?, origins[1].players("show")?];
-            players.iter_mut().for_each(|list| list.sort());
+            for list in &mut players {
+                list.sort();
+            }
             players.sort();
             Ok(players == [vec![], vec!["http".to_owned(), "http".into(), "rtmp".into()]])
         })?;
