@@ -29,7 +29,7 @@ enum Command {
     Run(run::Args),
     /// Make sure of what the tests need, then run everything that CI runs.
     Test(test::Args),
-    /// Bring up two RTMP origins and a test picture behind the proxy; Ctrl-C ends it.
+    /// Bring up two origins and a test picture behind the proxy; Ctrl-C ends it.
     Demo(demo::Args),
     /// Build the kernel programs.
     BuildEbpf,
