@@ -1,5 +1,7 @@
 //! What an HTTP path asks for, and which streams it may belong to.
 
+use percent_encoding::percent_decode_str;
+
 use super::ask::{Ask, around_path};
 use super::key::{BadStream, StreamKey};
 use super::vhosts::Vhosts;
@@ -31,14 +33,17 @@ impl Kind {
         }
     }
 
-    /// What a target asks for if something else tells that it is a piece of a stream, and of
-    /// which.
-    pub fn of_piece(target: &str) -> Self {
+    /// What a target asks for if something else tells that it is a piece of this stream. Any
+    /// name can be that of a piece (`thumb-1.jpg`), but only below the stream's app: what else an
+    /// origin serves, such as its own pages, is not for who has seen a playlist.
+    pub fn of_piece(target: &str, stream: &StreamKey) -> Self {
         let (_, path, _) = around_path(target);
         match Form::of(path) {
             Form::Live => Self::Live,
             Form::Playlist => Self::Playlist,
-            Form::LiveOrSegment | Form::Media | Form::Page => Self::Media,
+            Form::LiveOrSegment | Form::Media => Self::Media,
+            Form::Page if is_below(path, stream.app()) => Self::Media,
+            Form::Page => Self::Page,
         }
     }
 }
@@ -162,6 +167,14 @@ fn without_number(name: &str) -> Option<&str> {
     ((is_number || number == "init") && !stream.is_empty()).then_some(stream)
 }
 
+/// Whether a path stays below a folder, however the origin reads it.
+fn is_below(path: &str, folder: &str) -> bool {
+    let path = percent_decode_str(path).decode_utf8_lossy();
+    let is_plain = |part: &str| !matches!(part, "." | "..") && !part.contains(['\\', ';', '%']);
+    let mut parts = path.split('/').filter(|part| !part.is_empty());
+    path.split('/').all(is_plain) && folder.split('/').all(|part| parts.next() == Some(part))
+}
+
 fn last_part(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
@@ -194,14 +207,14 @@ mod tests {
             ("/a/b/s.flv", &[("a/b/s", Live)]),
             // A number is no reason to take a stream of HTTP-FLV for a piece.
             ("/live/cam-1.flv", &[("live/cam-1", Live)]),
-            ("/live/cam_1.FLV", &[("live/cam_1.FLV", Live)]),
+            ("/live/cam_1", &[("live/cam_1.FLV", Live)]),
             ("/live/s.ts", &[("live/s", Live)]),
             ("/live/s.aac", &[("live/s", Live)]),
             ("/live/s.mp3", &[("live/s", Live)]),
             ("/live/cam-1.ts", &[("live/cam", Media), ("live/cam-1", Live)]),
             ("/a/b/s.ts", &[("a/b/s", Live), ("a/b", Media)]),
             ("/live/s.m3u8", &[("live/s", Playlist)]),
-            ("/live/s.m3u", &[("live/s.m3u", Playlist)]),
+            ("/live/s.m3u", &[("live/s", Playlist)]),
             ("/live/s.mpd", &[("live/s", Playlist)]),
             ("/a/b/s.m3u8", &[("a/b/s", Playlist), ("a/b", Playlist)]),
             ("/live/s/index.m3u8", &[("live/s", Playlist), ("live/s/index", Playlist)]),
@@ -264,7 +277,11 @@ mod tests {
             ("/live/s.flv", Kind::Live),
             ("/live/s", Kind::Media),
         ] {
-            assert_eq!(Kind::of_piece(target), kind, "{target}");
+            let stream = StreamKey::new(
+                &Ask::Http { host: None, target: "/live/show.m3u8" },
+                &Vhosts::default(),
+            );
+            assert_eq!(Kind::of_piece(target, &stream.unwrap()), kind, "{target}");
         }
     }
 

@@ -52,6 +52,12 @@ impl StreamKey {
         (1..=Self::MAX_BYTES).contains(&text.len()).then(|| Self(text.into()))
     }
 
+    /// The app, which may have several parts: `live` of `vhost/live/show`.
+    pub fn app(&self) -> &str {
+        let path = self.0.split_once('/').map_or("", |(_, path)| path);
+        path.rsplit_once('/').map_or("", |(app, _)| app)
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -107,9 +113,13 @@ fn parts(path: &str) -> impl Iterator<Item = &str> {
 /// The name without what only says how it is packed. SRS 5 to 7.0.18 ignore any extension of
 /// an RTMP stream, later ones only the first four of these; HTTP adds the others.
 fn without_extension(mut name: &str) -> &str {
-    const EXTENSIONS: [&str; 7] = [".flv", ".m3u8", ".mp4", ".ts", ".aac", ".mp3", ".mpd"];
-    while let Some(rest) = EXTENSIONS.iter().find_map(|ext| name.strip_suffix(ext)) {
-        name = rest;
+    const EXTENSIONS: [&str; 8] = [".flv", ".m3u8", ".m3u", ".mp4", ".ts", ".aac", ".mp3", ".mpd"];
+    let at = |name: &str, extension: &str| {
+        let at = name.len().checked_sub(extension.len())?;
+        name.get(at..)?.eq_ignore_ascii_case(extension).then_some(at)
+    };
+    while let Some(at) = EXTENSIONS.iter().find_map(|extension| at(name, extension)) {
+        name = name.get(..at).unwrap_or_default();
     }
     name
 }

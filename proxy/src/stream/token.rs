@@ -20,7 +20,8 @@ use super::key::StreamKey;
 ///
 /// The same stream at the same origin has the same token, so that its segments have the same
 /// URLs for all players, and caches in front keep working. A token does not expire: a recording
-/// may be watched for hours, and a token opens nothing that the path alone does not.
+/// may be watched for hours, and beyond what the path alone opens a token opens no more than the
+/// other files of the stream's app.
 #[derive(Clone)]
 pub struct Tokens {
     mac: Hmac<Sha256>,

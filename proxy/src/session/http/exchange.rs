@@ -23,6 +23,9 @@ use crate::stream::{Kind, Tokens};
 /// Bytes of the largest playlist that is rewritten.
 pub(super) const MAX_PLAYLIST: usize = 2 * 1024 * 1024;
 
+/// Interim answers (1xx) that are passed on: one says to continue, few give hints.
+const MAX_INTERIM: usize = 16;
+
 /// One request at one origin.
 pub(super) struct Exchange {
     method: String,
@@ -36,6 +39,8 @@ pub(super) struct Exchange {
     early: Vec<u8>,
     answer: Answer,
     has_heard: bool,
+    /// Interim answers so far.
+    interim: usize,
     status: Option<u16>,
     /// The client has got a final head, and the driver has not heard of it.
     is_news: bool,
@@ -109,6 +114,7 @@ impl Exchange {
             early: Vec::new(),
             answer: Answer::Head(Vec::new()),
             has_heard: false,
+            interim: 0,
             status: None,
             is_news: false,
         }
@@ -187,11 +193,16 @@ impl Exchange {
             bytes = bytes.get(used..).unwrap_or_default();
             match head.status {
                 101 => return Err(Fault::Answer("a change of protocol nobody asked for".into())),
-                // RFC 9110 15.2: not for a client of HTTP/1.0.
-                100..200 if self.client.version == Version::Http10 => {}
                 100..200 => {
-                    heads::interim(&mut head);
-                    head.write(&mut out.to_client);
+                    self.interim += 1;
+                    if self.interim > MAX_INTERIM {
+                        return Err(Fault::Answer("interim answers without end".into()));
+                    }
+                    // RFC 9110 15.2: not for a client of HTTP/1.0.
+                    if self.client.version == Version::Http11 {
+                        heads::interim(&mut head);
+                        head.write(&mut out.to_client);
+                    }
                 }
                 _ => {
                     self.head(head, out);
@@ -234,6 +245,7 @@ impl Exchange {
             if self.method == "HEAD" {
                 // What would follow to GET would have another length.
                 head.headers.remove("Content-Length");
+                head.headers.remove("Content-Encoding");
             }
         }
         self.is_news = true;

@@ -42,9 +42,12 @@ impl Request {
         let claim = token.and_then(|token| tokens.read(token).ok());
         let target = target.into_owned();
         if let Some(Claim { key: stream, server }) = claim {
-            let kind = Kind::of_piece(&target);
+            let kind = Kind::of_piece(&target, &stream);
             head.target = target;
-            return Asked::Stream(Self { head, kind, stream, server: Some(server) });
+            return match kind {
+                Kind::Page => Asked::Page(head),
+                _ => Asked::Stream(Self { head, kind, stream, server: Some(server) }),
+            };
         }
         let candidates = Candidates::of(head.headers.text("Host"), &target, vhosts);
         head.target = target;
