@@ -71,6 +71,8 @@ fn a_stop_ends_each_client_as_gently_as_it_can() -> Result<()> {
         // The next request stands behind the segment before the stop, another one half of it.
         busy.fetching.ask("GET", "/live/show-3.ts", "")?;
         busy.silent.send("GET /live/show-4.ts HTT")?;
+        // Who is answered later was heard later: the proxy knows of both.
+        assert_eq!(busy.idle.get("/live/show-2.ts")?.status(), 200);
         let proxy = &mut busy.proxy;
         proxy.process.signal(Signal::SIGTERM)?;
         assert!(busy.idle.must_be_closed_within(AT_ONCE)?.is_empty(), "an answer unasked");
