@@ -19,7 +19,7 @@ use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
 use crate::pages::Pages;
 use crate::plane::{Patience, ebpf_object};
-use crate::session::http::{self, Http, HttpPeers, HttpSettings};
+use crate::session::http::{self, Hop, Http, HttpPeers, HttpSettings};
 use crate::session::rtmp::{Rtmp, RtmpSettings};
 use crate::session::{Dialer, End, Live, Protocol, Serve, SessionLimits, Sessions, serve};
 use crate::stream::Tokens;
@@ -103,7 +103,7 @@ impl App {
             pages: Arc::new(pages),
             counts,
         };
-        let http = Http::new(http_settings(config), peers, stop.draining.clone());
+        let http = Http::new(http_settings(config)?, peers, stop.draining.clone());
         Ok(Self {
             rtmp,
             rtmp_listeners,
@@ -275,16 +275,19 @@ fn rtmp_settings(config: &Config) -> RtmpSettings {
     }
 }
 
-fn http_settings(config: &Config) -> HttpSettings {
-    HttpSettings {
+fn http_settings(config: &Config) -> anyhow::Result<HttpSettings> {
+    Ok(HttpSettings {
         head_timeout: config.http.head_timeout,
         keepalive_timeout: config.http.keepalive_timeout,
         origin_timeout: config.http.origin_timeout,
         setup_timeout: config.origin.setup_timeout,
         patience: patience(config),
         idle_connections: config.http.idle_connections,
-        trusted: config.client.trusted.clone(),
-    }
+        hop: Hop {
+            trusted: config.client.trusted.clone(),
+            pseudonym: format!("srs-proxy-{:08x}", getrandom::u32()?),
+        },
+    })
 }
 
 fn patience(config: &Config) -> Patience {

@@ -155,10 +155,10 @@ fn key(ask: &Ask<'_>, state: &ApiState) -> Result<StreamKey, BadStream> {
         Ask::Http { host, target } => Candidates::of(*host, target, &state.vhosts)?,
         _ => None,
     };
-    let Some(candidates) = candidates else { return StreamKey::new(ask, &state.vhosts) };
-    let keys = candidates.keys();
-    let key = state.balancer.routed(&keys).or(keys.first());
-    key.cloned().ok_or(BadStream::NoName)
+    match candidates {
+        Some(candidates) => Ok(state.balancer.attribute(&candidates).0.clone()),
+        None => StreamKey::new(ask, &state.vhosts),
+    }
 }
 
 #[derive(Serialize)]

@@ -11,7 +11,7 @@ use super::balance::{Candidate, Policy, choose, scramble};
 use super::origin::{Endpoint, Listener, Origin, ServerName};
 use super::registry::{Member, NotRegistered, Registered, Registry};
 use super::routes::{Generation, Routes};
-use crate::stream::StreamKey;
+use crate::stream::{Candidates, StreamKey};
 use crate::telemetry::seconds;
 
 /// What a balancer is made of.
@@ -135,10 +135,10 @@ impl Balancer {
     ) -> Result<Lease, NoOrigin> {
         let mut state = self.at(now);
         let state = &mut *state;
-        let (origin, generation) = match state.decide(key, listener, tried, now)? {
+        let (origin, generation, is_new) = match state.decide(key, listener, tried, now)? {
             Decision::Keep(member) => {
                 let origin = Arc::clone(&member.origin);
-                (origin, state.routes.join(key).ok_or(NoOrigin::TooManyStreams)?)
+                (origin, state.routes.join(key).ok_or(NoOrigin::TooManyStreams)?, false)
             }
             Decision::Place(candidates) => {
                 state.rolls = state.rolls.wrapping_add(GOLDEN_GAMMA);
@@ -148,14 +148,14 @@ impl Balancer {
                 let origin = Arc::clone(&member.origin);
                 let generation = state.routes.place(key, server);
                 tracing::debug!(stream = %key, origin = &**origin.name(), "stream placed");
-                (origin, generation.ok_or(NoOrigin::TooManyStreams)?)
+                (origin, generation.ok_or(NoOrigin::TooManyStreams)?, true)
             }
         };
         if let Some(member) = state.registry.same(&origin) {
             member.health.hand_out(now);
         }
-        let generation = Some(generation);
-        Ok(Lease { origin, key: key.clone(), generation, state: Arc::clone(&self.state) })
+        let (generation, key) = (Some(generation), key.clone());
+        Ok(Lease { origin, key, generation, is_new, state: Arc::clone(&self.state) })
     }
 
     /// This server for a piece of a stream that it has made: none if it is not there, in back-off
@@ -176,21 +176,29 @@ impl Balancer {
         {
             return None;
         }
-        let generation = match state.routes.get(key) {
-            Some((routed, _)) if routed == origin.server() => state.routes.join(key),
-            Some(_) => None,
-            None => state.routes.place(key, origin.server()),
+        let (generation, is_new) = match state.routes.get(key) {
+            Some((routed, _)) if routed == origin.server() => (state.routes.join(key), false),
+            Some(_) => (None, false),
+            None => (state.routes.place(key, origin.server()), true),
         };
         if let Some(member) = state.registry.same(&origin) {
             member.health.hand_out(now);
         }
-        Some(Lease { origin, key: key.clone(), generation, state: Arc::clone(&self.state) })
+        Some(Lease { origin, key: key.clone(), generation, is_new, state: Arc::clone(&self.state) })
     }
 
-    /// The first of these streams that has an origin.
-    pub fn routed<'a>(&self, keys: &'a [StreamKey]) -> Option<&'a StreamKey> {
+    /// The stream that a path belongs to, and whether that has an origin: the live stream of this
+    /// name if that has clients, because nothing but its own name tells it; else the likeliest
+    /// that has an origin; else the likeliest.
+    pub fn attribute<'a>(&self, candidates: &'a Candidates) -> (&'a StreamKey, bool) {
         let state = self.state.lock();
-        keys.iter().find(|key| state.routes.get(key).is_some())
+        let live =
+            candidates.live().filter(|key| state.routes.get(key).is_some_and(|(_, in_use)| in_use));
+        let routed = || candidates.keys().find(|key| state.routes.get(key).is_some());
+        match live.or_else(routed) {
+            Some(key) => (key, true),
+            None => (candidates.likeliest(), false),
+        }
     }
 
     /// Notes that the lease's origin could not be connected, and why: it is left alone for a
@@ -368,6 +376,8 @@ pub struct Lease {
     key: StreamKey,
     /// None if the stream's route is another one's.
     generation: Option<Generation>,
+    /// Whether the stream had no origin before.
+    is_new: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -380,6 +390,15 @@ impl Lease {
     /// The stream.
     pub fn key(&self) -> &StreamKey {
         &self.key
+    }
+
+    /// Gives the stream back: the origin does not have it. What this client alone has asked for
+    /// leaves no route, so that nobody can place a stream by asking for it too early, or for its
+    /// neighbour.
+    pub fn not_found(self) {
+        if let (true, Some(generation)) = (self.is_new, self.generation) {
+            self.state.lock().routes.forget(&self.key, generation);
+        }
     }
 }
 

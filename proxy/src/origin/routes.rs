@@ -91,6 +91,15 @@ impl Routes {
         }
     }
 
+    /// Drops a route whose only user has not found the stream, if it still is the one that was
+    /// joined.
+    pub(super) fn forget(&mut self, key: &StreamKey, generation: Generation) {
+        let route = self.table.get(key);
+        if route.is_some_and(|route| route.generation == generation && route.users == 1) {
+            self.remove(key);
+        }
+    }
+
     /// Drops the routes that nobody used for their idle time.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some(((since, _), _)) = self.idle.first_key_value() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -20,4 +21,11 @@ pub(super) async fn close(mut socket: TcpStream) {
     };
     // Whatever goes wrong here, the socket is closed behind it.
     let _closed = timeout(LINGER, drain).await;
+}
+
+/// Closes a leg so that it does not look like an end in order: what it was told is not whole.
+pub(super) fn reset(socket: TcpStream) {
+    // Without it the end only looks like another.
+    let _linger = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    drop(socket);
 }

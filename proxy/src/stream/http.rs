@@ -116,28 +116,39 @@ impl Candidates {
             is_track = TRACKS.contains(&stream.trim_end_matches(|c: char| c.is_ascii_digit()));
         }
         // A folder of one part is the app.
-        if form != Form::Live && folder.split('/').filter(|part| !part.is_empty()).count() > 1 {
+        let has_folder = folder.split('/').filter(|part| !part.is_empty()).count() > 1;
+        let is_of_folder = match form {
+            Form::Playlist => GENERAL.contains(&name),
+            Form::LiveOrSegment | Form::Media => true,
+            Form::Live | Form::Page => false,
+        };
+        if has_folder && is_of_folder {
             let at = if is_track { 0 } else { whole.len() };
             whole.splice(at..at, with_path(folder));
-            is_piece |= match form {
-                Form::Playlist => GENERAL.contains(&name),
-                _ => name.bytes().all(|b| b.is_ascii_digit()),
-            };
+            is_piece |= form == Form::Playlist || name.bytes().all(|b| b.is_ascii_digit());
         }
         Ok(Some(Self { form, own, whole, is_piece }))
     }
 
     /// Every candidate, the likeliest first.
-    pub fn keys(&self) -> Vec<StreamKey> {
-        let own_first = matches!(self.form, Form::Live | Form::Playlist | Form::LiveOrSegment)
-            && !self.is_piece;
-        let own = std::iter::once(&self.own);
-        let whole = self.whole.iter();
-        if own_first {
-            own.chain(whole).cloned().collect()
-        } else {
-            whole.chain(own).cloned().collect()
-        }
+    pub fn keys(&self) -> impl Iterator<Item = &StreamKey> {
+        let (before, behind) =
+            if self.is_own_first() { (Some(&self.own), None) } else { (None, Some(&self.own)) };
+        before.into_iter().chain(&self.whole).chain(behind)
+    }
+
+    /// The likeliest candidate.
+    pub fn likeliest(&self) -> &StreamKey {
+        self.keys().next().unwrap_or(&self.own)
+    }
+
+    /// The live stream that the path may be.
+    pub fn live(&self) -> Option<&StreamKey> {
+        matches!(self.form, Form::Live | Form::LiveOrSegment).then_some(&self.own)
+    }
+
+    fn is_own_first(&self) -> bool {
+        self.whole.is_empty() || (self.form != Form::Media && !self.is_piece)
     }
 
     /// What is asked for if the path belongs to this stream.
@@ -193,7 +204,7 @@ mod tests {
     /// App and stream of every candidate, with what would be asked for there.
     fn told(target: &str) -> Vec<(String, Kind)> {
         let candidates = candidates(Some("h"), target, &Vhosts::default());
-        let keys = candidates.keys();
+        let keys: Vec<_> = candidates.keys().collect();
         let path = |key: &StreamKey| key.as_str().split_once('/').unwrap().1.to_owned();
         keys.iter().map(|key| (path(key), candidates.kind(key))).collect()
     }
@@ -207,7 +218,7 @@ mod tests {
             ("/a/b/s.flv", &[("a/b/s", Live)]),
             // A number is no reason to take a stream of HTTP-FLV for a piece.
             ("/live/cam-1.flv", &[("live/cam-1", Live)]),
-            ("/live/cam_1", &[("live/cam_1.FLV", Live)]),
+            ("/live/cam_1.FLV", &[("live/cam_1", Live)]),
             ("/live/s.ts", &[("live/s", Live)]),
             ("/live/s.aac", &[("live/s", Live)]),
             ("/live/s.mp3", &[("live/s", Live)]),
@@ -216,7 +227,7 @@ mod tests {
             ("/live/s.m3u8", &[("live/s", Playlist)]),
             ("/live/s.m3u", &[("live/s", Playlist)]),
             ("/live/s.mpd", &[("live/s", Playlist)]),
-            ("/a/b/s.m3u8", &[("a/b/s", Playlist), ("a/b", Playlist)]),
+            ("/a/b/s.m3u8", &[("a/b/s", Playlist)]),
             ("/live/s/index.m3u8", &[("live/s", Playlist), ("live/s/index", Playlist)]),
             ("/live/s/manifest.mpd", &[("live/s", Playlist), ("live/s/manifest", Playlist)]),
             ("/live/index.m3u8", &[("live/index", Playlist)]),
@@ -298,7 +309,8 @@ mod tests {
             (None, "/live/s.flv?a=://b.com/live/t.flv", "__defaultVhost__/live/s"),
         ];
         for (host, target, expected) in table {
-            let keys = candidates(host, target, &vhosts).keys();
+            let found = candidates(host, target, &vhosts);
+            let keys: Vec<_> = found.keys().collect();
             assert_eq!(keys[0].as_str(), expected, "{target}");
             assert!(
                 keys.iter().all(|key| key.as_str().split('/').next() == expected.split('/').next()),
@@ -336,7 +348,7 @@ mod tests {
                 let Ok(Some(found)) = Candidates::of(host.as_deref(), &target, &vhosts) else {
                     continue;
                 };
-                let keys = found.keys();
+                let keys: Vec<_> = found.keys().collect();
                 prop_assert!((1..=3).contains(&keys.len()), "{:?}", keys);
                 for key in &keys {
                     prop_assert!(key.as_str().len() <= StreamKey::MAX_BYTES);

@@ -42,7 +42,7 @@ fn candidates() {
             let Ok(Some(candidates)) = Candidates::of(Some(host), target, &vhosts) else {
                 continue;
             };
-            let keys = candidates.keys();
+            let keys: Vec<_> = candidates.keys().collect();
             // As itself, by its name, by its folder.
             assert!((1..=3).contains(&keys.len()), "{keys:?} of {target:?}");
             for key in &keys {
@@ -50,7 +50,7 @@ fn candidates() {
                 assert_ne!(candidates.kind(key), Kind::Page, "{key} of {target:?}");
             }
             let own = StreamKey::new(&Ask::Http { host: Some(host), target }, &vhosts);
-            assert!(keys.contains(&own.unwrap()), "{target:?} is not among {keys:?}");
+            assert!(keys.contains(&&own.unwrap()), "{target:?} is not among {keys:?}");
         }
     });
 }

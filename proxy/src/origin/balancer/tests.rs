@@ -530,20 +530,44 @@ fn pieces_are_fetched_even_if_there_is_no_room_for_their_route() {
     assert_eq!(balancer.counts(now).routes_in_use, 1, "a lease without a route ended another's");
 }
 
+/// The stream that a path belongs to, and whether it has an origin.
+fn attribute(balancer: &Balancer, path: &str) -> (String, bool) {
+    let candidates = Candidates::of(None, path, &Vhosts::default()).unwrap().expect("a stream's");
+    let (key, is_routed) = balancer.attribute(&candidates);
+    (key.as_str().trim_start_matches("__defaultVhost__/live/").to_owned(), is_routed)
+}
+
 #[test]
-fn of_several_streams_the_first_that_is_routed_is_told() {
+fn of_several_streams_the_likeliest_that_has_an_origin_is_meant() {
     let now = Instant::now();
     let balancer = balancer(&["a"], now);
-    let keys = [stream("s"), stream("s-1"), stream("s-2")];
-    assert_eq!(balancer.routed(&keys), None);
-    assert_eq!(balancer.routed(&[]), None);
-    let last = pick(&balancer, &keys[2], now);
-    assert_eq!(balancer.routed(&keys), Some(&keys[2]));
-    let _first = pick(&balancer, &keys[1], now);
-    assert_eq!(balancer.routed(&keys), Some(&keys[1]));
-    // A route counts as long as the stream would go there.
-    drop(last);
-    assert_eq!(balancer.routed(&keys[2..]), Some(&keys[2]));
-    balancer.sweep(now + BalancerSettings::default().route_idle_ttl);
-    assert_eq!(balancer.routed(&keys[2..]), None);
+    let (whole, own) = (stream("s"), stream("s-1"));
+    assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s".into(), false));
+    let own = pick(&balancer, &own, now);
+    assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s-1".into(), true));
+    // A live stream with clients is not taken for a piece, whoever asks for what.
+    let _whole = pick(&balancer, &whole, now);
+    assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s-1".into(), true));
+    drop(own);
+    assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s".into(), true));
+}
+
+#[test]
+fn a_stream_that_was_not_found_leaves_no_route_unless_others_have_found_it() {
+    let now = Instant::now();
+    let balancer = balancer(&["a"], now);
+    let key = stream("s");
+    pick(&balancer, &key, now).not_found();
+    assert_eq!(balancer.counts(now).routes_idle, 0);
+    pick_at(&balancer, &key, "a", now).expect("the server is there").not_found();
+    assert_eq!(balancer.counts(now).routes_idle, 0);
+
+    let early = pick(&balancer, &key, now);
+    let publisher = pick(&balancer, &key, now);
+    early.not_found();
+    assert_eq!(balancer.counts(now).routes_in_use, 1, "the publisher's");
+    drop(publisher);
+    assert_eq!(balancer.counts(now).routes_idle, 1);
+    pick(&balancer, &key, now).not_found();
+    assert_eq!(balancer.counts(now).routes_idle, 1, "it was there before");
 }

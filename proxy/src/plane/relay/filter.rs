@@ -24,6 +24,11 @@ pub trait Filter {
         true
     }
 
+    /// Whether what goes to this leg goes on when the leg has closed its sending side in order.
+    fn outlives(&self, _leg: Leg) -> bool {
+        false
+    }
+
     /// Whether an answer is awaited: what comes is then acknowledged without delay.
     fn is_waiting(&self) -> bool {
         false

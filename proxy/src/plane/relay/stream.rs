@@ -79,7 +79,7 @@ pub async fn carry<F: Filter>(
     patience: Patience,
     meter: &Meter,
 ) -> Exit<F::Turn, F::Fault> {
-    let mut relay = Relay { pair, filter, meter, ending: None, probe: None };
+    let mut relay = Relay { pair, filter, meter, silent: None, ending: None, probe: None };
     let mut watch = Watch::new(patience, meter);
     loop {
         tokio::select! {
@@ -97,6 +97,8 @@ struct Relay<'a, F> {
     pair: &'a mut StreamPair,
     filter: &'a mut F,
     meter: &'a Meter,
+    /// A leg that will send no more, and still listens.
+    silent: Option<Leg>,
     ending: Option<Ending>,
     /// Runs only while bytes wait.
     probe: Option<Pin<Box<Sleep>>>,
@@ -202,6 +204,7 @@ impl<F: Filter> Relay<'_, F> {
         // While bytes wait for the other leg, reading more would only fill memory. What waits
         // for this one are the filter's answers to what it sent.
         !is_over
+            && self.silent != Some(from)
             && out.waiting_for(from.other()) == 0
             && out.waiting_for(from) <= READ
             && self.filter.has_room(from)
@@ -216,6 +219,9 @@ impl<F: Filter> Relay<'_, F> {
             let mut buffer = ReadBuf::new(buffer);
             let (socket, _) = self.pair.leg(from);
             match ready!(Pin::new(socket).poll_read(cx, &mut buffer)) {
+                Ok(()) if buffer.filled().is_empty() && self.filter.outlives(from) => {
+                    self.silent = Some(from);
+                }
                 Ok(()) if buffer.filled().is_empty() => {
                     self.end(from, Closed::InOrder(from), false);
                 }

@@ -29,6 +29,12 @@ pub(super) const NO_ORIGIN: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream over HTTP");
 pub(super) const NO_ROOM: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another stream");
+pub(super) const TOO_EARLY: Answer =
+    answer(StatusCode::BAD_REQUEST, "too many requests ahead of a live stream's end");
+pub(super) const TOO_MANY_PLAYLISTS: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another playlist");
+pub(super) const IN_CIRCLES: Answer =
+    answer(StatusCode::LOOP_DETECTED, "the request has been here before");
 pub(super) const UNREACHABLE: Answer =
     answer(StatusCode::BAD_GATEWAY, "no origin of this stream can be reached");
 pub(super) const BAD_ANSWER: Answer =

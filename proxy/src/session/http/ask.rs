@@ -15,8 +15,8 @@ use crate::plane::relay::filter::Filter;
 use crate::plane::relay::stream::{Exit, carry};
 use crate::plane::{Closed, Flow, Leg, Outbox, StreamPair, StreamPlane};
 use crate::proto::http::RequestHead;
-use crate::session::close::close;
-use crate::session::{End, Live, Role, Session};
+use crate::session::close::{close, reset};
+use crate::session::{End, Live, Session};
 use crate::stream::Kind;
 
 /// Why bytes do not move by the fastest way while the end of an answer is looked for.
@@ -30,8 +30,11 @@ impl Http {
         session.note(|progress| {
             progress.kind = Some(request.kind);
             progress.stream = Some(request.stream.clone());
-            progress.role = progress.role.or(request.role());
         });
+        if request.head.headers.list("Via").any(|by| by.ends_with(&self.settings.hop.pseudonym)) {
+            let (answer, head) = (answer::IN_CIRCLES, &request.head);
+            return self.refuse(client, answer, head, request.kind, session).await;
+        }
         let deadline = Instant::now() + self.settings.setup_timeout;
         let mut may_be_used = request.can_be_repeated() && request.kind != Kind::Live;
         loop {
@@ -66,7 +69,7 @@ impl Http {
             value: self.tokens.issue(&request.stream, origin.server().as_str()),
             host: request.head.authority().unwrap_or_default().to_owned(),
         };
-        let mut machine = Exchange::new(request, about, token);
+        let mut machine = Exchange::new(request, about, token, self.playlists.share());
         let body = match machine.begin(std::mem::take(&mut client.buffer)) {
             Ok(body) => body,
             Err(fault) => {
@@ -76,9 +79,8 @@ impl Http {
             }
         };
         let mut out = Outbox::default();
-        let (head, trusted, authority) =
-            (&request.head, &self.settings.trusted, address.to_string());
-        heads::for_origin(head, request.kind, about, trusted, &authority).write(&mut out.to_origin);
+        let (head, hop, authority) = (&request.head, &self.settings.hop, address.to_string());
+        heads::for_origin(head, request.kind, about, hop, &authority).write(&mut out.to_origin);
         out.to_origin.extend_from_slice(&body);
         let [_, before] = session.meter.read();
         let mut pair = StreamPair { client: client.socket, origin: socket, out };
@@ -88,15 +90,21 @@ impl Http {
         // An answer of which nothing has left the proxy can still be another one.
         let is_told = behind != before;
         let is_answered = is_told && machine.has_answered();
+        let looks_whole = machine.ends_with_the_connection();
+        let is_found = machine.status().is_some_and(|status| status < 400);
         let client = Connection { socket, buffer: machine.into_early() };
+        let name = origin.name().clone();
+        if !is_found && !matches!(outcome, Outcome::Stale) {
+            lease.not_found();
+        }
         let end = match outcome {
             Outcome::Stale => {
-                debug!(origin = &**origin.name(), "the origin had closed a connection");
+                debug!(origin = &*name, "the origin had closed a connection");
                 return Err(client);
             }
             Outcome::Finished(reuse) => {
                 if reuse.origin {
-                    self.pool.give(origin.name(), connection, address, Clock::now());
+                    self.pool.give(&name, connection, address, Clock::now());
                 }
                 if reuse.client {
                     return Ok(Next::Another(client));
@@ -110,6 +118,10 @@ impl Http {
                 let mut bytes = if is_told { out.to_client } else { Vec::new() };
                 bytes.append(&mut answer.to(&request.head, stays, SystemTime::now()));
                 return Ok(self.say(client, &bytes, stays, session).await);
+            }
+            Outcome::Failed(end, _) if looks_whole => {
+                reset(client.socket);
+                return Ok(Next::Over(end));
             }
             Outcome::Failed(end, _) | Outcome::Over(end) => end,
         };
@@ -132,9 +144,6 @@ impl Http {
         // A body takes its time, and so does a stream that is not published yet.
         let is_short = request.kind != Kind::Live && has_no_body(&request.head);
         let mut deadline = is_short.then(|| Instant::now() + self.settings.origin_timeout);
-        if request.role() == Some(Role::Publish) {
-            live.established(Role::Publish);
-        }
         loop {
             let step = carry(pair, machine, patience, &session.meter);
             let exit = match deadline {
@@ -146,12 +155,16 @@ impl Http {
                 return Outcome::Failed(End::OriginUnreachable, answer::TOO_LATE);
             };
             return match exit {
+                Exit::Turn(Turn::Publishing) => {
+                    establish(request, live);
+                    continue;
+                }
                 Exit::Turn(Turn::Answered(status)) => {
                     deadline = None;
                     self.count(request.kind, status, session);
                     debug!(status, kind = request.kind.as_str(), "answered");
-                    if request.role() == Some(Role::Play) && (200..300).contains(&status) {
-                        live.established(Role::Play);
+                    if (200..300).contains(&status) {
+                        establish(request, live);
                     }
                     continue;
                 }
@@ -215,6 +228,14 @@ impl Http {
                 session.note(|progress| progress.why = Some(fault.to_string()));
                 Outcome::Failed(End::BadRequest, answer::BAD_BODY)
             }
+            Fault::TooEarly => {
+                session.note(|progress| progress.why = Some(fault.to_string()));
+                Outcome::Failed(End::BadRequest, answer::TOO_EARLY)
+            }
+            Fault::NoRoom => {
+                session.note(|progress| progress.why = Some(fault.to_string()));
+                Outcome::Failed(End::OutOfResources, answer::TOO_MANY_PLAYLISTS)
+            }
             Fault::Answer(why) => {
                 self.complain(request, session, why);
                 Outcome::Failed(End::BadAnswer, answer::BAD_ANSWER)
@@ -239,6 +260,15 @@ impl Http {
             version: head.version,
             keeps_alive: head.keeps_alive() && !self.draining.is_cancelled(),
         }
+    }
+}
+
+/// A live stream is played or published.
+fn establish(request: &Request, live: &Live) {
+    let is_new = live.session().progress().role.is_none();
+    if let Some(role) = request.role().filter(|_| is_new) {
+        live.session().note(|progress| progress.role = Some(role));
+        live.established(role);
     }
 }
 

@@ -11,6 +11,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::heads::{self, Client, Encoding};
 use super::request::Request;
+use super::room::Share;
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
 use crate::proto::addition::Addition;
@@ -33,8 +34,11 @@ pub(super) struct Exchange {
     client: Client,
     /// What is added to the URIs of a playlist.
     token: Token,
+    /// The memory that a playlist takes.
+    share: Share,
     /// Where the body of the request ends.
     request: BodyReader,
+    published: Published,
     /// What the client sent behind the request: the next one.
     early: Vec<u8>,
     answer: Answer,
@@ -57,6 +61,8 @@ pub(super) struct Token {
 /// What the exchange's driver must hear of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
+    /// The client has sent more of a body than an origin that does not want it lets come.
+    Publishing,
     /// The origin has answered with this status.
     Answered(u16),
     /// From here on bytes only go to the client, and end with the origin's connection.
@@ -72,12 +78,39 @@ pub(super) struct Reuse {
     pub(super) origin: bool,
 }
 
+/// How much of a stream the client has published.
+#[derive(Debug, Default)]
+struct Published {
+    bytes: usize,
+    is_told: bool,
+}
+
+impl Published {
+    /// Bytes by which a publisher is known.
+    const ENOUGH: usize = 64 * 1024;
+
+    fn pass(&mut self, payload: usize) {
+        self.bytes = self.bytes.saturating_add(payload);
+    }
+
+    /// True once, when it has become enough.
+    fn take_news(&mut self) -> bool {
+        self.bytes >= Self::ENOUGH && !std::mem::replace(&mut self.is_told, true)
+    }
+}
+
 /// Why an exchange cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     /// The client's body is malformed.
     #[error("request body: {0}")]
     Request(BadBody),
+    /// The client sends requests ahead while it watches a live stream.
+    #[error("too many requests ahead of a live stream's end")]
+    TooEarly,
+    /// No more playlists can be held.
+    #[error("too many bytes of playlists are under way")]
+    NoRoom,
     /// The origin's answer is malformed, or larger than what can be kept.
     #[error("the origin's answer: {0}")]
     Answer(String),
@@ -104,13 +137,15 @@ enum Delivery {
 }
 
 impl Exchange {
-    pub(super) fn new(request: &Request, client: Client, token: Token) -> Self {
+    pub(super) fn new(request: &Request, client: Client, token: Token, share: Share) -> Self {
         Self {
             method: request.head.method.clone(),
             kind: request.kind,
             client,
             token,
+            share,
             request: BodyReader::new(request.head.body_length()),
+            published: Published::default(),
             early: Vec::new(),
             answer: Answer::Head(Vec::new()),
             has_heard: false,
@@ -133,12 +168,26 @@ impl Exchange {
         self.has_heard
     }
 
+    /// What the origin has answered.
+    pub(super) fn status(&self) -> Option<u16> {
+        self.status
+    }
+
     /// Whether the client has been told anything that cannot be taken back.
     pub(super) fn has_answered(&self) -> bool {
         match &self.answer {
             Answer::Head(_) => false,
             Answer::Body { delivery, .. } => !matches!(delivery, Delivery::Collected(..)),
             Answer::Endless | Answer::Finished(_) => true,
+        }
+    }
+
+    /// Whether the end of the answer, if it comes too early, would look to the client like its end.
+    pub(super) fn ends_with_the_connection(&self) -> bool {
+        match &self.answer {
+            Answer::Body { delivery: Delivery::Unchunked, .. } => true,
+            Answer::Body { reader, .. } => reader.ends_with_the_connection(),
+            Answer::Head(_) | Answer::Endless | Answer::Finished(_) => false,
         }
     }
 
@@ -161,13 +210,20 @@ impl Exchange {
     }
 
     fn request_body(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
-        let used = self.request.read(bytes, &mut |_| ()).map_err(Fault::Request)?;
+        let mut payload = 0;
+        let used = self.request.read(bytes, &mut |piece| payload += piece.len());
+        let used = used.map_err(Fault::Request)?;
+        self.published.pass(payload);
         if used == bytes.len() {
             return Ok(Passed::Verbatim);
         }
         let (body, early) = bytes.split_at_checked(used).unwrap_or((bytes, &[]));
         out.to_origin.extend_from_slice(body);
         self.early.extend_from_slice(early);
+        // Nobody would notice that this client leaves: it is not read behind this.
+        if self.kind == Kind::Live && !self.has_room(Leg::Client) {
+            return Err(Fault::TooEarly);
+        }
         Ok(Passed::Written)
     }
 
@@ -280,20 +336,25 @@ impl Exchange {
                 return Ok(Passed::Written);
             }
         };
-        let mut is_too_large = false;
+        let share = &mut self.share;
+        let mut fault = None;
         let used = reader.read(bytes, &mut |payload| match delivery {
             Delivery::Verbatim => {}
             Delivery::Unchunked => out.to_client.extend_from_slice(payload),
             Delivery::Collected(_, playlist) => {
-                is_too_large |= playlist.len() + payload.len() > MAX_PLAYLIST;
-                if !is_too_large {
+                let length = playlist.len() + payload.len();
+                if length > MAX_PLAYLIST {
+                    fault = Some(Fault::Answer("a playlist that is too large".into()));
+                } else if !share.resize(length) {
+                    fault = Some(Fault::NoRoom);
+                } else {
                     playlist.extend_from_slice(payload);
                 }
             }
         });
         let used = used.map_err(|error| Fault::Answer(error.to_string()))?;
-        if is_too_large {
-            return Err(Fault::Answer("a playlist that is too large".into()));
+        if let Some(fault) = fault {
+            return Err(fault);
         }
         let is_verbatim = matches!(delivery, Delivery::Verbatim);
         let is_all = used == bytes.len();
@@ -315,6 +376,9 @@ impl Exchange {
             self.is_news = true;
             let playlist = std::mem::take(playlist);
             let playlist = self.token.rewritten(playlist, &mut head.headers)?;
+            if !self.share.resize(playlist.len()) {
+                return Err(Fault::NoRoom);
+            }
             heads::for_client(head, self.client, false, reuse.client);
             head.headers.set("Content-Length", playlist.len().to_string());
             head.write(&mut out.to_client);
@@ -337,14 +401,19 @@ impl Filter for Exchange {
     }
 
     fn turn(&mut self, out: &Outbox) -> Option<Turn> {
+        if self.published.take_news() {
+            return Some(Turn::Publishing);
+        }
         if std::mem::take(&mut self.is_news) {
             return self.status.map(Turn::Answered);
         }
         match self.answer {
             Answer::Endless => Some(Turn::Endless),
             // What is not written yet would be lost behind the last turn.
-            Answer::Finished(reuse) if out.waiting() == [0, 0] => {
-                let origin = reuse.origin && self.request.is_done();
+            Answer::Finished(reuse) if out.to_client.is_empty() => {
+                // A body that the origin answers without reading it is of no use to anybody.
+                let is_read = self.request.is_done() && out.to_origin.is_empty();
+                let origin = reuse.origin && is_read;
                 Some(Turn::Finished(Reuse { origin, ..reuse }))
             }
             _ => None,
@@ -356,6 +425,12 @@ impl Filter for Exchange {
             Leg::Client => self.early.len() < MAX_HEAD,
             Leg::Origin => true,
         }
+    }
+
+    fn outlives(&self, leg: Leg) -> bool {
+        // Who has asked for something that ends, and says no more, still waits for it. A live
+        // stream does not end by itself: there it means that the player has left.
+        leg == Leg::Client && self.kind != Kind::Live && self.request.is_done()
     }
 
     fn is_waiting(&self) -> bool {

@@ -6,6 +6,7 @@ use bolero::check;
 use super::exchange::{Exchange, Fault, MAX_PLAYLIST, Token, Turn};
 use super::heads::{self, Client, Encoding};
 use super::request::{Asked, Request};
+use super::room::Room;
 use crate::origin::{Balancer, BalancerSettings};
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -129,7 +130,8 @@ impl<'a> Both<'a> {
             keeps_alive: head.keeps_alive(),
         };
         let token = Token { value: "T".into(), host: "proxy".into() };
-        let mut machine = Exchange::new(&self.request, client, token);
+        let mut machine =
+            Exchange::new(&self.request, client, token, Room::new(usize::MAX).share());
         let mut came = Came {
             got: Outbox::default(),
             taken: [0, 0],

@@ -17,12 +17,21 @@ pub(super) struct Client {
     pub(super) keeps_alive: bool,
 }
 
+/// This proxy, as one of those that a request passes.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    /// Whose word on their clients is taken.
+    pub trusted: TrustedProxies,
+    /// What it is called in `Via`, and no other one is.
+    pub pseudonym: String,
+}
+
 /// The head that the origin gets.
 pub(super) fn for_origin(
     head: &RequestHead,
     kind: Kind,
     client: Client,
-    trusted: &TrustedProxies,
+    hop: &Hop,
     authority: &str,
 ) -> RequestHead {
     let mut head = head.clone();
@@ -43,7 +52,8 @@ pub(super) fn for_origin(
         Kind::Live => head.headers.push("Connection", "close"),
         Kind::Media | Kind::Page => {}
     }
-    forwarded(&mut head.headers, client, trusted);
+    forwarded(&mut head.headers, client, &hop.trusted);
+    via(&mut head.headers, client.version, &hop.pseudonym);
     head
 }
 
@@ -96,13 +106,16 @@ fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
     };
     let host = host.replace(['"', '\\'], "");
     headers.set("Forwarded", format!("{before}for={for_};host=\"{host}\";proto=http"));
-    // RFC 9110 7.6.3: the version is that of the message received.
+}
+
+/// RFC 9110 7.6.3: by which way the request has come; the version is that of the message received.
+fn via(headers: &mut Headers, version: Version, pseudonym: &str) {
     let before = joined(headers, "Via");
-    let version = match client.version {
+    let version = match version {
         Version::Http10 => "1.0",
         Version::Http11 => "1.1",
     };
-    headers.set("Via", format!("{before}{version} srs-proxy"));
+    headers.set("Via", format!("{before}{version} {pseudonym}"));
 }
 
 /// What a list holds already, ready for one more.
@@ -213,7 +226,8 @@ mod tests {
         let (request, _) = understood(asked.as_bytes());
         let client = client_of(&request.head);
         let networks = if is_trusted { vec!["192.0.2.0/24".parse().unwrap()] } else { Vec::new() };
-        for_origin(&request.head, request.kind, client, &networks.into(), "10.0.0.1:8080")
+        let hop = Hop { trusted: networks.into(), pseudonym: "srs-proxy".into() };
+        for_origin(&request.head, request.kind, client, &hop, "10.0.0.1:8080")
     }
 
     /// All values of these names, one line each.
@@ -299,8 +313,9 @@ mod tests {
             ("[::ffff:192.0.2.1]:5", "192.0.2.1", "192.0.2.1"),
         ] {
             let client = Client { address: address.parse().unwrap(), ..client_of(&request.head) };
-            let (nobody, authority) = (TrustedProxies::default(), "10.0.0.1:8080");
-            let head = for_origin(&request.head, request.kind, client, &nobody, authority);
+            let hop = Hop { trusted: TrustedProxies::default(), pseudonym: "srs-proxy".into() };
+            let authority = "10.0.0.1:8080";
+            let head = for_origin(&request.head, request.kind, client, &hop, authority);
             assert_eq!(
                 lines(&head, &["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"]),
                 [

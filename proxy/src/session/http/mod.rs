@@ -16,6 +16,7 @@ mod heads;
 mod origin;
 mod pool;
 mod request;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -31,10 +32,11 @@ use tokio_util::sync::CancellationToken;
 use self::answer::Answer;
 use self::client::{Connection, HeadPatience, NoHead};
 pub use self::counts::{Counts, StatusClass};
+pub use self::heads::Hop;
 use self::pool::Pool;
 use self::request::{Asked, Request, has_no_body};
+use self::room::Room;
 use super::close::close;
-use crate::listen::TrustedProxies;
 use crate::origin::Balancer;
 use crate::pages::Pages;
 use crate::plane::Patience;
@@ -42,6 +44,9 @@ use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
 use crate::session::{Dialer, End, Live, Protocol, Serve, Session};
 use crate::stream::{Kind, Tokens, Vhosts};
 use crate::telemetry::Seldom;
+
+/// Bytes of playlists that all sessions together may hold.
+const PLAYLISTS: usize = 256 * 1024 * 1024;
 
 /// Deadlines and limits of HTTP.
 #[derive(Clone, Debug)]
@@ -58,8 +63,8 @@ pub struct HttpSettings {
     pub patience: Patience,
     /// Connections to one origin that wait for another request.
     pub idle_connections: usize,
-    /// Whose word on their clients is taken.
-    pub trusted: TrustedProxies,
+    /// This proxy, to those before and behind it.
+    pub hop: Hop,
 }
 
 /// Whom HTTP sessions ask.
@@ -88,6 +93,7 @@ pub struct Http {
     pages: Arc<Pages>,
     counts: Arc<Counts>,
     pool: Pool,
+    playlists: Room,
     draining: CancellationToken,
     /// Warnings of a host without resources, and of origins that answer badly.
     exhausted: Seldom,
@@ -145,6 +151,7 @@ impl Http {
             pages,
             counts,
             pool,
+            playlists: Room::new(PLAYLISTS),
             draining,
             exhausted: Seldom::default(),
             bad_answers: Seldom::default(),

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::Http;
 use super::answer::{self, Answer};
-use super::request::Request;
+use super::request::{Request, Whence};
 use crate::origin::{Lease, Listener, NoOrigin, ServerName};
 use crate::session::{DialError, Session};
 
@@ -78,10 +78,12 @@ impl Http {
     fn pick(&self, request: &Request, tried: &[ServerName]) -> Result<Lease, Unreached> {
         let now = Instant::now().into_std();
         let stream = &request.stream;
-        let listed = request
-            .server
-            .as_deref()
-            .and_then(|server| self.balancer.pick_at(stream, server, Listener::Http, tried, now));
+        let listed = match &request.whence {
+            Whence::Listed(server) => {
+                self.balancer.pick_at(stream, server, Listener::Http, tried, now)
+            }
+            Whence::Routed | Whence::Guessed => None,
+        };
         let picked = match listed {
             Some(lease) => Ok(lease),
             None => self.balancer.pick(stream, Listener::Http, tried, now),

@@ -13,8 +13,18 @@ pub(super) struct Request {
     pub(super) head: RequestHead,
     pub(super) kind: Kind,
     pub(super) stream: StreamKey,
-    /// The server that had listed this URI.
-    pub(super) server: Option<String>,
+    pub(super) whence: Whence,
+}
+
+/// Whence it is known to which stream a request belongs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Whence {
+    /// This server had listed the URI.
+    Listed(String),
+    /// The path says so, and the stream has an origin.
+    Routed,
+    /// The path says so, and nobody has asked for the stream lately.
+    Guessed,
 }
 
 /// Who answers a request.
@@ -29,8 +39,8 @@ pub(super) enum Asked {
 }
 
 impl Request {
-    /// Reads a request. A stream's token is believed; without one the path tells the stream, and of
-    /// several that it may belong to, the one that has an origin.
+    /// Reads a request. A token is believed for what playlists list; otherwise the path tells the
+    /// stream, and of several that it may belong to, the one that has an origin.
     pub(super) fn understand(
         mut head: RequestHead,
         tokens: &Tokens,
@@ -40,14 +50,16 @@ impl Request {
         let (token, target) = take_parameter(&head.target, Tokens::PARAMETER);
         // A token that is not of this fleet, or none at all, is no fault: the path still tells.
         let claim = token.and_then(|token| tokens.read(token).ok());
+        let kind = claim.as_ref().map(|claim| Kind::of_piece(&target, &claim.key));
+        let claim = claim.zip(kind).filter(|(_, kind)| {
+            // A live stream is no piece of another: its name alone says where it is.
+            is_read(&head) && matches!(kind, Kind::Playlist | Kind::Media)
+        });
         let target = target.into_owned();
-        if let Some(Claim { key: stream, server }) = claim {
-            let kind = Kind::of_piece(&target, &stream);
+        if let Some((Claim { key: stream, server }, kind)) = claim {
             head.target = target;
-            return match kind {
-                Kind::Page => Asked::Page(head),
-                _ => Asked::Stream(Self { head, kind, stream, server: Some(server) }),
-            };
+            let whence = Whence::Listed(server);
+            return Asked::Stream(Self { head, kind, stream, whence });
         }
         let candidates = Candidates::of(head.headers.text("Host"), &target, vhosts);
         head.target = target;
@@ -55,18 +67,17 @@ impl Request {
             Err(error) => Asked::Unclear(head, error),
             Ok(None) => Asked::Page(head),
             Ok(Some(candidates)) => {
-                let keys = candidates.keys();
-                let routed = balancer.routed(&keys).or(keys.first());
-                let Some(stream) = routed else { return Asked::Unclear(head, BadStream::NoName) };
+                let (stream, is_routed) = balancer.attribute(&candidates);
                 let (kind, stream) = (candidates.kind(stream), stream.clone());
-                Asked::Stream(Self { head, kind, stream, server: None })
+                let whence = if is_routed { Whence::Routed } else { Whence::Guessed };
+                Asked::Stream(Self { head, kind, stream, whence })
             }
         }
     }
 
     /// Whether asking twice is asking once (RFC 9110 9.2.2), and nothing but the head is asked.
     pub(super) fn can_be_repeated(&self) -> bool {
-        matches!(self.head.method.as_str(), "GET" | "HEAD") && has_no_body(&self.head)
+        is_read(&self.head) && has_no_body(&self.head)
     }
 
     /// What the client does with a live stream; none if it only fetches a piece.
@@ -77,6 +88,11 @@ impl Request {
             _ => None,
         }
     }
+}
+
+/// Whether the client only wants to have something.
+fn is_read(head: &RequestHead) -> bool {
+    matches!(head.method.as_str(), "GET" | "HEAD")
 }
 
 /// Whether nothing follows a request's head.
@@ -116,7 +132,11 @@ mod tests {
         let asked = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n");
         let (head, _) = RequestHead::parse(asked.as_bytes()).unwrap().unwrap();
         match Request::understand(head, &Tokens::new(b"secret"), &Vhosts::default(), &balancer) {
-            Asked::Stream(Request { head, kind, stream, server }) => {
+            Asked::Stream(Request { head, kind, stream, whence }) => {
+                let server = match whence {
+                    Whence::Listed(server) => Some(server),
+                    Whence::Routed | Whence::Guessed => None,
+                };
                 let path = stream.as_str().trim_start_matches("__defaultVhost__/").to_owned();
                 Some((kind, path, server, head.target))
             }
@@ -133,12 +153,32 @@ mod tests {
             ("/live/s.ts?a=b&spt=TOKEN&c", Kind::Media, "/live/s.ts?a=b&c"),
             ("/live/s.m3u8?spt=TOKEN", Kind::Playlist, "/live/s.m3u8"),
             ("/live/thumbnail.jpg?spt=TOKEN", Kind::Media, "/live/thumbnail.jpg"),
-            ("http://proxy/x.flv?spt=TOKEN", Kind::Live, "http://proxy/x.flv"),
+            ("http://proxy/x.mp4?spt=TOKEN", Kind::Media, "http://proxy/x.mp4"),
         ] {
             let asked = understand(&target.replace("TOKEN", &token), &["/live/s.flv"]);
             let expected = (kind, "live/t".to_owned(), Some("b".to_owned()), left.to_owned());
             assert_eq!(asked, Some(expected), "{target}");
         }
+    }
+
+    #[test]
+    fn a_token_opens_neither_other_pages_of_the_origin_nor_another_live_stream() {
+        let token = Tokens::new(b"secret").issue(&key("/live/t.flv"), "b");
+        for page in [
+            "/",
+            "/stat",
+            "/control/drop/publisher",
+            "/live/../stat",
+            "/live/%2e%2e/stat",
+            "/live/..%2fstat",
+            "/live/..;/stat",
+            "/live/%252e%252e/stat",
+            "/livestat",
+        ] {
+            assert_eq!(understand(&format!("{page}?spt={token}"), &[]), None, "{page}");
+        }
+        let asked = understand(&format!("/live/s.flv?spt={token}"), &[]);
+        assert_eq!(asked, Some((Kind::Live, "live/s".into(), None, "/live/s.flv".into())));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::super::exchange::{Exchange, Fault, Reuse, Token, Turn};
 use super::super::heads::Client;
 use super::super::request::{Asked, Request};
+use super::super::room::Room;
 use crate::origin::{Balancer, BalancerSettings};
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -27,7 +28,7 @@ impl Fed {
     pub(super) fn begun(request: &Request, behind: &[u8]) -> Self {
         let client = client_of(&request.head);
         let token = Token { value: "T".into(), host: "proxy".into() };
-        let mut machine = Exchange::new(request, client, token);
+        let mut machine = Exchange::new(request, client, token, Room::new(usize::MAX).share());
         let mut got = Outbox::default();
         let mut fault = None;
         match machine.begin(behind.to_vec()) {
