@@ -411,7 +411,8 @@ fn a_blocking_reload_waits_at_the_origin_and_nobody_behind_it() -> Result<()> {
     story(|folder| {
         let published = Arc::new(AtomicBool::default());
         let is_published = Arc::clone(&published);
-        let variables = [("PROXY_HTTP_ORIGIN_TIMEOUT", "20s")];
+        // Who has asked and closed may still listen: this is how long the origin is kept waiting.
+        let variables = [("PROXY_HTTP_ORIGIN_TIMEOUT", "5s")];
         let (proxy, origin) = behind_a_proxy(folder, &variables, move |request, exchange| {
             if request.target().contains("_HLS_msn=7") {
                 exchange.hold(|| is_published.load(Ordering::Relaxed))?;

@@ -168,7 +168,7 @@ impl<'a> Edited<'a> {
 /// Longest document that comes out. A playlist of 2 MiB with lines as they are in practice, a
 /// URI in 35 bytes, stays below it with parameters of 240 bytes; a hostile one of URIs of one
 /// byte would grow a hundredfold.
-pub(super) const MAX_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// The edited text would be longer than [`MAX_BYTES`].
 #[derive(Debug)]
