@@ -467,7 +467,7 @@ async fn a_known_file_is_not_sent_again() {
     for (name, value) in [(IF_NONE_MATCH, etag), (IF_MODIFIED_SINCE, date)] {
         let again = asked(name.clone(), value).await;
         assert_eq!((again.status, again.body.len()), (304, 0), "{name}");
-        assert_eq!(again.header(ETAG), etag);
+        assert_eq!((again.header(ETAG), again.header(CONTENT_LENGTH)), (etag, ""));
     }
     for (value, status) in [(etag, 206), (date, 206), ("\"other\"", 200)] {
         assert_eq!(asked(IF_RANGE, value).await.status, status, "If-Range: {value}");
