@@ -120,7 +120,11 @@ impl Serve for Http {
                 Err(why) => Next::Over(Box::pin(self.give_up(client, why, live.session())).await),
             };
             match next {
-                Next::Another(connection) => client = connection,
+                Next::Another(connection) => {
+                    // An answered request publishes and plays nothing more.
+                    live.session().note(|progress| progress.established = None);
+                    client = connection;
+                }
                 Next::Over(end) => return end,
             }
             patience.first_byte = keepalive_timeout;
