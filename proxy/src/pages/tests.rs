@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{
@@ -71,11 +72,8 @@ fn session(sessions: &Arc<Sessions>, role: Role, tc_url: &str, stream: &str) -> 
     let live = sessions.admit(ends, Protocol::Rtmp).unwrap();
     let ask = Ask::Rtmp { tc_url, app: "", stream };
     let key = StreamKey::new(&ask, &Vhosts::new(["tv.example"])).unwrap();
-    live.session().note(|progress| {
-        progress.role = Some(role);
-        progress.stream = Some(key);
-        progress.plane = Some(("relay", "portable"));
-    });
+    live.session().note(|progress| progress.stream = Some(key));
+    live.established(role);
     live
 }
 
@@ -146,6 +144,25 @@ async fn the_index_lists_what_is_published_and_how_it_is_played() {
         "rtmp": "rtmp://media.example:11935/live/show",
     });
     assert_eq!(list["streams"][0], show);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sessions_are_gone_through_once_a_second_however_many_ask() {
+    let sessions = nobody();
+    let pages = Pages::new(None, Arc::clone(&sessions), None);
+    let total = async || {
+        let list: Value = serde_json::from_str(get(&pages, "/streams.json").await.text()).unwrap();
+        list["total"].clone()
+    };
+    assert_eq!(total().await, 0);
+    let held = session(&sessions, Role::Publish, "rtmp://h/live", "show");
+    assert!(get(&pages, "/").await.text().contains("Nothing is live"));
+    assert_eq!(total().await, 0, "one list for all pages");
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(total().await, 1);
+    drop(held);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(total().await, 0);
 }
 
 #[tokio::test]
