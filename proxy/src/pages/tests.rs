@@ -382,6 +382,31 @@ async fn files_are_served_as_what_they_are() {
 }
 
 #[tokio::test]
+async fn a_file_is_asked_for_where_a_stream_could_be() {
+    let (_folder, pages) = site();
+    let file = async |request: http::request::Builder| {
+        let response = pages.file(&request.body(()).unwrap()).await?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.unwrap().to_bytes().to_vec();
+        Some(Answer { status: head.status.as_u16(), headers: head.headers, body })
+    };
+    for request in [Request::get, Request::head] {
+        let found = file(request("/video.mp4").header(RANGE, "bytes=2-4")).await.unwrap();
+        let told = ask(&pages, request("/video.mp4").header(RANGE, "bytes=2-4")).await;
+        assert_eq!(
+            (found.status, found.headers, found.body),
+            (told.status, told.headers, told.body)
+        );
+    }
+    for target in ["/none.mp4", "/players", "/players/empty/", "/.env", "/../secret", "/out.txt"] {
+        assert!(file(Request::get(target)).await.is_none(), "{target}");
+    }
+    assert!(file(Request::post("/video.mp4")).await.is_none());
+    let style = Request::get("/style.css").body(()).unwrap();
+    assert!(built_in().file(&style).await.is_none(), "there is no folder");
+}
+
+#[tokio::test]
 async fn nothing_outside_the_folder_is_served() {
     let (folder, pages) = site();
     let absolute = format!("/{}", folder.path().join("secret").display());
