@@ -225,7 +225,8 @@ fn an_operator_s_files_are_served_and_nothing_beside_them() -> Result<()> {
         }
         let modified = whole.head.field("last-modified").context("Last-Modified")?;
         let lines = format!("If-Modified-Since: {modified}\r\n");
-        assert_eq!(client.request("GET", "/style.css", &lines)?.status(), 304);
+        let known = client.request("GET", "/style.css", &lines)?;
+        assert_eq!((known.status(), known.head.field("content-length")), (304, None));
 
         for target in [
             "/../secret.txt",
@@ -258,6 +259,24 @@ fn an_operator_s_files_are_served_and_nothing_beside_them() -> Result<()> {
 }
 
 #[test]
+fn nothing_follows_a_file_that_has_shrunk_meanwhile() -> Result<()> {
+    story(|folder| {
+        let file = fs::File::create(folder.join("large.bin"))?;
+        file.set_len(256 << 20)?;
+        let path = folder.to_string_lossy();
+        let proxy = Proxy::start(folder, &[("PROXY_STATIC_FILES", &path)])?;
+        let mut client = Client::connect(proxy.http())?;
+        client.ask("GET", "/large.bin", "")?;
+        client.ask("GET", "/api/v1/versions", "")?;
+        assert_eq!(client.head()?.field("content-length"), Some("268435456"));
+        file.set_len(0)?;
+        let rest = client.must_be_closed_within(SOON)?;
+        ensure!(rest.len() < 256 << 20 && rest.iter().all(|&byte| byte == 0));
+        Ok(())
+    })
+}
+
+#[test]
 fn pages_and_streams_share_a_connection() -> Result<()> {
     story(|folder| {
         let (proxy, origin) = behind_a_proxy(folder, &[], |request, exchange| {
@@ -274,6 +293,8 @@ fn pages_and_streams_share_a_connection() -> Result<()> {
             let known =
                 client.request("GET", "/style.css", &format!("If-None-Match: {tag}\r\n"))?;
             assert_eq!((known.status(), known.body.len()), (304, 0));
+            // RFC 9110 8.6: the length would be that of the page.
+            assert_eq!(known.head.field("content-length"), None);
             let none = client.get("/nothing/here")?;
             assert_eq!(none.status(), 404);
             for answer in [&none, &index] {

@@ -12,13 +12,13 @@ use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::streams::{self, RtmpServer};
+use super::streams::{self, RtmpServer, Streams};
 use super::{Body, bytes, json};
 use crate::session::Sessions;
 
 /// The index, the players and what they need, from memory.
 pub(super) struct BuiltIn {
-    sessions: Arc<Sessions>,
+    streams: Streams,
     rtmp_port: Option<u16>,
     assets: HashMap<String, Asset>,
 }
@@ -42,7 +42,8 @@ impl BuiltIn {
         let players = PLAYERS.iter().map(|player| {
             (format!("/players/{}.html", player.name), Asset::new(HTML, REVALIDATE, player.page()))
         });
-        Self { sessions, rtmp_port, assets: own.chain(vendored).chain(players).collect() }
+        let streams = Streams::new(sessions);
+        Self { streams, rtmp_port, assets: own.chain(vendored).chain(players).collect() }
     }
 
     /// The answer to GET or HEAD, if there is such a page.
@@ -51,7 +52,9 @@ impl BuiltIn {
         let rtmp = host.as_ref().map(Authority::host).zip(self.rtmp_port);
         let mut response = match request.uri().path() {
             "/" | "/index.html" => self.index(rtmp),
-            "/streams.json" => fresh(json(StatusCode::OK, &streams::json(&self.sessions, rtmp))),
+            "/streams.json" => {
+                fresh(json(StatusCode::OK, &streams::json(&self.streams.live(), rtmp)))
+            }
             path => match self.assets.get(path) {
                 Some(asset) => asset.answer(request),
                 None => redirect(path, request.uri().query().unwrap_or_default())?,
@@ -64,7 +67,7 @@ impl BuiltIn {
     }
 
     fn index(&self, rtmp: RtmpServer<'_>) -> Response<Body> {
-        let page = INDEX.replacen("{{streams}}", &streams::html(&self.sessions, rtmp), 1);
+        let page = INDEX.replacen("{{streams}}", &streams::html(&self.streams.live(), rtmp), 1);
         let mut response = Response::new(bytes(page));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(HTML));
         fresh(response)

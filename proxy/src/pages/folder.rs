@@ -24,13 +24,22 @@ impl Folder {
 
     /// The answer to GET or HEAD, if there is such a file.
     pub(super) async fn get(&self, request: &Request<()>) -> Option<Response<Body>> {
-        let path = Wanted::read(request.uri().path())?;
-        let root = self.root.clone();
-        let found = tokio::task::spawn_blocking(move || path.find(&root)).await;
-        match found.ok()?? {
+        match self.find(request).await? {
             Found::File(path) => serve(&path, request).await,
             Found::Folder => redirect(request),
         }
+    }
+
+    /// The same, but nothing leads to a folder.
+    pub(super) async fn file(&self, request: &Request<()>) -> Option<Response<Body>> {
+        let Found::File(path) = self.find(request).await? else { return None };
+        serve(&path, request).await
+    }
+
+    async fn find(&self, request: &Request<()>) -> Option<Found> {
+        let path = Wanted::read(request.uri().path())?;
+        let root = self.root.clone();
+        tokio::task::spawn_blocking(move || path.find(&root)).await.ok()?
     }
 }
 

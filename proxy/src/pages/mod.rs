@@ -52,25 +52,27 @@ impl Pages {
     /// The answer to a request of any method but OPTIONS. `Content-Length` is in every head but
     /// that of a 304; the body of an answer to HEAD is empty.
     pub async fn answer(&self, request: &Request<()>) -> Response<Body> {
-        let is_head = request.method() == Method::HEAD;
-        let mut response = if request.uri().path().starts_with("/rtc/v1/") {
+        let response = if request.uri().path().starts_with("/rtc/v1/") {
             refusal(StatusCode::NOT_IMPLEMENTED, "this version of the proxy does not serve WebRTC")
-        } else if is_head || request.method() == Method::GET {
+        } else if is_read(request) {
             self.get(request).await
         } else {
             let mut refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here");
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
             refusal
         };
-        let length = response.body().size_hint().exact();
-        let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
-        let headers = response.headers_mut();
-        if let Some(length) = length.filter(|_| !is_unchanged) {
-            headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+        finish(response, request)
+    }
+
+    /// The answer to GET or HEAD, of the same form, if there is a folder and a file in it: for paths
+    /// that could be a stream's.
+    pub async fn file(&self, request: &Request<()>) -> Option<Response<Body>> {
+        match &self.content {
+            Content::Folder(folder) if is_read(request) => {
+                Some(finish(folder.file(request).await?, request))
+            }
+            Content::Folder(_) | Content::BuiltIn(_) => None,
         }
-        headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
-        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if is_head { response.map(|_| bytes(Bytes::new())) } else { response }
     }
 
     async fn get(&self, request: &Request<()>) -> Response<Body> {
@@ -83,6 +85,23 @@ impl Pages {
         };
         found.unwrap_or_else(|| refusal(StatusCode::NOT_FOUND, "no such page or stream"))
     }
+}
+
+fn is_read(request: &Request<()>) -> bool {
+    matches!(*request.method(), Method::GET | Method::HEAD)
+}
+
+/// What all answers have in common.
+fn finish(mut response: Response<Body>, request: &Request<()>) -> Response<Body> {
+    let length = response.body().size_hint().exact();
+    let is_unchanged = response.status() == StatusCode::NOT_MODIFIED;
+    let headers = response.headers_mut();
+    if let Some(length) = length.filter(|_| !is_unchanged) {
+        headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
+    headers.insert(SERVER, HeaderValue::from_static(SERVER_NAME));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if request.method() == Method::HEAD { response.map(|_| bytes("")) } else { response }
 }
 
 /// As the system API signs its answers.

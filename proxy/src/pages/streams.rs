@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
-use crate::session::{Role, Sessions};
+use crate::session::Sessions;
 use crate::stream::StreamKey;
 
 /// Streams that are shown at most.
@@ -16,16 +20,47 @@ pub(super) const MOST: usize = 1000;
 /// Where the RTMP server is, as the viewer reaches it: host and port.
 pub(super) type RtmpServer<'a> = Option<(&'a str, u16)>;
 
-/// `{"code":0,"total":n,"streams":[...]}`: streams with a publisher by name, and their URLs.
-pub(super) fn json(sessions: &Sessions, rtmp: RtmpServer<'_>) -> Value {
-    let live = live(sessions);
+/// The streams that have a publisher.
+pub(super) struct Streams {
+    sessions: Arc<Sessions>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    since: Option<Instant>,
+    live: Arc<BTreeSet<StreamKey>>,
+}
+
+impl Streams {
+    /// Those that `sessions` publish.
+    pub(super) fn new(sessions: Arc<Sessions>) -> Self {
+        Self { sessions, known: Mutex::default() }
+    }
+
+    /// As of a moment ago, in order. Anybody may ask, and as often as they like: the sessions are
+    /// gone through once in that time.
+    pub(super) fn live(&self) -> Arc<BTreeSet<StreamKey>> {
+        let mut known = self.known.lock();
+        if known.since.is_none_or(|since| since.elapsed() >= MOMENT) {
+            *known =
+                Known { since: Some(Instant::now()), live: Arc::new(self.sessions.published()) };
+        }
+        Arc::clone(&known.live)
+    }
+}
+
+/// How old a list of streams may be.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// `{"code":0,"total":n,"streams":[...]}`: live streams by name, and their URLs.
+pub(super) fn json(live: &BTreeSet<StreamKey>, rtmp: RtmpServer<'_>) -> Value {
     let streams: Vec<_> = live.iter().take(MOST).map(|key| Stream::new(key, rtmp)).collect();
     json!({"code": 0, "total": live.len(), "streams": streams})
 }
 
 /// The part of the index that lists them.
-pub(super) fn html(sessions: &Sessions, rtmp: RtmpServer<'_>) -> String {
-    let live = live(sessions);
+pub(super) fn html(live: &BTreeSet<StreamKey>, rtmp: RtmpServer<'_>) -> String {
     if live.is_empty() {
         return nothing_live(rtmp);
     }
@@ -73,14 +108,6 @@ fn nothing_live(rtmp: RtmpServer<'_>) -> String {
     }
     html.push_str("<p><a href=\"/players/whip.html\">Publish from this browser</a></p></div>");
     html
-}
-
-/// Keys of the streams whose publisher has reached an origin.
-fn live(sessions: &Sessions) -> BTreeSet<StreamKey> {
-    let sessions = sessions.list();
-    let progress = sessions.iter().map(|session| session.progress());
-    let published = progress.filter(|p| p.role == Some(Role::Publish) && p.plane.is_some());
-    published.filter_map(|progress| progress.stream).collect()
 }
 
 #[derive(Serialize)]

@@ -30,6 +30,8 @@ impl fmt::Display for SessionId {
 pub struct Progress {
     /// Publish or play, once said.
     pub role: Option<Role>,
+    /// What its origin has said yes to, and goes on.
+    pub established: Option<Role>,
     /// Requests so far, where the protocol has them.
     pub requests: u64,
     /// What was asked for last, where the protocol has requests.
@@ -89,6 +91,12 @@ impl Session {
     /// What is known now.
     pub fn progress(&self) -> Progress {
         self.progress.lock().clone()
+    }
+
+    /// The stream that it publishes with its origin's consent.
+    pub fn published(&self) -> Option<StreamKey> {
+        let progress = self.progress.lock();
+        progress.stream.clone().filter(|_| progress.established == Some(Role::Publish))
     }
 
     /// Time since the client was admitted.

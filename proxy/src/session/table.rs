@@ -1,6 +1,6 @@
 //! Every live session within its limits, and the counts of those that ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use super::{End, Protocol, Role, Session, SessionId};
 use crate::listen::{TrustedProxies, source};
 use crate::plane::Leg;
 use crate::proto::proxy_protocol::Ends;
+use crate::stream::StreamKey;
 
 /// How many sessions may live at once.
 #[derive(Clone, Debug)]
@@ -104,6 +105,14 @@ impl Sessions {
         list
     }
 
+    /// The streams that are published with their origins' consent.
+    pub fn published(&self) -> BTreeSet<StreamKey> {
+        let table = self.table.lock();
+        let keys: Vec<_> = table.live.values().filter_map(|session| session.published()).collect();
+        drop(table);
+        keys.into_iter().collect()
+    }
+
     /// How many sessions live.
     pub fn count(&self) -> usize {
         self.table.lock().live.len()
@@ -166,8 +175,9 @@ impl Live {
         &self.session
     }
 
-    /// Counts the session as set up: its origin has said yes.
+    /// Notes and counts the session as set up: its origin has said yes.
     pub fn established(&self, role: Role) {
+        self.session.note(|progress| progress.established = Some(role));
         let mut table = self.table.table.lock();
         let setups = table.totals.setups.get_mut(self.session.protocol as usize);
         if let Some(n) = setups.and_then(|s| s.get_mut(role as usize)) {
@@ -208,6 +218,7 @@ impl Drop for Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream::{Ask, Vhosts};
 
     fn sessions(total: usize, per_client: usize) -> Arc<Sessions> {
         Sessions::new(SessionLimits { total, per_client, shared: TrustedProxies::default() })
@@ -266,6 +277,28 @@ mod tests {
         let _two = ["192.0.2.9:1", "192.0.2.9:2"].map(|client| admit(&sessions, client).unwrap());
         let _other = admit(&sessions, "192.0.2.1:1").unwrap();
         assert_eq!(admit(&sessions, "192.0.2.9:3").unwrap_err(), End::TooManySessions);
+    }
+
+    #[test]
+    fn a_stream_is_published_once_its_origin_has_said_yes_and_until_its_publisher_leaves() {
+        let sessions = sessions(10, 10);
+        let ask = Ask::Http { host: None, target: "/live/show.flv" };
+        let show = StreamKey::new(&ask, &Vhosts::default()).unwrap();
+        let [publisher, player] = [Role::Publish, Role::Play].map(|role| {
+            let live = admit(&sessions, "192.0.2.1:1").unwrap();
+            live.session().note(|progress| {
+                progress.role = Some(role);
+                progress.stream = Some(show.clone());
+                progress.plane = Some(("relay", "portable"));
+            });
+            live
+        });
+        player.established(Role::Play);
+        assert_eq!(sessions.published(), BTreeSet::new());
+        publisher.established(Role::Publish);
+        assert_eq!(sessions.published(), BTreeSet::from([show]));
+        drop(publisher);
+        assert_eq!(sessions.published(), BTreeSet::new());
     }
 
     #[tokio::test]

@@ -25,7 +25,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as Clock, SystemTime};
 
 use http_body_util::BodyExt;
-use hyper::body::Body as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +37,7 @@ use self::request::{Asked, Request, has_no_body};
 use self::room::Room;
 use super::close::close;
 use crate::origin::Balancer;
-use crate::pages::Pages;
+use crate::pages::{Body, Pages};
 use crate::plane::Patience;
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
 use crate::session::{Dialer, End, Live, Protocol, Serve, Session};
@@ -127,7 +126,11 @@ impl Serve for Http {
                 Err(why) => Next::Over(Box::pin(self.give_up(client, why, live.session())).await),
             };
             match next {
-                Next::Another(connection) => client = connection,
+                Next::Another(connection) => {
+                    // An answered request publishes and plays nothing more.
+                    live.session().note(|progress| progress.established = None);
+                    client = connection;
+                }
                 Next::Over(end) => return end,
             }
             patience.first_byte = keepalive_timeout;
@@ -268,36 +271,50 @@ impl Http {
         let Some(request) = as_request(head) else {
             return self.refuse(client, answer::BAD_STREAM, head, Kind::Page, session).await;
         };
-        let (parts, mut body) = self.pages.answer(&request).await.into_parts();
+        let response = self.pages.answer(&request).await;
+        self.show(client, head, response, session).await
+    }
+
+    /// Gives the client a page or a file. Its head says how long it is, or that there is no body.
+    async fn show(
+        &self,
+        client: Connection,
+        head: &RequestHead,
+        response: http::Response<Body>,
+        session: &Session,
+    ) -> Next {
+        let (parts, mut body) = response.into_parts();
         self.count(Kind::Page, parts.status.as_u16(), session);
         let mut headers = Headers::default();
         for (name, value) in &parts.headers {
             headers.push(title_case(name.as_str()), value.as_bytes());
         }
         heads::sign(&mut headers, SystemTime::now());
-        let length = body.size_hint().exact();
-        if let Some(length) = length.filter(|_| !headers.has("Content-Length")) {
-            headers.push("Content-Length", length.to_string());
-        }
-        let stays = self.stays(head) && headers.has("Content-Length");
+        let has_body = head.method != "HEAD";
+        let length = headers.text("Content-Length").filter(|_| has_body);
+        let mut left = length.and_then(|length| length.parse().ok()).unwrap_or_default();
+        let stays = self.stays(head);
         heads::connection(&mut headers, head.version, stays);
         heads::cross_origin(&mut headers);
         let reason = parts.status.canonical_reason().unwrap_or_default().into();
         let status = parts.status.as_u16();
         let mut bytes = Vec::new();
         ResponseHead { version: Version::Http11, status, reason, headers }.write(&mut bytes);
-        if head.method != "HEAD" {
+        if has_body {
             // The head and the first piece in one segment.
             while let Some(frame) = body.frame().await {
                 let Ok(frame) = frame else { return Next::Over(End::OutOfResources) };
-                bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                let data = frame.data_ref().map_or(&[][..], |data| data);
+                left = usize::saturating_sub(left, data.len());
+                bytes.extend_from_slice(data);
                 if self.write(&client.socket, &bytes, session).await.is_err() {
                     return Next::Over(End::ClientLost);
                 }
                 bytes.clear();
             }
         }
-        self.say(client, &bytes, stays, session).await
+        // What follows a file that has shrunk meanwhile would be read as the rest of it.
+        self.say(client, &bytes, stays && left == 0, session).await
     }
 }
 
