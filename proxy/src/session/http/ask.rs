@@ -265,7 +265,7 @@ impl Http {
 
 /// A live stream is played or published.
 fn establish(request: &Request, live: &Live) {
-    let is_new = live.session().progress().role.is_none();
+    let is_new = live.session().progress().established.is_none();
     if let Some(role) = request.role().filter(|_| is_new) {
         live.session().note(|progress| progress.role = Some(role));
         live.established(role);

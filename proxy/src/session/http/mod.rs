@@ -33,7 +33,7 @@ use self::client::{Connection, HeadPatience, NoHead};
 pub use self::counts::{Counts, StatusClass};
 pub use self::heads::Hop;
 use self::pool::Pool;
-use self::request::{Asked, Request, has_no_body};
+use self::request::{Asked, Request, Whence, has_no_body};
 use self::room::Room;
 use super::close::close;
 use crate::origin::Balancer;
@@ -211,7 +211,10 @@ impl Http {
             return self.refuse(client, answer::BAD_METHOD, &head, Kind::Page, session).await;
         }
         match Request::understand(head, &self.tokens, &self.vhosts, &self.balancer) {
-            Asked::Stream(request) => self.ask(client, request, live).await,
+            Asked::Stream(request) => match self.file(&request).await {
+                Some(file) => self.show(client, &request.head, file, session).await,
+                None => self.ask(client, request, live).await,
+            },
             Asked::Page(head) => self.page(client, &head, session).await,
             Asked::Unclear(head, error) => {
                 session.note(|progress| progress.why = Some(error.to_string()));
@@ -273,6 +276,15 @@ impl Http {
         };
         let response = self.pages.answer(&request).await;
         self.show(client, head, response, session).await
+    }
+
+    /// The file of the folder, if there is one, where the path could be that of a stream which
+    /// nobody has asked for lately.
+    async fn file(&self, request: &Request) -> Option<http::Response<Body>> {
+        match request.whence {
+            Whence::Guessed => self.pages.file(&as_request(&request.head)?).await,
+            Whence::Listed(_) | Whence::Routed => None,
+        }
     }
 
     /// Gives the client a page or a file. Its head says how long it is, or that there is no body.
