@@ -94,7 +94,7 @@ impl Http {
         let is_found = machine.status().is_some_and(|status| status < 400);
         let client = Connection { socket, buffer: machine.into_early() };
         let name = origin.name().clone();
-        if !is_found && !matches!(outcome, Outcome::Stale) {
+        if !is_found {
             lease.not_found();
         }
         let end = match outcome {
