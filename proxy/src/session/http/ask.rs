@@ -74,7 +74,11 @@ impl Http {
             Ok(body) => body,
             Err(fault) => {
                 session.note(|progress| progress.why = Some(fault.to_string()));
-                let (answer, head) = (answer::BAD_BODY, &request.head);
+                let answer = match fault {
+                    Fault::TooEarly => answer::TOO_EARLY,
+                    _ => answer::BAD_BODY,
+                };
+                let head = &request.head;
                 return Ok(self.refuse(client, answer, head, request.kind, session).await);
             }
         };
@@ -113,7 +117,7 @@ impl Http {
             }
             Outcome::Failed(_, answer) if !is_answered => {
                 self.count(request.kind, answer.status.as_u16(), session);
-                let stays = self.stays(&request.head);
+                let stays = self.stays_behind(answer, &request.head);
                 // Behind an interim answer that has gone out in part.
                 let mut bytes = if is_told { out.to_client } else { Vec::new() };
                 bytes.append(&mut answer.to(&request.head, stays, SystemTime::now()));
