@@ -222,6 +222,103 @@ fn what_stands_behind_an_endless_answer_waits_for_ever_and_costs_little() -> Res
     })
 }
 
+/// A player that is not read would hold its origin for ever: nobody would see it leave.
+#[test]
+fn who_sends_many_requests_behind_a_live_stream_is_ended() -> Result<()> {
+    story(|folder| {
+        let (proxy, origin) = behind_a_proxy(folder, &[], |request, exchange| {
+            match request.path() {
+                "/live/held.flv" => return exchange.hold(|| false),
+                "/live/first-1.ts" => {
+                    let asked = Instant::now();
+                    exchange.hold(|| asked.elapsed() > SOON / 20)?;
+                    return exchange.answer("200 OK", "Connection: close\r\n", "first");
+                }
+                _ => {}
+            }
+            exchange.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            loop {
+                exchange.send("5\r\nmedia\r\n")?;
+                std::thread::sleep(TICK);
+            }
+        })?;
+        for (place, path) in ["/live/held.flv", "/live/running.flv"].into_iter().enumerate() {
+            let mut player = Client::connect(proxy.http())?;
+            player.ask("GET", path, "")?;
+            wait::until_true("it is at the origin", SOON, || Ok(origin.count() == place + 1))?;
+            // It may be ended before it has said all.
+            let _ = player.send(SMUGGLED.repeat((64 << 10) / SMUGGLED.len()));
+            let said = player.must_be_closed_within(BOUND).context(path)?;
+            let said = String::from_utf8_lossy(&said).into_owned();
+            assert!(said.matches("HTTP/1.1 ").count() <= 1, "{path}: {said}");
+            wait::until_true("the origin is free", BOUND, || Ok(origin.open() == 0))?;
+            let last = origin.requests().pop().context("a request")?;
+            assert_eq!((last.path(), origin.count()), (path, place + 1));
+        }
+        // The live stream itself is one of those sent ahead, and many more are behind it.
+        let mut player = Client::connect(proxy.http())?;
+        player.ask("GET", "/live/first-1.ts", "")?;
+        player.ask("GET", "/live/held.flv", "")?;
+        player.send(SMUGGLED.repeat((64 << 10) / SMUGGLED.len()))?;
+        assert_eq!(player.answer("GET")?.text(), "first");
+        let said = player.must_be_closed_within(BOUND).context("ahead")?;
+        let said = String::from_utf8_lossy(&said).into_owned();
+        assert!(
+            said.starts_with("HTTP/1.1 400 ") && said.matches("HTTP/1.1 ").count() == 1,
+            "{said}"
+        );
+        wait::until_true("the origin is free", BOUND, || Ok(origin.open() == 0))?;
+        assert_eq!(origin.count(), 3, "requests at the origin");
+        Ok(())
+    })
+}
+
+#[test]
+fn interim_answers_have_an_end() -> Result<()> {
+    story(|folder| {
+        let (proxy, origin) = behind_a_proxy(folder, &[], |_, exchange| {
+            exchange.send("HTTP/1.1 100 Continue\r\n\r\n".repeat(300))?;
+            exchange.answer("200 OK", "", "#EXTM3U\n")
+        })?;
+        for path in ["/live/show.flv", "/live/show-1.ts", "/live/show.m3u8"] {
+            let mut client = Client::connect(proxy.http())?;
+            client.ask("GET", path, "")?;
+            assert_eq!(final_head(&mut client)?.status()?, 502, "{path}");
+        }
+        wait::until_true("no connection remains", SOON, || Ok(origin.open() == 0))
+    })
+}
+
+/// Each URI of a playlist grows by a token: one of many short ones grows most.
+#[test]
+fn a_playlist_of_many_uris_for_slow_readers_costs_little() -> Result<()> {
+    const READERS: usize = 8;
+    story(|folder| {
+        let playlist = format!("#EXTM3U\n{}", "a\n".repeat(60_000));
+        let (proxy, _origin) = behind_a_proxy(folder, &[], move |_, exchange| {
+            exchange.answer("200 OK", "", &playlist)
+        })?;
+        let mut readers = Vec::new();
+        Client::connect(proxy.http())?.get("/live/show.m3u8")?;
+        let memory = usage::memory(proxy.process.id())?;
+        // With a short token all of it has room, with a long one it has not.
+        for name in ["show".to_owned(), "s".repeat(400)].iter().cycle().take(READERS) {
+            let mut reader = Client::connect(proxy.http())?;
+            reader.ask("GET", &format!("/live/{name}.m3u8"), "")?;
+            let head = reader.head()?;
+            assert_eq!(head.status()?, 200);
+            readers.push((reader, head));
+        }
+        let grown = usage::memory(proxy.process.id())?.saturating_sub(memory);
+        assert!(grown < (10 << 20) * READERS as u64, "{READERS} readers cost {grown}");
+        for (reader, head) in &mut readers {
+            let body = String::from_utf8(reader.body(head, "GET", usize::MAX)?)?;
+            assert_eq!(body.lines().count(), 60_001);
+        }
+        Ok(())
+    })
+}
+
 /// Answers of an origin that cannot be passed on: where such a body ends is a matter of opinion.
 const MALFORMED_ANSWERS: &[(&str, &str)] = &[
     ("both lengths", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"),

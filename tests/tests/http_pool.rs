@@ -223,6 +223,21 @@ fn a_client_is_told_of_by_its_own_address_and_not_by_its_own_words() -> Result<(
     Ok(())
 }
 
+/// CGI and WSGI read both spellings alike, and would take the client's word.
+#[test]
+fn a_client_s_word_does_not_come_in_another_spelling() -> Result<()> {
+    let forged = "X_Forwarded_For: 203.0.113.7\r\nX-Real_IP: 203.0.113.7\r\nX_Other: 1\r\n\
+                  Content_Length: 5\r\nTransfer_Encoding: chunked\r\n";
+    for networks in ["", "127.0.0.1"] {
+        let head = told(&[("PROXY_TRUSTED_PROXIES", networks)], forged)?;
+        let odd = head.fields.iter().map(|(name, _)| name.as_str());
+        let odd: Vec<_> = odd.filter(|name| name.contains('_')).collect();
+        assert_eq!(odd, ["X_Other"]);
+        assert_eq!(head.field("x-real-ip"), Some("127.0.0.1"));
+    }
+    Ok(())
+}
+
 #[test]
 fn a_trusted_proxy_s_word_is_taken_and_its_address_added() -> Result<()> {
     for networks in ["127.0.0.1", "10.0.0.0/8,127.0.0.0/8"] {

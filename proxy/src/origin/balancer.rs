@@ -135,10 +135,10 @@ impl Balancer {
     ) -> Result<Lease, NoOrigin> {
         let mut state = self.at(now);
         let state = &mut *state;
-        let (origin, generation, is_new) = match state.decide(key, listener, tried, now)? {
+        let (origin, generation) = match state.decide(key, listener, tried, now)? {
             Decision::Keep(member) => {
                 let origin = Arc::clone(&member.origin);
-                (origin, state.routes.join(key).ok_or(NoOrigin::TooManyStreams)?, false)
+                (origin, state.routes.join(key).ok_or(NoOrigin::TooManyStreams)?)
             }
             Decision::Place(candidates) => {
                 state.rolls = state.rolls.wrapping_add(GOLDEN_GAMMA);
@@ -148,14 +148,14 @@ impl Balancer {
                 let origin = Arc::clone(&member.origin);
                 let generation = state.routes.place(key, server);
                 tracing::debug!(stream = %key, origin = &**origin.name(), "stream placed");
-                (origin, generation.ok_or(NoOrigin::TooManyStreams)?, true)
+                (origin, generation.ok_or(NoOrigin::TooManyStreams)?)
             }
         };
         if let Some(member) = state.registry.same(&origin) {
             member.health.hand_out(now);
         }
         let (generation, key) = (Some(generation), key.clone());
-        Ok(Lease { origin, key, generation, is_new, state: Arc::clone(&self.state) })
+        Ok(Lease { origin, key, generation, has_found: true, state: Arc::clone(&self.state) })
     }
 
     /// This server for a piece of a stream that it has made: none if it is not there, in back-off
@@ -176,15 +176,16 @@ impl Balancer {
         {
             return None;
         }
-        let (generation, is_new) = match state.routes.get(key) {
-            Some((routed, _)) if routed == origin.server() => (state.routes.join(key), false),
-            Some(_) => (None, false),
-            None => (state.routes.place(key, origin.server()), true),
+        let generation = match state.routes.get(key) {
+            Some((routed, _)) if routed == origin.server() => state.routes.join(key),
+            Some(_) => None,
+            None => state.routes.place(key, origin.server()),
         };
         if let Some(member) = state.registry.same(&origin) {
             member.health.hand_out(now);
         }
-        Some(Lease { origin, key: key.clone(), generation, is_new, state: Arc::clone(&self.state) })
+        let (key, state) = (key.clone(), Arc::clone(&self.state));
+        Some(Lease { origin, key, generation, has_found: true, state })
     }
 
     /// The stream that a path belongs to, and whether that has an origin: the live stream of this
@@ -376,8 +377,8 @@ pub struct Lease {
     key: StreamKey,
     /// None if the stream's route is another one's.
     generation: Option<Generation>,
-    /// Whether the stream had no origin before.
-    is_new: bool,
+    /// Whether the origin has the stream, as far as the client knows.
+    has_found: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -392,13 +393,10 @@ impl Lease {
         &self.key
     }
 
-    /// Gives the stream back: the origin does not have it. What this client alone has asked for
-    /// leaves no route, so that nobody can place a stream by asking for it too early, or for its
-    /// neighbour.
-    pub fn not_found(self) {
-        if let (true, Some(generation)) = (self.is_new, self.generation) {
-            self.state.lock().routes.forget(&self.key, generation);
-        }
+    /// Gives the stream back: the origin does not have it. If nobody has found it there, no route
+    /// is left, so that nobody can place a stream by asking for it too early, or for its neighbour.
+    pub fn not_found(mut self) {
+        self.has_found = false;
     }
 }
 
@@ -406,7 +404,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.state.lock();
         if let (Some(now), Some(generation)) = (state.latest, self.generation) {
-            state.routes.leave(&self.key, generation, now);
+            state.routes.leave(&self.key, generation, self.has_found, now);
         }
     }
 }

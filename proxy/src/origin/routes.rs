@@ -25,6 +25,8 @@ struct Route {
     server: ServerName,
     generation: Generation,
     users: usize,
+    /// Whether any of its users has found the stream.
+    is_found: bool,
     /// Set while there are no users.
     idle_since: Option<Instant>,
 }
@@ -73,6 +75,7 @@ impl Routes {
             server: server.clone(),
             generation: self.last_generation,
             users: 1,
+            is_found: false,
             idle_since: None,
         };
         self.table.insert(key.clone(), route);
@@ -80,23 +83,24 @@ impl Routes {
         Some(self.last_generation)
     }
 
-    /// Takes a user from a stream's route, if it still is the one that was joined.
-    pub(super) fn leave(&mut self, key: &StreamKey, generation: Generation, now: Instant) {
+    /// Takes a user from a stream's route, if it still is the one that was joined, and tells whether
+    /// it has found the stream there. A route by which nobody has goes with its last user.
+    pub(super) fn leave(
+        &mut self,
+        key: &StreamKey,
+        generation: Generation,
+        has_found: bool,
+        now: Instant,
+    ) {
         let route = self.table.get_mut(key).filter(|route| route.generation == generation);
         let Some(route) = route else { return };
         route.users = route.users.saturating_sub(1);
-        if route.users == 0 {
+        route.is_found |= has_found;
+        if route.users == 0 && !route.is_found {
+            self.remove(key);
+        } else if route.users == 0 {
             route.idle_since = Some(now);
             self.idle.insert((now, generation), key.clone());
-        }
-    }
-
-    /// Drops a route whose only user has not found the stream, if it still is the one that was
-    /// joined.
-    pub(super) fn forget(&mut self, key: &StreamKey, generation: Generation) {
-        let route = self.table.get(key);
-        if route.is_some_and(|route| route.generation == generation && route.users == 1) {
-            self.remove(key);
         }
     }
 

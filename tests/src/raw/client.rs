@@ -112,6 +112,11 @@ impl Client {
         }
     }
 
+    /// Whether the end that was read was a reset, and no end in order.
+    pub fn was_reset(&self) -> bool {
+        self.reader.was_reset
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish_sending(&mut self) -> Result<()> {
         Ok(self.reader.socket.shutdown(Shutdown::Write)?)

@@ -143,11 +143,13 @@ pub(super) struct Reader {
     pub(super) socket: TcpStream,
     /// Read, and not yet asked for.
     waiting: Vec<u8>,
+    /// The connection has ended, and not in order.
+    pub(super) was_reset: bool,
 }
 
 impl Reader {
     pub(super) fn new(socket: TcpStream) -> Self {
-        Self { socket, waiting: Vec::new() }
+        Self { socket, waiting: Vec::new(), was_reset: false }
     }
 
     /// A head; none if the other end closes before one begins.
@@ -211,7 +213,10 @@ impl Reader {
         let mut buffer = [0; 16 * 1024];
         let count = match self.socket.read(&mut buffer) {
             Ok(count) => count,
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => 0,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                self.was_reset = true;
+                0
+            }
             Err(error) => return Err(error).with_context(|| format!("after {}", self.text())),
         };
         self.waiting.extend(buffer.iter().take(count));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use serde_json::json;
+use socket2::SockRef;
 
 use super::message::{Framing, Reader, Request};
 use crate::{http, wait};
@@ -150,6 +151,12 @@ impl Exchange<'_> {
         self.is_last = true;
     }
 
+    /// The connection is reset behind what was sent so far, and not closed in order.
+    pub fn reset(&mut self) -> Result<()> {
+        self.is_last = true;
+        Ok(SockRef::from(&self.reader.socket).set_linger(Some(Duration::ZERO))?)
+    }
+
     /// Whether the other end has closed, or has sent what nobody asked for.
     pub fn is_disturbed(&self) -> Result<bool> {
         self.reader.socket.set_nonblocking(true)?;
@@ -183,7 +190,10 @@ impl Shared {
                 if let Err(error) = connection.serve(&mut reader, number) {
                     lock(&connection.faults).push(format!("{error:#}"));
                 }
-                let _ = reader.socket.shutdown(Shutdown::Both);
+                // A reset must not be announced by an end in order.
+                if matches!(SockRef::from(&reader.socket).linger(), Ok(None)) {
+                    let _ = reader.socket.shutdown(Shutdown::Both);
+                }
                 lock(&connection.open).remove(&number);
             };
             if thread::Builder::new().stack_size(STACK).spawn(serve).is_err() {

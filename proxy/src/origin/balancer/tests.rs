@@ -562,6 +562,11 @@ fn a_stream_that_was_not_found_leaves_no_route_unless_others_have_found_it() {
     pick_at(&balancer, &key, "a", now).expect("the server is there").not_found();
     assert_eq!(balancer.counts(now).routes_idle, 0);
 
+    let (one, other) = (pick(&balancer, &key, now), pick(&balancer, &key, now));
+    one.not_found();
+    other.not_found();
+    assert_eq!(balancer.counts(now).routes_idle, 0, "two at once have not found it either");
+
     let early = pick(&balancer, &key, now);
     let publisher = pick(&balancer, &key, now);
     early.not_found();

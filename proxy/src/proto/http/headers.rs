@@ -39,7 +39,12 @@ impl Headers {
 
     /// Removes all headers of this name.
     pub fn remove(&mut self, name: &str) {
-        self.0.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
+        self.retain(|other| !other.eq_ignore_ascii_case(name));
+    }
+
+    /// Removes all headers but those whose names are to be kept.
+    pub fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
+        self.0.retain(|(name, _)| is_kept(name));
     }
 
     /// The elements of the comma-separated values of all headers of this name, without the white
@@ -67,7 +72,7 @@ impl Headers {
             .filter(|name| !is_end_to_end(name))
             .map(str::to_owned)
             .collect();
-        self.0.retain(|(name, _)| {
+        self.retain(|name| {
             let is = |other: &str| name.eq_ignore_ascii_case(other);
             !HOP_BY_HOP.iter().any(|other| is(other)) && !named.iter().any(|other| is(other))
         });

@@ -74,7 +74,11 @@ impl Http {
             Ok(body) => body,
             Err(fault) => {
                 session.note(|progress| progress.why = Some(fault.to_string()));
-                let (answer, head) = (answer::BAD_BODY, &request.head);
+                let answer = match fault {
+                    Fault::TooEarly => answer::TOO_EARLY,
+                    _ => answer::BAD_BODY,
+                };
+                let head = &request.head;
                 return Ok(self.refuse(client, answer, head, request.kind, session).await);
             }
         };
@@ -94,7 +98,7 @@ impl Http {
         let is_found = machine.status().is_some_and(|status| status < 400);
         let client = Connection { socket, buffer: machine.into_early() };
         let name = origin.name().clone();
-        if !is_found && !matches!(outcome, Outcome::Stale) {
+        if !is_found {
             lease.not_found();
         }
         let end = match outcome {
@@ -113,7 +117,7 @@ impl Http {
             }
             Outcome::Failed(_, answer) if !is_answered => {
                 self.count(request.kind, answer.status.as_u16(), session);
-                let stays = self.stays(&request.head);
+                let stays = self.stays_behind(answer, &request.head);
                 // Behind an interim answer that has gone out in part.
                 let mut bytes = if is_told { out.to_client } else { Vec::new() };
                 bytes.append(&mut answer.to(&request.head, stays, SystemTime::now()));

@@ -160,6 +160,7 @@ impl Exchange {
     pub(super) fn begin(&mut self, mut bytes: Vec<u8>) -> Result<Vec<u8>, Fault> {
         let used = self.request.read(&bytes, &mut |_| ()).map_err(Fault::Request)?;
         self.early = bytes.split_off(used);
+        self.check_early()?;
         Ok(bytes)
     }
 
@@ -220,11 +221,16 @@ impl Exchange {
         let (body, early) = bytes.split_at_checked(used).unwrap_or((bytes, &[]));
         out.to_origin.extend_from_slice(body);
         self.early.extend_from_slice(early);
-        // Nobody would notice that this client leaves: it is not read behind this.
+        self.check_early()?;
+        Ok(Passed::Written)
+    }
+
+    /// Nobody would notice that the client of a live stream leaves if it were not read any more.
+    fn check_early(&self) -> Result<(), Fault> {
         if self.kind == Kind::Live && !self.has_room(Leg::Client) {
             return Err(Fault::TooEarly);
         }
-        Ok(Passed::Written)
+        Ok(())
     }
 
     fn heard(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {

@@ -36,6 +36,7 @@ pub(super) fn for_origin(
 ) -> RequestHead {
     let mut head = head.clone();
     let length = head.body_length();
+    head.headers.retain(|name| !is_disguised(name));
     head.headers.remove_hop_by_hop();
     if length == BodyLength::Chunked {
         head.headers.push("Transfer-Encoding", "chunked");
@@ -65,17 +66,36 @@ fn in_origin_form(head: &mut RequestHead, authority: &str) {
     head.target = head.origin_form().into_owned();
 }
 
+/// Whether a server could take a header for one that tells where the body ends or who asks, and it
+/// is none. RFC 3875 4.1.18: CGI, and WSGI behind it, read `X_Real_IP` and `X-Real-IP` alike; some
+/// servers any other sign as well.
+fn is_disguised(name: &str) -> bool {
+    const FRAMING: [&str; 2] = ["Content-Length", "Transfer-Encoding"];
+    let is_alike = |other: &str| {
+        let mut both = name.bytes().zip(other.bytes());
+        name.len() == other.len()
+            && both.all(|(own, other)| match other {
+                b'-' => !own.is_ascii_alphanumeric(),
+                _ => own.eq_ignore_ascii_case(&other),
+            })
+    };
+    let mut names = FRAMING.iter().chain(&TOLD);
+    names.any(|other| is_alike(other) && !name.eq_ignore_ascii_case(other))
+}
+
+/// What proxies tell of a client.
+const TOLD: [&str; 6] = [
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Real-IP",
+    "Forwarded",
+];
+
 /// Who asks, and by whom. What a client says of itself is not passed on; what a trusted proxy
 /// says is, with the proxy's own address behind it.
 fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
-    const TOLD: [&str; 6] = [
-        "X-Forwarded-For",
-        "X-Forwarded-Proto",
-        "X-Forwarded-Host",
-        "X-Forwarded-Port",
-        "X-Real-IP",
-        "Forwarded",
-    ];
     let ip = client.address.ip().to_canonical();
     if !trusted.contains(ip) {
         for name in TOLD {
@@ -272,6 +292,29 @@ mod tests {
                 "Via: 1.0 first, 1.1 srs-proxy",
             ]
         );
+    }
+
+    #[test]
+    fn names_that_a_server_reads_as_others_do_not_reach_it() {
+        let forged = "X_Forwarded_For: 1.1.1.1\r\nx-forwarded_PROTO: https\r\nX_Real_IP: 1.1.1.1\r\n\
+                      X.Forwarded.Host: front\r\nContent_Length: 5\r\nTransfer_Encoding: chunked\r\n";
+        let asked = format!(
+            "POST /live/s-1.ts HTTP/1.1\r\nHost: a\r\n{forged}X_Other: 1\r\nX-Forwarded_: 2\r\n\
+             Content-Length: 7\r\n\r\n"
+        );
+        for is_trusted in [false, true] {
+            let head = origin_gets(&asked, is_trusted);
+            let is_plain =
+                |name: &str| name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+            let odd: Vec<_> =
+                head.headers.iter().map(|(name, _)| name).filter(|name| !is_plain(name)).collect();
+            assert_eq!(odd, ["X_Other", "X-Forwarded_"]);
+            let told = lines(&head, &["X-Forwarded-For", "X-Real-IP", "Content-Length"]);
+            assert_eq!(
+                told,
+                ["X-Forwarded-For: 192.0.2.7", "X-Real-IP: 192.0.2.7", "Content-Length: 7"]
+            );
+        }
     }
 
     #[test]

@@ -235,6 +235,11 @@ impl Http {
         head.keeps_alive() && has_no_body(head) && !self.draining.is_cancelled()
     }
 
+    /// The same behind this answer. Requests that were too many are not answered one by one.
+    fn stays_behind(&self, answer: Answer, head: &RequestHead) -> bool {
+        answer != answer::TOO_EARLY && self.stays(head)
+    }
+
     async fn refuse(
         &self,
         client: Connection,
@@ -244,7 +249,7 @@ impl Http {
         session: &Session,
     ) -> Next {
         self.count(kind, answer.status.as_u16(), session);
-        let stays = self.stays(head);
+        let stays = self.stays_behind(answer, head);
         self.say(client, &answer.to(head, stays, SystemTime::now()), stays, session).await
     }
 
