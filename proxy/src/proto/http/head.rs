@@ -318,7 +318,8 @@ fn version(minor: Option<u8>) -> Result<Version, BadHead> {
 }
 
 fn collect(parsed: &[httparse::Header<'_>]) -> Headers {
-    let mut headers = Headers::default();
+    let bytes = parsed.iter().map(|header| header.name.len() + header.value.len()).sum();
+    let mut headers = Headers::with_capacity(parsed.len(), bytes);
     for header in parsed {
         headers.push(header.name, header.value);
     }
