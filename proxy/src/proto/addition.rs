@@ -35,9 +35,10 @@ impl Addition<'_> {
         if !self.applies_to(uri) {
             return uri.into();
         }
-        let Edit { at, text } = self.edit(uri);
+        let Edit { at, parts } = self.edit(uri);
         let (before, behind) = (uri.get(..at.start), uri.get(at.end..));
-        [before.unwrap_or_default(), &text, behind.unwrap_or_default()].concat().into()
+        let parts = parts.concat();
+        [before.unwrap_or_default(), &parts, behind.unwrap_or_default()].concat().into()
     }
 
     /// Where a reference leads.
@@ -64,28 +65,27 @@ impl Addition<'_> {
     }
 
     /// The one change that gives the URI this parameter.
-    pub(super) fn edit(&self, uri: &str) -> Edit {
+    pub(super) fn edit(&self, uri: &str) -> Edit<'_> {
+        let pair_behind = |mark| [mark, self.name, "=", self.value];
         let end = uri.trim_end_matches(BLANKS).len();
         let end = uri.find('#').map_or(end, |fragment| fragment.min(end));
         let before_fragment = uri.get(..end).unwrap_or_default();
         let Some(query) = before_fragment.find('?').map(|mark| mark + 1) else {
-            return Edit { at: end..end, text: format!("?{}={}", self.name, self.value) };
+            return Edit { at: end..end, parts: pair_behind("?") };
         };
         let mut start = query;
         for pair in before_fragment.get(query..).unwrap_or_default().split('&') {
             let pair_end = start + pair.len();
             match value_of(pair, self.name) {
-                Some("") => {
-                    let text = format!("{}={}", self.name, self.value);
-                    return Edit { at: start..pair_end, text };
-                }
+                Some("") => return Edit { at: start..pair_end, parts: pair_behind("") },
                 Some(value) => {
-                    return Edit { at: pair_end - value.len()..pair_end, text: self.value.into() };
+                    let parts = ["", "", "", self.value];
+                    return Edit { at: pair_end - value.len()..pair_end, parts };
                 }
                 None => start = pair_end + 1,
             }
         }
-        Edit { at: end..end, text: format!("&{}={}", self.name, self.value) }
+        Edit { at: end..end, parts: pair_behind("&") }
     }
 
     /// RFC 9110 4.2.3: hosts have no case, and the scheme's port may be left out.
@@ -125,11 +125,11 @@ pub(super) enum Aim {
     Elsewhere,
 }
 
-/// Bytes of a text, and what stands there instead.
+/// Bytes of a text, and what stands there instead, in parts: a mark, a name, `=` and a value.
 #[derive(Debug)]
-pub(super) struct Edit {
+pub(super) struct Edit<'a> {
     pub(super) at: Range<usize>,
-    pub(super) text: String,
+    pub(super) parts: [&'a str; 4],
 }
 
 /// A text of which only what is edited differs; all else is copied from the original.
@@ -147,14 +147,15 @@ impl<'a> Edited<'a> {
 
     /// Edits come in the order of their places. An edit that would make the text longer than
     /// [`MAX_BYTES`] fails.
-    pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), TooLong> {
+    pub(super) fn edit(&mut self, edit: &Edit<'_>) -> Result<(), TooLong> {
         let kept = self.original.get(self.copied..edit.at.start).ok_or(TooLong)?;
         let rest = self.original.len().saturating_sub(edit.at.end);
-        if self.text.len() + kept.len() + edit.text.len() + rest > MAX_BYTES {
+        let added: usize = edit.parts.iter().map(|part| part.len()).sum();
+        if self.text.len() + kept.len() + added + rest > MAX_BYTES {
             return Err(TooLong);
         }
         self.text.push_str(kept);
-        self.text.push_str(&edit.text);
+        self.text.extend(edit.parts);
         self.copied = edit.at.end;
         Ok(())
     }

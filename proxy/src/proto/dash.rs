@@ -206,10 +206,10 @@ impl Manifest<'_> {
         if aim == Aim::Elsewhere || aim == Aim::Relative && abroad {
             return Ok(());
         }
-        let Edit { at, text } = self.addition.edit(&url.spelled.uri);
-        let text = if url.escaped { text.replace('&', "&amp;") } else { text };
+        let Edit { at, parts } = self.addition.edit(&url.spelled.uri);
+        let parts = parts.map(|part| if url.escaped && part == "&" { "&amp;" } else { part });
         match url.spelled.place(&at) {
-            Some(at) => Ok(self.edited.edit(&Edit { at, text })?),
+            Some(at) => Ok(self.edited.edit(&Edit { at, parts })?),
             None => Ok(()),
         }
     }

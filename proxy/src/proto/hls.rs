@@ -183,9 +183,9 @@ fn add(
     let Some(spelled) = spelled.filter(|spelled| addition.applies_to(&spelled.uri)) else {
         return Ok(());
     };
-    let Edit { at, text } = addition.edit(&spelled.uri);
+    let Edit { at, parts } = addition.edit(&spelled.uri);
     match spelled.place(&at) {
-        Some(at) => edited.edit(&Edit { at, text }),
+        Some(at) => edited.edit(&Edit { at, parts }),
         None => Ok(()),
     }
 }
