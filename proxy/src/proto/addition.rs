@@ -177,32 +177,33 @@ pub(super) struct TooLong;
 
 /// A URI inside a document that writes parts of it in other words: variables, escapes.
 #[derive(Debug, Default)]
-pub(super) struct Spelled {
-    /// What is meant.
-    pub(super) uri: String,
-    /// Where each part begins in `uri`, where in the document, and whether it is the same there.
-    parts: Vec<(usize, usize, bool)>,
-    /// Where the next part begins in the document.
+pub(super) struct Spelled<'a> {
+    /// What is meant; mostly what is written.
+    pub(super) uri: Cow<'a, str>,
+    /// The parts in other words: where each is in `uri`, and where in the document.
+    reworded: Vec<(Range<usize>, Range<usize>)>,
+    /// Where it begins in the document, and where the next part will.
+    start: usize,
     end: usize,
 }
 
-impl Spelled {
+impl<'a> Spelled<'a> {
     /// Begins at a place of the document.
     pub(super) fn at(start: usize) -> Self {
-        Self { end: start, ..Self::default() }
+        Self { start, end: start, ..Self::default() }
     }
 
     /// The next part of the document means itself.
-    pub(super) fn push(&mut self, text: &str) {
-        self.parts.push((self.uri.len(), self.end, true));
-        self.uri.push_str(text);
+    pub(super) fn push(&mut self, text: &'a str) {
+        self.uri += text;
         self.end += text.len();
     }
 
     /// The next bytes of the document mean something else.
     pub(super) fn push_meaning(&mut self, bytes: usize, meaning: &str) {
-        self.parts.push((self.uri.len(), self.end, false));
-        self.uri.push_str(meaning);
+        let start = self.uri.len();
+        self.uri.to_mut().push_str(meaning);
+        self.reworded.push((start..self.uri.len(), self.end..self.end + bytes));
         self.end += bytes;
     }
 
@@ -213,12 +214,14 @@ impl Spelled {
     }
 
     fn place_of(&self, at: usize) -> Option<usize> {
-        if at == self.uri.len() {
-            return Some(self.end);
+        let passed = self.reworded.partition_point(|(meaning, _)| meaning.end <= at);
+        let (before, behind) = self.reworded.split_at_checked(passed)?;
+        if behind.first().is_some_and(|(meaning, _)| meaning.start < at) {
+            return None;
         }
-        let part = self.parts.partition_point(|(start, ..)| *start <= at).checked_sub(1)?;
-        let (start, place, literal) = self.parts.get(part)?;
-        (*literal || *start == at).then(|| place + (at - start))
+        let ends = before.last().map(|(meaning, words)| (meaning.end, words.end));
+        let (in_uri, in_document) = ends.unwrap_or((0, self.start));
+        Some(in_document + (at - in_uri))
     }
 }
 
