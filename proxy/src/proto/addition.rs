@@ -35,9 +35,10 @@ impl Addition<'_> {
         if !self.applies_to(uri) {
             return uri.into();
         }
-        let Edit { at, text } = self.edit(uri);
+        let Edit { at, parts } = self.edit(uri);
         let (before, behind) = (uri.get(..at.start), uri.get(at.end..));
-        [before.unwrap_or_default(), &text, behind.unwrap_or_default()].concat().into()
+        let parts = parts.concat();
+        [before.unwrap_or_default(), &parts, behind.unwrap_or_default()].concat().into()
     }
 
     /// Where a reference leads.
@@ -64,28 +65,27 @@ impl Addition<'_> {
     }
 
     /// The one change that gives the URI this parameter.
-    pub(super) fn edit(&self, uri: &str) -> Edit {
+    pub(super) fn edit(&self, uri: &str) -> Edit<'_> {
+        let pair_behind = |mark| [mark, self.name, "=", self.value];
         let end = uri.trim_end_matches(BLANKS).len();
         let end = uri.find('#').map_or(end, |fragment| fragment.min(end));
         let before_fragment = uri.get(..end).unwrap_or_default();
         let Some(query) = before_fragment.find('?').map(|mark| mark + 1) else {
-            return Edit { at: end..end, text: format!("?{}={}", self.name, self.value) };
+            return Edit { at: end..end, parts: pair_behind("?") };
         };
         let mut start = query;
         for pair in before_fragment.get(query..).unwrap_or_default().split('&') {
             let pair_end = start + pair.len();
             match value_of(pair, self.name) {
-                Some("") => {
-                    let text = format!("{}={}", self.name, self.value);
-                    return Edit { at: start..pair_end, text };
-                }
+                Some("") => return Edit { at: start..pair_end, parts: pair_behind("") },
                 Some(value) => {
-                    return Edit { at: pair_end - value.len()..pair_end, text: self.value.into() };
+                    let parts = ["", "", "", self.value];
+                    return Edit { at: pair_end - value.len()..pair_end, parts };
                 }
                 None => start = pair_end + 1,
             }
         }
-        Edit { at: end..end, text: format!("&{}={}", self.name, self.value) }
+        Edit { at: end..end, parts: pair_behind("&") }
     }
 
     /// RFC 9110 4.2.3: hosts have no case, and the scheme's port may be left out.
@@ -125,11 +125,11 @@ pub(super) enum Aim {
     Elsewhere,
 }
 
-/// Bytes of a text, and what stands there instead.
+/// Bytes of a text, and what stands there instead, in parts: a mark, a name, `=` and a value.
 #[derive(Debug)]
-pub(super) struct Edit {
+pub(super) struct Edit<'a> {
     pub(super) at: Range<usize>,
-    pub(super) text: String,
+    pub(super) parts: [&'a str; 4],
 }
 
 /// A text of which only what is edited differs; all else is copied from the original.
@@ -147,14 +147,15 @@ impl<'a> Edited<'a> {
 
     /// Edits come in the order of their places. An edit that would make the text longer than
     /// [`MAX_BYTES`] fails.
-    pub(super) fn edit(&mut self, edit: &Edit) -> Result<(), TooLong> {
+    pub(super) fn edit(&mut self, edit: &Edit<'_>) -> Result<(), TooLong> {
         let kept = self.original.get(self.copied..edit.at.start).ok_or(TooLong)?;
         let rest = self.original.len().saturating_sub(edit.at.end);
-        if self.text.len() + kept.len() + edit.text.len() + rest > MAX_BYTES {
+        let added: usize = edit.parts.iter().map(|part| part.len()).sum();
+        if self.text.len() + kept.len() + added + rest > MAX_BYTES {
             return Err(TooLong);
         }
         self.text.push_str(kept);
-        self.text.push_str(&edit.text);
+        self.text.extend(edit.parts);
         self.copied = edit.at.end;
         Ok(())
     }
@@ -176,32 +177,33 @@ pub(super) struct TooLong;
 
 /// A URI inside a document that writes parts of it in other words: variables, escapes.
 #[derive(Debug, Default)]
-pub(super) struct Spelled {
-    /// What is meant.
-    pub(super) uri: String,
-    /// Where each part begins in `uri`, where in the document, and whether it is the same there.
-    parts: Vec<(usize, usize, bool)>,
-    /// Where the next part begins in the document.
+pub(super) struct Spelled<'a> {
+    /// What is meant; mostly what is written.
+    pub(super) uri: Cow<'a, str>,
+    /// The parts in other words: where each is in `uri`, and where in the document.
+    reworded: Vec<(Range<usize>, Range<usize>)>,
+    /// Where it begins in the document, and where the next part will.
+    start: usize,
     end: usize,
 }
 
-impl Spelled {
+impl<'a> Spelled<'a> {
     /// Begins at a place of the document.
     pub(super) fn at(start: usize) -> Self {
-        Self { end: start, ..Self::default() }
+        Self { start, end: start, ..Self::default() }
     }
 
     /// The next part of the document means itself.
-    pub(super) fn push(&mut self, text: &str) {
-        self.parts.push((self.uri.len(), self.end, true));
-        self.uri.push_str(text);
+    pub(super) fn push(&mut self, text: &'a str) {
+        self.uri += text;
         self.end += text.len();
     }
 
     /// The next bytes of the document mean something else.
     pub(super) fn push_meaning(&mut self, bytes: usize, meaning: &str) {
-        self.parts.push((self.uri.len(), self.end, false));
-        self.uri.push_str(meaning);
+        let start = self.uri.len();
+        self.uri.to_mut().push_str(meaning);
+        self.reworded.push((start..self.uri.len(), self.end..self.end + bytes));
         self.end += bytes;
     }
 
@@ -212,12 +214,14 @@ impl Spelled {
     }
 
     fn place_of(&self, at: usize) -> Option<usize> {
-        if at == self.uri.len() {
-            return Some(self.end);
+        let passed = self.reworded.partition_point(|(meaning, _)| meaning.end <= at);
+        let (before, behind) = self.reworded.split_at_checked(passed)?;
+        if behind.first().is_some_and(|(meaning, _)| meaning.start < at) {
+            return None;
         }
-        let part = self.parts.partition_point(|(start, ..)| *start <= at).checked_sub(1)?;
-        let (start, place, literal) = self.parts.get(part)?;
-        (*literal || *start == at).then(|| place + (at - start))
+        let ends = before.last().map(|(meaning, words)| (meaning.end, words.end));
+        let (in_uri, in_document) = ends.unwrap_or((0, self.start));
+        Some(in_document + (at - in_uri))
     }
 }
 

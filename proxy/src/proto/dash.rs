@@ -189,7 +189,7 @@ impl Manifest<'_> {
     }
 
     /// A `BaseURL` of the innermost element; one that cannot be read leads who knows where.
-    fn base(&mut self, url: Option<&Url>) -> Result<(), BadMpd> {
+    fn base(&mut self, url: Option<&Url<'_>>) -> Result<(), BadMpd> {
         let aim = url.map_or(Aim::Elsewhere, |url| self.addition.aim(&url.spelled.uri));
         let Some(parent) = self.open.last_mut() else { return Ok(()) };
         let around = parent.abroad_around;
@@ -201,15 +201,15 @@ impl Manifest<'_> {
         }
     }
 
-    fn add(&mut self, url: &Url, abroad: bool) -> Result<(), BadMpd> {
+    fn add(&mut self, url: &Url<'_>, abroad: bool) -> Result<(), BadMpd> {
         let aim = self.addition.aim(&url.spelled.uri);
         if aim == Aim::Elsewhere || aim == Aim::Relative && abroad {
             return Ok(());
         }
-        let Edit { at, text } = self.addition.edit(&url.spelled.uri);
-        let text = if url.escaped { text.replace('&', "&amp;") } else { text };
+        let Edit { at, parts } = self.addition.edit(&url.spelled.uri);
+        let parts = parts.map(|part| if url.escaped && part == "&" { "&amp;" } else { part });
         match url.spelled.place(&at) {
-            Some(at) => Ok(self.edited.edit(&Edit { at, text })?),
+            Some(at) => Ok(self.edited.edit(&Edit { at, parts })?),
             None => Ok(()),
         }
     }
@@ -221,15 +221,15 @@ impl Manifest<'_> {
 
 /// A URL, and how the manifest writes it.
 #[derive(Debug)]
-struct Url {
-    spelled: Spelled,
+struct Url<'a> {
+    spelled: Spelled<'a>,
     escaped: bool,
 }
 
-impl Url {
+impl<'a> Url<'a> {
     /// An attribute's value or an element's text that begins at `start` in the manifest. None if
     /// it has a reference that XML itself does not define.
-    fn of_attribute(value: &str, start: usize) -> Option<Self> {
+    fn of_attribute(value: &'a str, start: usize) -> Option<Self> {
         let mut spelled = Spelled::at(start);
         let mut rest = value;
         while let Some(reference) = rest.find('&') {
@@ -244,7 +244,7 @@ impl Url {
     }
 
     /// The content of an element: text alone, or one CDATA section with blanks around it.
-    fn of_text(content: &str, start: usize) -> Option<Self> {
+    fn of_text(content: &'a str, start: usize) -> Option<Self> {
         let section = content.trim().strip_prefix("<![CDATA[");
         if let Some(text) = section.and_then(|section| section.strip_suffix("]]>"))
             && !text.contains("]]>")

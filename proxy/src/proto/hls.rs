@@ -149,7 +149,7 @@ impl<'a> Variables<'a> {
 
     /// The URI at a place of the playlist with its variables replaced, if enough of them are
     /// known to tell where it leads and whether it has a query.
-    fn expand(&mut self, text: &str, start: usize) -> Option<Spelled> {
+    fn expand<'t>(&mut self, text: &'t str, start: usize) -> Option<Spelled<'t>> {
         let mut spelled = Spelled::at(start);
         let mut rest = text;
         while let Some((before, behind)) = rest.split_once("{$") {
@@ -178,14 +178,14 @@ const UNKNOWN: &str = "_";
 fn add(
     edited: &mut Edited<'_>,
     addition: &Addition<'_>,
-    spelled: Option<Spelled>,
+    spelled: Option<Spelled<'_>>,
 ) -> Result<(), TooLong> {
     let Some(spelled) = spelled.filter(|spelled| addition.applies_to(&spelled.uri)) else {
         return Ok(());
     };
-    let Edit { at, text } = addition.edit(&spelled.uri);
+    let Edit { at, parts } = addition.edit(&spelled.uri);
     match spelled.place(&at) {
-        Some(at) => edited.edit(&Edit { at, text }),
+        Some(at) => edited.edit(&Edit { at, parts }),
         None => Ok(()),
     }
 }

@@ -280,17 +280,23 @@ fn skip_empty_lines(bytes: &[u8]) -> Result<Option<(usize, &[u8])>, BadHead> {
 /// Where the empty line ends, if it is there. `httparse` takes a line feed for the end of a line
 /// (RFC 9112 section 2.2 allows it); a receiver that does not would see other lines.
 fn find_end(bytes: &[u8], limit: usize) -> Result<Option<usize>, BadHead> {
-    let mut before = None;
-    let mut line = 0_usize;
-    for (at, &byte) in bytes.iter().take(limit).enumerate() {
-        match (before.replace(byte), byte) {
-            (Some(b'\r'), b'\n') if line == 0 => return Ok(Some(at + 1)),
-            (Some(b'\r'), b'\n') => line = 0,
-            (Some(b'\r'), _) | (_, b'\n') => return Err(BadHead::LineEnd),
-            (_, b'\r') => {}
-            (_, b' ' | b'\t') if line == 0 => return Err(BadHead::Folded),
-            (_, byte) if byte.is_ascii_control() && byte != b'\t' => return Err(BadHead::Control),
-            _ => line += 1,
+    let head = bytes.get(..limit).unwrap_or(bytes);
+    let mut lines = head;
+    loop {
+        if matches!(lines.first(), Some(b' ' | b'\t')) {
+            return Err(BadHead::Folded);
+        }
+        let control = lines.iter().position(|byte| byte.is_ascii_control() && *byte != b'\t');
+        let Some((line, behind)) = control.and_then(|at| lines.split_at_checked(at)) else { break };
+        match behind {
+            [b'\r', b'\n', body @ ..] if line.is_empty() => {
+                return Ok(Some(head.len() - body.len()));
+            }
+            [b'\r', b'\n', next @ ..] => lines = next,
+            // A line feed may come.
+            [b'\r'] => break,
+            [b'\r' | b'\n', ..] => return Err(BadHead::LineEnd),
+            _ => return Err(BadHead::Control),
         }
     }
     if bytes.len() < limit { Ok(None) } else { Err(BadHead::TooLong) }
@@ -318,7 +324,8 @@ fn version(minor: Option<u8>) -> Result<Version, BadHead> {
 }
 
 fn collect(parsed: &[httparse::Header<'_>]) -> Headers {
-    let mut headers = Headers::default();
+    let bytes = parsed.iter().map(|header| header.name.len() + header.value.len()).sum();
+    let mut headers = Headers::with_capacity(parsed.len(), bytes);
     for header in parsed {
         headers.push(header.name, header.value);
     }

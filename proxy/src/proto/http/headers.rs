@@ -1,10 +1,29 @@
 //! The header fields of a message, in the order and spelling of the wire.
 
+use std::fmt;
+use std::ops::Range;
+
 /// Names and values. Names are compared without case (RFC 9110 section 5.1).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, Vec<u8>)>);
+#[derive(Clone, Default)]
+pub struct Headers {
+    fields: Vec<Field>,
+    /// The names and values of all fields, and of those that were removed.
+    text: Vec<u8>,
+}
+
+/// Where a header stands in the text.
+#[derive(Clone)]
+struct Field {
+    name: Range<usize>,
+    value: Range<usize>,
+}
 
 impl Headers {
+    /// None yet, and room for so many, with so many bytes of names and values.
+    pub(super) fn with_capacity(fields: usize, bytes: usize) -> Self {
+        Self { fields: Vec::with_capacity(fields), text: Vec::with_capacity(bytes) }
+    }
+
     /// The value of the first header of this name.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.all(name).next()
@@ -17,7 +36,8 @@ impl Headers {
 
     /// The values of all headers of this name.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
-        self.iter().filter(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let is = |other: &[u8]| other.eq_ignore_ascii_case(name.as_bytes());
+        self.lines().filter(move |(other, _)| is(other)).map(|(_, value)| value)
     }
 
     /// True if there is a header of this name, also an empty one.
@@ -26,25 +46,21 @@ impl Headers {
     }
 
     /// Adds a header at the end. It is written as it is: line ends have no place in it.
-    pub fn push(&mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) {
-        self.0.push((name.into(), value.into()));
+    pub fn push(&mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) {
+        let name = self.append(name.as_ref().as_bytes());
+        let value = self.append(value.as_ref());
+        self.fields.push(Field { name, value });
     }
 
     /// Puts one header in the place of all of its name.
-    pub fn set(&mut self, name: impl Into<String>, value: impl Into<Vec<u8>>) {
-        let name = name.into();
-        self.remove(&name);
+    pub fn set(&mut self, name: impl AsRef<str>, value: impl AsRef<[u8]>) {
+        self.remove(name.as_ref());
         self.push(name, value);
     }
 
     /// Removes all headers of this name.
     pub fn remove(&mut self, name: &str) {
         self.retain(|other| !other.eq_ignore_ascii_case(name));
-    }
-
-    /// Removes all headers but those whose names are to be kept.
-    pub fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
-        self.0.retain(|(name, _)| is_kept(name));
     }
 
     /// The elements of the comma-separated values of all headers of this name, without the white
@@ -80,30 +96,63 @@ impl Headers {
 
     /// Names and values in their order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
+        self.lines().map(|(name, value)| (str::from_utf8(name).unwrap_or_default(), value))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.fields.len()
     }
 
     /// True if there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields.is_empty()
     }
 
     /// Appends each as a line, and the empty line behind them.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        let lines = self.iter().map(|(name, value)| name.len() + value.len() + ": \r\n".len());
+        let lines = self.lines().map(|(name, value)| name.len() + value.len() + ": \r\n".len());
         out.reserve(lines.sum::<usize>() + "\r\n".len());
-        for (name, value) in self.iter() {
-            out.extend_from_slice(name.as_bytes());
+        for (name, value) in self.lines() {
+            out.extend_from_slice(name);
             out.extend_from_slice(b": ");
             out.extend_from_slice(value);
             out.extend_from_slice(b"\r\n");
         }
         out.extend_from_slice(b"\r\n");
+    }
+
+    fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let text = |at: &Range<usize>| self.text.get(at.clone()).unwrap_or_default();
+        self.fields.iter().map(move |field| (text(&field.name), text(&field.value)))
+    }
+
+    fn append(&mut self, text: &[u8]) -> Range<usize> {
+        let start = self.text.len();
+        self.text.extend_from_slice(text);
+        start..self.text.len()
+    }
+
+    /// Removes all headers but those whose names are to be kept.
+    pub fn retain(&mut self, is_kept: impl Fn(&str) -> bool) {
+        let Self { fields, text } = self;
+        let name = |field: &Field| str::from_utf8(text.get(field.name.clone())?).ok();
+        fields.retain(|field| name(field).is_some_and(&is_kept));
+    }
+}
+
+impl PartialEq for Headers {
+    fn eq(&self, other: &Self) -> bool {
+        self.lines().eq(other.lines())
+    }
+}
+
+impl Eq for Headers {}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.iter().map(|(name, value)| (name, String::from_utf8_lossy(value)));
+        f.debug_map().entries(lines).finish()
     }
 }
 
