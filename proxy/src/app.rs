@@ -225,7 +225,7 @@ impl Desk {
             Err(error) => {
                 let end = End::from(&error);
                 self.sessions.refuse(protocol, end);
-                (peer, end, Some(error))
+                (SocketAddr::new(peer.ip().to_canonical(), peer.port()), end, Some(error))
             }
         };
         // Health checks come and go without a word.

@@ -189,12 +189,11 @@ impl Balancer {
     }
 
     /// The stream that a path belongs to, and whether that has an origin: the live stream of this
-    /// name if that has clients, because nothing but its own name tells it; else the likeliest
-    /// that has an origin; else the likeliest.
+    /// name if that is there and has clients, because nothing but its own name tells it; else the
+    /// likeliest that has an origin; else the likeliest.
     pub fn attribute<'a>(&self, candidates: &'a Candidates) -> (&'a StreamKey, bool) {
         let state = self.state.lock();
-        let live =
-            candidates.live().filter(|key| state.routes.get(key).is_some_and(|(_, in_use)| in_use));
+        let live = candidates.live().filter(|key| state.routes.is_alive(key));
         let routed = || candidates.keys().find(|key| state.routes.get(key).is_some());
         match live.or_else(routed) {
             Some(key) => (key, true),
@@ -228,9 +227,17 @@ impl Balancer {
         let mut state = self.at(now);
         state.routes.expire(now);
         let gone = state.registry.expire(now);
+        let gone: Vec<_> =
+            gone.into_iter().map(|origin| (state.routes.of(origin.server()), origin)).collect();
         drop(state);
-        for origin in gone {
-            tracing::info!(origin = &**origin.name(), "origin gone: no heartbeat");
+        for (streams, origin) in gone {
+            let origin = &**origin.name();
+            // Its clients go on, and new ones of the same streams go elsewhere.
+            if streams > 0 {
+                tracing::warn!(origin, streams, "origin gone: no heartbeat");
+            } else {
+                tracing::info!(origin, "origin gone: no heartbeat");
+            }
         }
     }
 
@@ -391,6 +398,13 @@ impl Lease {
     /// The stream.
     pub fn key(&self) -> &StreamKey {
         &self.key
+    }
+
+    /// Notes that the origin has the stream.
+    pub fn found(&self) {
+        if let Some(generation) = self.generation {
+            self.state.lock().routes.find(&self.key, generation);
+        }
     }
 
     /// Gives the stream back: the origin does not have it. If nobody has found it there, no route

@@ -52,6 +52,19 @@ impl Routes {
         self.table.get(key).map(|route| (&route.server, route.users > 0))
     }
 
+    /// Whether a stream has users, and one of them has found it.
+    pub(super) fn is_alive(&self, key: &StreamKey) -> bool {
+        self.table.get(key).is_some_and(|route| route.users > 0 && route.is_found)
+    }
+
+    /// Notes that a user of a stream's route has found it, if it still is the one that was joined.
+    pub(super) fn find(&mut self, key: &StreamKey, generation: Generation) {
+        let route = self.table.get_mut(key).filter(|route| route.generation == generation);
+        if let Some(route) = route {
+            route.is_found = true;
+        }
+    }
+
     /// Adds a user to a stream's route.
     pub(super) fn join(&mut self, key: &StreamKey) -> Option<Generation> {
         let route = self.table.get_mut(key)?;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::record::summarize;
-use super::{End, Protocol, Role, Session, SessionId};
+use super::{End, Progress, Protocol, Role, Session, SessionId};
 use crate::listen::{TrustedProxies, source};
 use crate::plane::Leg;
 use crate::proto::proxy_protocol::Ends;
@@ -178,6 +178,12 @@ impl Live {
     /// Notes and counts the session as set up: its origin has said yes.
     pub fn established(&self, role: Role) {
         self.session.note(|progress| progress.established = Some(role));
+        if role == Role::Publish {
+            let Progress { stream, origin, .. } = self.session.progress();
+            let stream = stream.as_ref().map(StreamKey::as_str);
+            let origin = origin.as_ref().map(|(name, _)| &**name);
+            tracing::info!(stream, origin, client = %self.session.client, "published");
+        }
         let mut table = self.table.table.lock();
         let setups = table.totals.setups.get_mut(self.session.protocol as usize);
         if let Some(n) = setups.and_then(|s| s.get_mut(role as usize)) {

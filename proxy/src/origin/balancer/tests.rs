@@ -545,8 +545,11 @@ fn of_several_streams_the_likeliest_that_has_an_origin_is_meant() {
     assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s".into(), false));
     let own = pick(&balancer, &own, now);
     assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s-1".into(), true));
-    // A live stream with clients is not taken for a piece, whoever asks for what.
+    // Who only waits for a stream takes no piece from another.
     let _whole = pick(&balancer, &whole, now);
+    assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s".into(), true));
+    // A live stream with clients is not taken for a piece, whoever asks for what.
+    own.found();
     assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s-1".into(), true));
     drop(own);
     assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s".into(), true));

@@ -132,7 +132,7 @@ impl Rtmp {
             chunk_streams: self.settings.max_chunk_streams,
         };
         let bridge = Box::new(Bridge::new(wanted, agreement, limits, &mut out)?);
-        Ok(Joined { role, bridge, socket, out, _lease: lease })
+        Ok(Joined { role, bridge, socket, out, lease })
     }
 
     /// Talks to the client until it has said publish or play.
@@ -171,7 +171,7 @@ impl Rtmp {
 
     /// Moves the media until the end.
     async fn carry(&self, client: TcpStream, joined: Joined, live: &Live) -> End {
-        let Joined { role, mut bridge, socket, out, _lease } = joined;
+        let Joined { role, mut bridge, socket, out, lease } = joined;
         let (session, patience) = (live.session(), self.settings.patience);
         let mut pair = StreamPair { client, origin: socket, out };
         let (plane, reason) = StreamPlane::choose();
@@ -181,6 +181,7 @@ impl Rtmp {
             session.note(|progress| progress.plane = Some((plane.as_str(), reason)));
             if bridge.is_accepted() == Some(true) && !is_established {
                 is_established = true;
+                lease.found();
                 live.established(role);
             }
             if bridge.is_aligned() {
@@ -212,7 +213,7 @@ struct Joined {
     socket: TcpStream,
     out: Outbox,
     /// Keeps the route alive as long as the session.
-    _lease: Lease,
+    lease: Lease,
 }
 
 /// Tells the client why there will be no session.
