@@ -66,7 +66,9 @@ impl Http {
         session.note(|progress| progress.origin = Some((origin.name().clone(), address)));
         let about = self.about(&request.head, session);
         let token = Token {
-            value: self.tokens.issue(&request.stream, origin.server().as_str()),
+            tokens: self.tokens.clone(),
+            stream: request.stream.clone(),
+            server: origin.server().clone(),
             host: request.head.authority().unwrap_or_default().to_owned(),
         };
         let mut machine = Exchange::new(request, about, token, self.playlists.share());
