@@ -81,8 +81,8 @@ impl Http {
             }
         };
         let mut out = Outbox::default();
-        let (head, hop, authority) = (&request.head, &self.settings.hop, address.to_string());
-        heads::for_origin(head, request.kind, about, hop, &authority).write(&mut out.to_origin);
+        let (head, hop) = (&request.head, &self.settings.hop);
+        heads::for_origin(head, request.kind, about, hop, address).write(&mut out.to_origin);
         out.to_origin.extend_from_slice(&body);
         let [_, before] = session.meter.read();
         let mut pair = StreamPair { client: client.socket, origin: socket, out };
