@@ -76,8 +76,8 @@ fn is_header(line: &str) -> bool {
 
 /// What stands behind the colon of a tag. That of EXTINF is a title, free text.
 fn attribute_list(line: &str) -> Option<&str> {
-    let (tag, list) = line.split_once(':')?;
-    (tag.starts_with("#EXT") && tag != "#EXTINF").then_some(list)
+    let (tag, list) = line.strip_prefix("#EXT")?.split_once(':')?;
+    (tag != "INF").then_some(list)
 }
 
 /// An attribute whose value is a quoted string.

@@ -66,7 +66,9 @@ impl Http {
         session.note(|progress| progress.origin = Some((origin.name().clone(), address)));
         let about = self.about(&request.head, session);
         let token = Token {
-            value: self.tokens.issue(&request.stream, origin.server().as_str()),
+            tokens: self.tokens.clone(),
+            stream: request.stream.clone(),
+            server: origin.server().clone(),
             host: request.head.authority().unwrap_or_default().to_owned(),
         };
         let mut machine = Exchange::new(request, about, token, self.playlists.share());
@@ -83,8 +85,8 @@ impl Http {
             }
         };
         let mut out = Outbox::default();
-        let (head, hop, authority) = (&request.head, &self.settings.hop, address.to_string());
-        heads::for_origin(head, request.kind, about, hop, &authority).write(&mut out.to_origin);
+        let (head, hop) = (&request.head, &self.settings.hop);
+        heads::for_origin(head, request.kind, about, hop, address).write(&mut out.to_origin);
         out.to_origin.extend_from_slice(&body);
         let [_, before] = session.meter.read();
         let mut pair = StreamPair { client: client.socket, origin: socket, out };

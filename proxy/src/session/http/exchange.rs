@@ -6,12 +6,14 @@
 
 use std::borrow::Cow;
 use std::io::Read;
+use std::sync::Arc;
 
 use flate2::read::MultiGzDecoder;
 
 use super::heads::{self, Client, Encoding};
 use super::request::Request;
 use super::room::Share;
+use crate::origin::ServerName;
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
 use crate::proto::addition::Addition;
@@ -19,7 +21,7 @@ use crate::proto::http::{
     BadBody, BodyLength, BodyReader, Headers, MAX_HEAD, ResponseHead, Version,
 };
 use crate::proto::{dash, hls};
-use crate::stream::{Kind, Tokens};
+use crate::stream::{Kind, StreamKey, Tokens};
 
 /// Bytes of the largest playlist that is rewritten.
 pub(super) const MAX_PLAYLIST: usize = 2 * 1024 * 1024;
@@ -50,10 +52,13 @@ pub(super) struct Exchange {
     is_news: bool,
 }
 
-/// The parameter by which a playlist's URIs come back to their origin.
-#[derive(Clone, Debug, Default)]
+/// The parameter by which a playlist's URIs come back to their origin. It is issued only for an
+/// answer that is a playlist.
+#[derive(Clone, Debug)]
 pub(super) struct Token {
-    pub(super) value: String,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) stream: StreamKey,
+    pub(super) server: ServerName,
     /// The authority by which the client came.
     pub(super) host: String,
 }
@@ -445,6 +450,11 @@ impl Filter for Exchange {
 }
 
 impl Token {
+    /// The parameter's value.
+    pub(super) fn value(&self) -> String {
+        self.tokens.issue(&self.stream, self.server.as_str())
+    }
+
     /// The playlist with the token in each URI that comes back to the proxy. What is no playlist
     /// after all stays as it is.
     fn rewritten(&self, body: Vec<u8>, headers: &mut Headers) -> Result<Vec<u8>, Fault> {
@@ -452,7 +462,8 @@ impl Token {
             Some(Encoding::Gzip) => Cow::Owned(inflated(&body)?),
             Some(Encoding::Identity) | None => Cow::Borrowed(body.as_slice()),
         };
-        let addition = Addition { name: Tokens::PARAMETER, value: &self.value, host: &self.host };
+        let value = self.value();
+        let addition = Addition { name: Tokens::PARAMETER, value: &value, host: &self.host };
         let Ok(text) = std::str::from_utf8(&plain) else { return Ok(body) };
         let rewritten = if text.trim_start_matches('\u{feff}').starts_with('#') {
             hls::rewrite(text, &addition).ok()

@@ -3,10 +3,11 @@
 
 use bolero::check;
 
-use super::exchange::{Exchange, Fault, MAX_PLAYLIST, Token, Turn};
+use super::exchange::{Exchange, Fault, MAX_PLAYLIST, Turn};
 use super::heads::{self, Client, Encoding};
 use super::request::{Asked, Request};
 use super::room::Room;
+use super::tests::fed::token_of;
 use crate::origin::{Balancer, BalancerSettings};
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -129,9 +130,8 @@ impl<'a> Both<'a> {
             version: head.version,
             keeps_alive: head.keeps_alive(),
         };
-        let token = Token { value: "T".into(), host: "proxy".into() };
-        let mut machine =
-            Exchange::new(&self.request, client, token, Room::new(usize::MAX).share());
+        let (token, room) = (token_of(&self.request), Room::new(usize::MAX));
+        let mut machine = Exchange::new(&self.request, client, token, room.share());
         let mut came = Came {
             got: Outbox::default(),
             taken: [0, 0],

@@ -1,6 +1,6 @@
 //! What is changed in the heads that pass: nothing but what is meant for one hop.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::SystemTime;
 
 use crate::listen::TrustedProxies;
@@ -26,13 +26,13 @@ pub struct Hop {
     pub pseudonym: String,
 }
 
-/// The head that the origin gets.
+/// The head that the origin at this address gets.
 pub(super) fn for_origin(
     head: &RequestHead,
     kind: Kind,
     client: Client,
     hop: &Hop,
-    authority: &str,
+    origin: SocketAddr,
 ) -> RequestHead {
     let mut head = head.clone();
     let length = head.body_length();
@@ -41,7 +41,7 @@ pub(super) fn for_origin(
     if length == BodyLength::Chunked {
         head.headers.push("Transfer-Encoding", "chunked");
     }
-    in_origin_form(&mut head, authority);
+    in_origin_form(&mut head, origin);
     match kind {
         // It must be read to be rewritten, and whole.
         Kind::Playlist => {
@@ -59,9 +59,10 @@ pub(super) fn for_origin(
 }
 
 /// RFC 9112 3.2.2: the host of an absolute target counts, and the origin gets the origin form.
-fn in_origin_form(head: &mut RequestHead, authority: &str) {
+fn in_origin_form(head: &mut RequestHead, origin: SocketAddr) {
     // A client of HTTP/1.0 need not name a host.
-    let host = head.authority().filter(|host| !host.is_empty()).unwrap_or(authority).to_owned();
+    let host = head.authority().filter(|host| !host.is_empty());
+    let host = host.map_or_else(|| origin.to_string(), str::to_owned);
     head.headers.set("Host", host);
     head.target = head.origin_form().into_owned();
 }
@@ -102,15 +103,15 @@ fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
             headers.remove(name);
         }
     }
-    let before = joined(headers, "X-Forwarded-For");
+    let address = ip.to_string();
     // Each has added whom it saw: from the end on, the first that is no proxy of ours is the
     // client. What stands before it may be the client's own invention.
     let told: Vec<_> = headers.list("X-Forwarded-For").collect();
     let is_proxy = |told: &&&str| told.parse().is_ok_and(|ip| trusted.contains(ip));
     let real = told.iter().rev().find(|told| !is_proxy(told)).or(told.first());
-    let real = real.map_or(ip.to_string(), |&told| told.to_owned());
+    let real = real.map_or_else(|| address.clone(), |&told| told.to_owned());
     let host = headers.text("Host").unwrap_or_default().to_owned();
-    headers.set("X-Forwarded-For", format!("{before}{ip}"));
+    append(headers, "X-Forwarded-For", &address);
     for (name, value) in
         [("X-Real-IP", real.as_str()), ("X-Forwarded-Proto", "http"), ("X-Forwarded-Host", &host)]
     {
@@ -118,31 +119,30 @@ fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
             headers.push(name, value);
         }
     }
-    let before = joined(headers, "Forwarded");
     // RFC 7239 4: an IPv6 address, and a host with a port, stand in quotes.
-    let for_ = match ip {
-        IpAddr::V4(ip) => ip.to_string(),
-        IpAddr::V6(ip) => format!("\"[{ip}]\""),
-    };
+    let [before, behind] = if ip.is_ipv6() { ["\"[", "]\""] } else { [""; 2] };
     let host = host.replace(['"', '\\'], "");
-    headers.set("Forwarded", format!("{before}for={for_};host=\"{host}\";proto=http"));
+    let hop = format!("for={before}{address}{behind};host=\"{host}\";proto=http");
+    append(headers, "Forwarded", &hop);
 }
 
 /// RFC 9110 7.6.3: by which way the request has come; the version is that of the message received.
 fn via(headers: &mut Headers, version: Version, pseudonym: &str) {
-    let before = joined(headers, "Via");
     let version = match version {
-        Version::Http10 => "1.0",
-        Version::Http11 => "1.1",
+        Version::Http10 => "1.0 ",
+        Version::Http11 => "1.1 ",
     };
-    headers.set("Via", format!("{before}{version} {pseudonym}"));
+    append(headers, "Via", &[version, pseudonym].concat());
 }
 
-/// What a list holds already, ready for one more.
-fn joined(headers: &Headers, name: &str) -> String {
-    let mut list: Vec<_> = headers.list(name).collect();
-    list.push("");
-    list.join(", ")
+/// One more element of a list, which is one header then.
+fn append(headers: &mut Headers, name: &str, element: &str) {
+    let mut list = String::new();
+    for before in headers.list(name) {
+        list.extend([before, ", "]);
+    }
+    list += element;
+    headers.set(name, list);
 }
 
 /// The head that the client gets.
@@ -240,6 +240,7 @@ mod tests {
     use super::*;
 
     const GET_10: &str = "GET /live/s-1.ts HTTP/1.0\r\n\r\n";
+    const ORIGIN: &str = "10.0.0.1:8080";
 
     /// Behind a client whose address is not trusted, or is, and another proxy in front of it.
     fn origin_gets(asked: &str, is_trusted: bool) -> RequestHead {
@@ -247,7 +248,7 @@ mod tests {
         let client = client_of(&request.head);
         let networks = if is_trusted { vec!["192.0.2.0/24".parse().unwrap()] } else { Vec::new() };
         let hop = Hop { trusted: networks.into(), pseudonym: "srs-proxy".into() };
-        for_origin(&request.head, request.kind, client, &hop, "10.0.0.1:8080")
+        for_origin(&request.head, request.kind, client, &hop, ORIGIN.parse().unwrap())
     }
 
     /// All values of these names, one line each.
@@ -357,8 +358,8 @@ mod tests {
         ] {
             let client = Client { address: address.parse().unwrap(), ..client_of(&request.head) };
             let hop = Hop { trusted: TrustedProxies::default(), pseudonym: "srs-proxy".into() };
-            let authority = "10.0.0.1:8080";
-            let head = for_origin(&request.head, request.kind, client, &hop, authority);
+            let origin = ORIGIN.parse().unwrap();
+            let head = for_origin(&request.head, request.kind, client, &hop, origin);
             assert_eq!(
                 lines(&head, &["X-Forwarded-For", "X-Real-IP", "Forwarded", "Via"]),
                 [
@@ -382,7 +383,7 @@ mod tests {
             assert_eq!(head.headers.all("Host").count(), 1);
         }
         let unnamed = origin_gets(GET_10, false);
-        assert_eq!(unnamed.headers.text("Host"), Some("10.0.0.1:8080"));
+        assert_eq!(unnamed.headers.text("Host"), Some(ORIGIN));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use self::fed::{Fed, in_every_split, text, understood};
+use self::fed::{Fed, in_every_split, parameter, text, understood};
 use super::exchange::{MAX_PLAYLIST, Reuse, Turn};
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -358,7 +358,6 @@ fn a_live_answer_with_an_end_is_watched_and_its_origin_not_asked_again() {
 #[test]
 fn a_playlist_comes_with_the_token_and_its_own_length_however_it_was_framed() {
     let list = "#EXTM3U\n#EXT-X-MAP:URI=\"i.mp4\"\n#EXTINF:1,\ns-1.ts?a=b\n";
-    let expected = "#EXTM3U\n#EXT-X-MAP:URI=\"i.mp4?spt=T\"\n#EXTINF:1,\ns-1.ts?a=b&spt=T\n";
     let length = list.len();
     for (framed, closes, origin) in [
         (format!("Content-Length: {length}\r\nX: 1\r\n\r\n{list}"), false, true),
@@ -375,8 +374,11 @@ fn a_playlist_comes_with_the_token_and_its_own_length_however_it_was_framed() {
                  Content-MD5: x\r\nAccept-Ranges: bytes\r\nETag: \"e\"\r\n{framed}"
             );
             let came = in_every_split(asked, answer, closes);
+            let spt = parameter(asked);
+            let expected =
+                format!("#EXTM3U\n#EXT-X-MAP:URI=\"i.mp4?{spt}\"\n#EXTINF:1,\ns-1.ts?a=b&{spt}\n");
             assert_eq!(came.body(), expected);
-            assert!(came.has(&format!("Content-Length: {}", length + 2 * "?spt=T".len())));
+            assert!(came.has(&format!("Content-Length: {}", expected.len())));
             assert!(came.has("ETag: \"e\"") && !came.names("Transfer-Encoding"));
             assert!(!came.names("Content-MD5") && !came.names("Accept-Ranges"));
             let client = asked.contains("1.1");
@@ -390,9 +392,10 @@ fn a_playlist_comes_with_the_token_and_its_own_length_however_it_was_framed() {
 fn an_mpd_comes_with_the_token() {
     let mpd = b"<?xml version=\"1.0\"?><MPD><SegmentURL media=\"1.m4s\"/></MPD>";
     let asked = PLAYLIST.replace("m3u8", "mpd");
-    let came = in_every_split(asked, with_body("HTTP/1.1 200 OK\r\n", mpd), false);
+    let came = in_every_split(&asked, with_body("HTTP/1.1 200 OK\r\n", mpd), false);
     assert_eq!(came.reuse(), Some(BOTH));
-    assert!(came.body().contains("<SegmentURL media=\"1.m4s?spt=T\"/>"), "{}", came.body());
+    let expected = format!("<SegmentURL media=\"1.m4s?{}\"/>", parameter(&asked));
+    assert!(came.body().contains(&expected), "{}", came.body());
 }
 
 #[test]
@@ -405,7 +408,7 @@ fn recorded_playlists_of_srs_come_with_the_token() {
         let asked = PLAYLIST;
         let came = Fed::asked(asked).origin(recorded).closed().come();
         assert!(matches!(came.reuse(), Some(Reuse { client: true, .. })), "{came:?}");
-        assert!(came.body().contains("spt=T"), "{}", came.body());
+        assert!(came.body().contains(&parameter(asked)), "{}", came.body());
     }
 }
 
@@ -422,7 +425,8 @@ fn a_playlist_is_read_whatever_way_its_coding_is_spelled() {
     ] {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\n");
         let came = in_every_split(PLAYLIST, with_body(&head, &body), false);
-        assert_eq!(came.body(), "#EXTM3U\ns-1.ts?spt=T\n", "{coding}");
+        let expected = format!("#EXTM3U\ns-1.ts?{}\n", parameter(PLAYLIST));
+        assert_eq!(came.body(), expected, "{coding}");
         assert!(!came.names("Content-Encoding"), "{coding}");
     }
     // What cannot be read goes on as it came.

@@ -1,10 +1,12 @@
 //! An exchange that is fed by hand, and what comes out of it.
 
+use std::sync::Arc;
+
 use super::super::exchange::{Exchange, Fault, Reuse, Token, Turn};
 use super::super::heads::Client;
 use super::super::request::{Asked, Request};
 use super::super::room::Room;
-use crate::origin::{Balancer, BalancerSettings};
+use crate::origin::{Balancer, BalancerSettings, ServerName};
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
 use crate::proto::http::RequestHead;
@@ -27,8 +29,8 @@ impl Fed {
 
     pub(super) fn begun(request: &Request, behind: &[u8]) -> Self {
         let client = client_of(&request.head);
-        let token = Token { value: "T".into(), host: "proxy".into() };
-        let mut machine = Exchange::new(request, client, token, Room::new(usize::MAX).share());
+        let mut machine =
+            Exchange::new(request, client, token_of(request), Room::new(usize::MAX).share());
         let mut got = Outbox::default();
         let mut fault = None;
         match machine.begin(behind.to_vec()) {
@@ -167,6 +169,21 @@ pub(in super::super) fn client_of(head: &RequestHead) -> Client {
         version: head.version,
         keeps_alive: head.keeps_alive(),
     }
+}
+
+pub(in super::super) fn token_of(request: &Request) -> Token {
+    Token {
+        tokens: Arc::new(Tokens::new(b"secret")),
+        stream: request.stream.clone(),
+        server: ServerName::from("origin"),
+        host: "proxy".into(),
+    }
+}
+
+/// What the URIs of a playlist get that is the answer to this.
+pub(super) fn parameter(asked: &str) -> String {
+    let (request, _) = understood(asked.as_bytes());
+    format!("spt={}", token_of(&request).value())
 }
 
 /// A request and its answer, in every split in two of either, and byte by byte.
