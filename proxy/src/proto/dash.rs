@@ -18,7 +18,7 @@ use super::addition::{Addition, Aim, Edit, Edited, Spelled, TooLong, at_query};
 ///
 /// A document type is refused: manifests have none, and entities are never expanded. A URL with a
 /// reference that XML itself does not define stays as it is. The caller bounds the manifest; what
-/// comes out is at most 16 MiB.
+/// comes out is at most 8 MiB.
 pub fn rewrite(mpd: &str, addition: &Addition<'_>) -> Result<String, BadMpd> {
     // The reader passes over a byte order mark without counting it.
     let unmarked = mpd.trim_start_matches('\u{feff}');
@@ -71,7 +71,7 @@ pub enum BadMpd {
     /// Elements are nested more than 64 deep.
     #[error("the manifest is nested too deep")]
     TooDeep,
-    /// It has so many URLs that it would be longer than 16 MiB.
+    /// It has so many URLs that it would be longer than 8 MiB.
     #[error("the manifest has too many URLs")]
     TooLong,
 }

@@ -12,7 +12,7 @@ use super::addition::{Addition, Edit, Edited, Spelled, TooLong};
 /// hold one, of any tag (`EXT-X-KEY`, `-MAP`, `-MEDIA`, `-PART`, `-PRELOAD-HINT` and so on).
 ///
 /// Line ends, a byte order mark, comments and unknown tags stay as they are. The caller bounds
-/// the playlist; what comes out is at most 16 MiB.
+/// the playlist; what comes out is at most 8 MiB.
 ///
 /// Variables (bis 4.3) that the playlist itself defines count as what they stand for. A value
 /// that comes from elsewhere (`IMPORT`, `QUERYPARAM`) may hold a host or the query's `?`, so a
@@ -52,7 +52,7 @@ pub enum BadPlaylist {
     /// The first line is not `#EXTM3U`.
     #[error("not a playlist: the first line is not #EXTM3U")]
     NotAPlaylist,
-    /// It has so many URIs that it would be longer than 16 MiB.
+    /// It has so many URIs that it would be longer than 8 MiB.
     #[error("the playlist has too many URIs")]
     TooLong,
 }

@@ -38,6 +38,8 @@ pub struct Progress {
     pub kind: Option<Kind>,
     /// The status of the last answer, where the protocol has them.
     pub status: Option<u16>,
+    /// The client of which a trusted proxy in front has told last.
+    pub forwarded_for: Option<String>,
     /// The stream, once known.
     pub stream: Option<StreamKey>,
     /// The origin's name and the address that was connected.
@@ -118,6 +120,7 @@ impl Session {
             kind: progress.kind.map(Kind::as_str),
             requests: (progress.requests > 0).then_some(progress.requests),
             status: progress.status,
+            forwarded_for: progress.forwarded_for,
             stream: progress.stream.map(|key| key.to_string()),
             origin,
             origin_address,
@@ -139,6 +142,8 @@ pub struct SessionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     client: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    forwarded_for: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -175,6 +180,7 @@ pub(super) fn summarize(view: &SessionView, end: End) {
                 requests = view.requests,
                 status = view.status,
                 client = %view.client,
+                forwarded_for = view.forwarded_for,
                 stream = view.stream,
                 origin = view.origin.as_deref(),
                 plane = view.plane,

@@ -23,7 +23,7 @@ fn request() {
         let form = head.origin_form();
         assert!(form.starts_with('/') || form == "*" || head.method == "CONNECT", "{form}");
         // Questions that every session asks of a head.
-        let _ = (head.keeps_alive(), head.expects_continue(), head.authority());
+        let _ = (head.keeps_alive(), head.authority());
         // It is written as HTTP/1.1, which wants a Host.
         head.version = Version::Http11;
         if !head.headers.has("Host") {

@@ -16,6 +16,7 @@ const PURE: &[&str] = &[
 /// Files in those folders that drive the pure ones.
 const DRIVERS: &[&str] = &[
     "proxy/src/session/http/ask.rs",
+    "proxy/src/session/http/attempt.rs",
     "proxy/src/session/http/client.rs",
     "proxy/src/session/http/mod.rs",
     "proxy/src/session/http/origin.rs",

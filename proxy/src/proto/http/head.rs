@@ -110,11 +110,6 @@ impl RequestHead {
         body_length(self.version, &self.headers).ok().flatten().unwrap_or(BodyLength::Known(0))
     }
 
-    /// True if the client waits for 100 before it sends the body (RFC 9110 section 10.1.1).
-    pub fn expects_continue(&self) -> bool {
-        self.version == Version::Http11 && self.headers.names_token("Expect", "100-continue")
-    }
-
     fn check(&self) -> Result<(), BadHead> {
         if self.method.len() > MAX_METHOD {
             return Err(BadHead::Method);

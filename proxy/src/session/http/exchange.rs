@@ -43,7 +43,7 @@ pub(super) struct Exchange {
     published: Published,
     /// What the client sent behind the request: the next one.
     early: Vec<u8>,
-    answer: Answer,
+    stage: Stage,
     has_heard: bool,
     /// Interim answers so far.
     interim: usize,
@@ -121,7 +121,8 @@ pub(super) enum Fault {
     Answer(String),
 }
 
-enum Answer {
+/// How far the answer is.
+enum Stage {
     /// The head, as far as it is here.
     Head(Vec<u8>),
     Body {
@@ -152,7 +153,7 @@ impl Exchange {
             request: BodyReader::new(request.head.body_length()),
             published: Published::default(),
             early: Vec::new(),
-            answer: Answer::Head(Vec::new()),
+            stage: Stage::Head(Vec::new()),
             has_heard: false,
             interim: 0,
             status: None,
@@ -181,19 +182,19 @@ impl Exchange {
 
     /// Whether the client has been told anything that cannot be taken back.
     pub(super) fn has_answered(&self) -> bool {
-        match &self.answer {
-            Answer::Head(_) => false,
-            Answer::Body { delivery, .. } => !matches!(delivery, Delivery::Collected(..)),
-            Answer::Endless | Answer::Finished(_) => true,
+        match &self.stage {
+            Stage::Head(_) => false,
+            Stage::Body { delivery, .. } => !matches!(delivery, Delivery::Collected(..)),
+            Stage::Endless | Stage::Finished(_) => true,
         }
     }
 
     /// Whether the end of the answer, if it comes too early, would look to the client like its end.
     pub(super) fn ends_with_the_connection(&self) -> bool {
-        match &self.answer {
-            Answer::Body { delivery: Delivery::Unchunked, .. } => true,
-            Answer::Body { reader, .. } => reader.ends_with_the_connection(),
-            Answer::Head(_) | Answer::Endless | Answer::Finished(_) => false,
+        match &self.stage {
+            Stage::Body { delivery: Delivery::Unchunked, .. } => true,
+            Stage::Body { reader, .. } => reader.ends_with_the_connection(),
+            Stage::Head(_) | Stage::Endless | Stage::Finished(_) => false,
         }
     }
 
@@ -205,11 +206,11 @@ impl Exchange {
     /// The origin has closed its connection in order: an answer of unknown length ends here. None
     /// if the answer is not whole.
     pub(super) fn origin_closed(&mut self, out: &mut Outbox) -> Option<Result<Reuse, Fault>> {
-        let Answer::Body { reader, .. } = &self.answer else { return None };
+        let Stage::Body { reader, .. } = &self.stage else { return None };
         reader.ends_with_the_connection().then(|| {
             self.finish(false, out)?;
-            match self.answer {
-                Answer::Finished(reuse) => Ok(reuse),
+            match self.stage {
+                Stage::Finished(reuse) => Ok(reuse),
                 _ => Ok(Reuse::default()),
             }
         })
@@ -240,7 +241,7 @@ impl Exchange {
 
     fn heard(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
         self.has_heard = true;
-        let Answer::Head(before) = &mut self.answer else {
+        let Stage::Head(before) = &mut self.stage else {
             return self.body(bytes, out);
         };
         // A head mostly comes in one piece, and much of the body behind it: that is not copied.
@@ -254,7 +255,7 @@ impl Exchange {
         loop {
             let parsed = ResponseHead::parse(bytes).map_err(|e| Fault::Answer(e.to_string()))?;
             let Some((mut head, used)) = parsed else {
-                self.answer = Answer::Head(bytes.to_vec());
+                self.stage = Stage::Head(bytes.to_vec());
                 return Ok(Passed::Written);
             };
             bytes = bytes.get(used..).unwrap_or_default();
@@ -306,13 +307,14 @@ impl Exchange {
         if is_playlist && head.status == 200 && Encoding::of(&head.headers).is_some() {
             if !reader.is_done() {
                 let delivery = Delivery::Collected(Box::new(head), Vec::new());
-                self.answer = Answer::Body { reader, delivery, reuse };
+                self.stage = Stage::Body { reader, delivery, reuse };
                 return;
             }
             if self.method == "HEAD" {
                 // What would follow to GET would have another length.
                 head.headers.remove("Content-Length");
                 head.headers.remove("Content-Encoding");
+                head.headers.remove("Accept-Ranges");
             }
         }
         self.is_news = true;
@@ -327,22 +329,22 @@ impl Exchange {
         let is_chunked = length == BodyLength::Chunked && matches!(delivery, Delivery::Verbatim);
         heads::for_client(&mut head, self.client, is_chunked, reuse.client);
         head.write(&mut out.to_client);
-        self.answer = if is_endless {
-            Answer::Endless
+        self.stage = if is_endless {
+            Stage::Endless
         } else if reader.is_done() {
-            Answer::Finished(reuse)
+            Stage::Finished(reuse)
         } else {
-            Answer::Body { reader, delivery, reuse }
+            Stage::Body { reader, delivery, reuse }
         };
     }
 
     fn body(&mut self, bytes: &[u8], out: &mut Outbox) -> Result<Passed, Fault> {
-        let (reader, delivery) = match &mut self.answer {
-            Answer::Body { reader, delivery, .. } => (reader, delivery),
-            Answer::Endless => return Ok(Passed::Verbatim),
+        let (reader, delivery) = match &mut self.stage {
+            Stage::Body { reader, delivery, .. } => (reader, delivery),
+            Stage::Endless => return Ok(Passed::Verbatim),
             // More than the answer: whoever speaks unasked is not asked again.
-            Answer::Head(_) => return Ok(Passed::Written),
-            Answer::Finished(reuse) => {
+            Stage::Head(_) => return Ok(Passed::Written),
+            Stage::Finished(reuse) => {
                 reuse.origin &= bytes.is_empty();
                 return Ok(Passed::Written);
             }
@@ -380,7 +382,7 @@ impl Exchange {
 
     /// The last byte of the answer has come, and nothing behind it if the origin `is_quiet`.
     fn finish(&mut self, is_quiet: bool, out: &mut Outbox) -> Result<(), Fault> {
-        let Answer::Body { delivery, reuse, .. } = &mut self.answer else { return Ok(()) };
+        let Stage::Body { delivery, reuse, .. } = &mut self.stage else { return Ok(()) };
         let mut reuse = *reuse;
         reuse.origin &= is_quiet;
         if let Delivery::Collected(head, playlist) = delivery {
@@ -395,7 +397,7 @@ impl Exchange {
             head.write(&mut out.to_client);
             out.to_client.extend_from_slice(&playlist);
         }
-        self.answer = Answer::Finished(reuse);
+        self.stage = Stage::Finished(reuse);
         Ok(())
     }
 }
@@ -418,10 +420,15 @@ impl Filter for Exchange {
         if std::mem::take(&mut self.is_news) {
             return self.status.map(Turn::Answered);
         }
-        match self.answer {
-            Answer::Endless => Some(Turn::Endless),
+        match self.stage {
+            Stage::Endless => Some(Turn::Endless),
             // What is not written yet would be lost behind the last turn.
-            Answer::Finished(reuse) if out.to_client.is_empty() => {
+            Stage::Finished(_) if !out.to_client.is_empty() => {
+                // What the client has taken of a playlist is not held any longer.
+                self.share.resize(out.to_client.len());
+                None
+            }
+            Stage::Finished(reuse) => {
                 // A body that the origin answers without reading it is of no use to anybody.
                 let is_read = self.request.is_done() && out.to_origin.is_empty();
                 let origin = reuse.origin && is_read;
@@ -439,13 +446,20 @@ impl Filter for Exchange {
     }
 
     fn outlives(&self, leg: Leg) -> bool {
-        // Who has asked for something that ends, and says no more, still waits for it. A live
-        // stream does not end by itself: there it means that the player has left.
-        leg == Leg::Client && self.kind != Kind::Live && self.request.is_done()
+        // Who has asked, and says no more, still waits for the answer. A live stream does not end
+        // by itself: there it means that the player has left.
+        let is_watching = self.kind == Kind::Live
+            && matches!(self.method.as_str(), "GET" | "HEAD")
+            && match &self.stage {
+                Stage::Head(_) | Stage::Endless => true,
+                Stage::Body { reader, .. } => !matches!(reader.length(), BodyLength::Known(_)),
+                Stage::Finished(_) => false,
+            };
+        leg == Leg::Client && self.request.is_done() && !is_watching
     }
 
     fn is_waiting(&self) -> bool {
-        matches!(self.answer, Answer::Head(_))
+        matches!(self.stage, Stage::Head(_))
     }
 }
 
@@ -477,6 +491,11 @@ impl Token {
             headers.remove(digest);
         }
         headers.remove("Accept-Ranges");
+        // RFC 9110 8.8.1: the same playlist for all who play it, and no longer the same bytes.
+        if let Some(tag) = headers.text("ETag").filter(|tag| tag.starts_with('"')) {
+            let weak = format!("W/{tag}");
+            headers.set("ETag", weak);
+        }
         Ok(rewritten.into_bytes())
     }
 }

@@ -1,6 +1,6 @@
 //! What is changed in the heads that pass: nothing but what is meant for one hop.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
 use crate::listen::TrustedProxies;
@@ -42,6 +42,10 @@ pub(super) fn for_origin(
         head.headers.push("Transfer-Encoding", "chunked");
     }
     in_origin_form(&mut head, origin);
+    // RFC 9110 10.1.1: there is no interim answer for a client of HTTP/1.0.
+    if client.version == Version::Http10 {
+        head.headers.remove("Expect");
+    }
     match kind {
         // It must be read to be rewritten, and whole.
         Kind::Playlist => {
@@ -103,15 +107,12 @@ fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
             headers.remove(name);
         }
     }
-    let address = ip.to_string();
-    // Each has added whom it saw: from the end on, the first that is no proxy of ours is the
-    // client. What stands before it may be the client's own invention.
-    let told: Vec<_> = headers.list("X-Forwarded-For").collect();
-    let is_proxy = |told: &&&str| told.parse().is_ok_and(|ip| trusted.contains(ip));
-    let real = told.iter().rev().find(|told| !is_proxy(told)).or(told.first());
-    let real = real.map_or_else(|| address.clone(), |&told| told.to_owned());
+    let real = on_behalf_of(headers, ip, trusted).map_or_else(|| ip.to_string(), str::to_owned);
     let host = headers.text("Host").unwrap_or_default().to_owned();
-    append(headers, "X-Forwarded-For", &address);
+    if !headers.has("Forwarded") {
+        translated(headers);
+    }
+    append(headers, "X-Forwarded-For", &ip.to_string());
     for (name, value) in
         [("X-Real-IP", real.as_str()), ("X-Forwarded-Proto", "http"), ("X-Forwarded-Host", &host)]
     {
@@ -119,11 +120,59 @@ fn forwarded(headers: &mut Headers, client: Client, trusted: &TrustedProxies) {
             headers.push(name, value);
         }
     }
-    // RFC 7239 4: an IPv6 address, and a host with a port, stand in quotes.
-    let [before, behind] = if ip.is_ipv6() { ["\"[", "]\""] } else { [""; 2] };
     let host = host.replace(['"', '\\'], "");
-    let hop = format!("for={before}{address}{behind};host=\"{host}\";proto=http");
+    let hop = format!("for={};host=\"{host}\";proto=http", node(&ip.to_string()));
     append(headers, "Forwarded", &hop);
+}
+
+/// The client of which trusted proxies in front tell, if they do. Each has added whom it saw: from
+/// the end on, the first that is no proxy of ours is the client. What stands before it may be the
+/// client's own invention.
+pub(super) fn on_behalf_of<'a>(
+    headers: &'a Headers,
+    client: IpAddr,
+    trusted: &TrustedProxies,
+) -> Option<&'a str> {
+    if !trusted.contains(client) {
+        return None;
+    }
+    let told: Vec<_> = headers.list("X-Forwarded-For").collect();
+    let is_proxy = |told: &&&str| told.parse().is_ok_and(|ip| trusted.contains(ip));
+    told.iter().rev().find(|told| !is_proxy(told)).or(told.first()).copied()
+}
+
+/// What trusted proxies have told in `X-Forwarded-For`, in the words of RFC 7239, so that an origin
+/// that reads the one finds no other client in the other.
+fn translated(headers: &mut Headers) {
+    let told: Vec<_> = headers.list("X-Forwarded-For").map(node).collect();
+    // The protocol and the host are those by which the last of them was asked.
+    let proto = headers.text("X-Forwarded-Proto").filter(|proto| is_token(proto));
+    let proto = proto.map_or_else(String::new, |proto| format!(";proto={proto}"));
+    let elements: Vec<_> = told.iter().map(|node| format!("for={node}")).collect();
+    if !elements.is_empty() {
+        headers.set("Forwarded", format!("{}{proto}", elements.join(", ")));
+    }
+}
+
+/// RFC 7239 4 and 6: an IPv6 address stands in brackets and quotes, as does what is no address.
+fn node(address: &str) -> String {
+    match address.parse() {
+        Ok(IpAddr::V4(ip)) => ip.to_string(),
+        Ok(IpAddr::V6(ip)) => format!("\"[{ip}]\""),
+        Err(_) => "unknown".to_owned(),
+    }
+}
+
+/// RFC 9110 5.6.2, as far as protocols are called.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// The authority by which the client asked, as a trusted proxy in front tells it, or else the
+/// client itself.
+pub(super) fn asked_by(head: &RequestHead, client: IpAddr, trusted: &TrustedProxies) -> String {
+    let told = head.headers.text("X-Forwarded-Host").filter(|_| trusted.contains(client));
+    told.or(head.authority()).unwrap_or_default().to_owned()
 }
 
 /// RFC 9110 7.6.3: by which way the request has come; the version is that of the message received.

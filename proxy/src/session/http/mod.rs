@@ -7,6 +7,7 @@
 
 mod answer;
 mod ask;
+mod attempt;
 mod client;
 mod counts;
 mod exchange;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant as Clock, SystemTime};
 use http_body_util::BodyExt;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
+use tracing::debug;
 
 use self::answer::Answer;
 use self::client::{Connection, HeadPatience, NoHead};
@@ -40,7 +42,7 @@ use crate::origin::Balancer;
 use crate::pages::{Body, Pages};
 use crate::plane::Patience;
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
-use crate::session::{Dialer, End, Live, Protocol, Serve, Session};
+use crate::session::{Dialer, End, Live, Progress, Protocol, Serve, Session};
 use crate::stream::{Kind, Tokens, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -195,10 +197,20 @@ impl Http {
     /// Answers one request.
     async fn answer(&self, client: Connection, head: RequestHead, live: &Live) -> Next {
         let session = live.session();
+        let HttpSettings { hop, .. } = &self.settings;
+        let forwarded_for = heads::on_behalf_of(&head.headers, session.client.ip(), &hop.trusted);
+        let forwarded_for = forwarded_for.map(str::to_owned);
         session.note(|progress| {
-            progress.requests += 1;
-            progress.why = None;
+            let Progress { requests, .. } = *progress;
+            *progress = Progress {
+                requests: requests + 1,
+                kind: Some(Kind::Page),
+                role: progress.role,
+                forwarded_for,
+                ..Progress::default()
+            };
         });
+        debug!(method = head.method, path = path_of(&head.target), "asked");
         let method = head.method.as_str();
         if method == "OPTIONS" {
             let stays = self.stays(&head);
@@ -320,7 +332,7 @@ impl Http {
         if has_body {
             // The head and the first piece in one segment.
             while let Some(frame) = body.frame().await {
-                let Ok(frame) = frame else { return Next::Over(End::OutOfResources) };
+                let Ok(frame) = frame else { return Next::Over(End::BadAnswer) };
                 let data = frame.data_ref().map_or(&[][..], |data| data);
                 left = usize::saturating_sub(left, data.len());
                 bytes.extend_from_slice(data);
@@ -335,6 +347,11 @@ impl Http {
     }
 }
 
+/// A target without its query, which may hold a secret.
+fn path_of(target: &str) -> &str {
+    target.split_once('?').map_or(target, |(path, _)| path)
+}
+
 /// A header's name as people write it.
 fn title_case(name: &str) -> String {
     let mut is_first = true;
@@ -343,7 +360,10 @@ fn title_case(name: &str) -> String {
         is_first = c == '-';
         letter
     };
-    name.chars().map(letter).collect()
+    match name {
+        "etag" => "ETag".to_owned(),
+        _ => name.chars().map(letter).collect(),
+    }
 }
 
 /// The request as the pages understand it.

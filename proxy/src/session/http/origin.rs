@@ -43,7 +43,7 @@ impl Http {
             let lease = self.pick(request, &tried)?;
             let origin = lease.origin();
             let now = Instant::now().into_std();
-            if may_be_used && let Some((socket, address)) = self.pool.take(origin.name(), now) {
+            if may_be_used && let Some((socket, address)) = self.pool.take(origin, now) {
                 return Ok(Reached { socket, address, is_used: true, lease });
             }
             let ends = session.ends();

@@ -38,7 +38,7 @@ fn a_player_is_read_as_it_wrote() {
     assert_eq!(head.headers.text("x-empty"), Some(""));
     assert_eq!(head.headers.text("x-tab"), Some("a\tb"));
     assert_eq!(head.body_length(), BodyLength::Known(0));
-    assert!(!head.keeps_alive() && !head.expects_continue());
+    assert!(!head.keeps_alive());
 }
 
 #[test]
@@ -256,14 +256,6 @@ fn connections_are_kept_by_version_and_option() {
         let answered = answered(&format!("HTTP/{version} 200 OK"), lines);
         assert_eq!(answered.unwrap().keeps_alive(), kept, "{version} {lines}");
     }
-}
-
-#[test]
-fn only_clients_of_http_1_1_wait_for_100() {
-    assert!(posted("Expect: 100-Continue\r\n").unwrap().expects_continue());
-    assert!(!posted("Expect: 200-ok\r\n").unwrap().expects_continue());
-    let old = request("POST / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n").unwrap().unwrap().0;
-    assert!(!old.expects_continue());
 }
 
 #[test]
