@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::ffmpeg::{self, Source};
 use crate::nginx::Nginx;
+use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::wait;
 
@@ -27,6 +29,16 @@ impl Cluster {
             origin.register_at(proxy.system_api())?;
         }
         Ok(Self { proxy, origins })
+    }
+
+    /// The same, with the fixture published for ever as this stream: its publisher, and the place
+    /// of its origin.
+    pub fn start_with(folder: &Path, stream: &str) -> Result<(Self, Process, usize)> {
+        let cluster = Self::start(folder, &[])?;
+        let url = cluster.proxy.url(stream);
+        let publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
+        let home = cluster.home_of(stream)?;
+        Ok((cluster, publisher, home))
     }
 
     /// Waits until one origin has a publisher of this stream, and gives that origin's place.

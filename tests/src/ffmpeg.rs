@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::packets::Packets;
 use crate::process::Process;
@@ -95,6 +95,16 @@ impl Player {
 pub fn fixture_packets(folder: &Path) -> Result<Packets> {
     let path = fixture();
     play(folder, "fixture", &path.to_string_lossy(), None)?.finish(Duration::from_secs(20))
+}
+
+/// Packs the packets of [`fixture`] anew into this file of the folder, by these options of FFmpeg.
+pub fn pack(folder: &Path, options: &[&str], file: &str) -> Result<()> {
+    let mut ffmpeg = ffmpeg();
+    ffmpeg.arg("-i").arg(fixture()).args(["-c", "copy"]).args(options).arg(file);
+    let mut packer = Process::start(ffmpeg.current_dir(folder), folder, &format!("pack-{file}"))?;
+    let status = packer.wait(Duration::from_secs(20))?;
+    ensure!(status.success(), "{file} was not packed: {}", packer.log());
+    Ok(())
 }
 
 fn ffmpeg() -> Command {

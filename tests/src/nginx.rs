@@ -67,18 +67,11 @@ impl Nginx {
         let mut nginx = Command::new(process::find("nginx")?);
         // The RTMP module takes its paths from where it was started, not from the prefix.
         nginx.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(&home).current_dir(&home);
-        self.process = Some(Process::start(&mut nginx, &self.folder, &self.name)?);
+        let process = self.process.insert(Process::start(&mut nginx, &self.folder, &self.name)?);
         self.lives += 1;
-        let ended = wait::until("nginx listens", Duration::from_secs(10), || {
-            if let Some(status) = self.ended()? {
-                return Ok(Some(Some(status)));
-            }
-            Ok((http::get(self.stat, "/")?.status == 200).then_some(None))
-        })?;
-        match ended {
-            Some(status) => bail!("nginx ended with {status}: {}", self.log()),
-            None => Ok(()),
-        }
+        process.wait_until_ready(Duration::from_secs(10), || {
+            Ok(http::get(self.stat, "/")?.status == 200)
+        })
     }
 
     /// Ends it at once; its sockets are closed by the system.

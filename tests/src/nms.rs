@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::process::{self, Process};
-use crate::{http, ports, wait};
+use crate::{http, ports};
 
 /// An origin of RTMP and HTTP-FLV. Like SRS, it holds the answer to a player until somebody
 /// publishes. Killed when dropped.
@@ -31,18 +31,11 @@ impl Nms {
             .args([rtmp.port().to_string(), http.port().to_string()])
             .env("NODE_PATH", modules)
             .current_dir(folder);
-        let process = Process::start(&mut node, folder, name)?;
-        let mut origin = Self { name: name.to_owned(), rtmp, http, process };
-        let ended = wait::until("node-media-server listens", Duration::from_secs(20), || {
-            if let Some(status) = origin.process.ended()? {
-                return Ok(Some(Some(status)));
-            }
-            Ok((http::get(http, "/api/streams")?.status == 200).then_some(None))
+        let mut process = Process::start(&mut node, folder, name)?;
+        process.wait_until_ready(Duration::from_secs(20), || {
+            Ok(http::get(http, "/api/streams")?.status == 200)
         })?;
-        match ended {
-            Some(status) => bail!("node-media-server ended with {status}: {}", origin.log()),
-            None => Ok(origin),
-        }
+        Ok(Self { name: name.to_owned(), rtmp, http, process })
     }
 
     /// Where it takes RTMP.

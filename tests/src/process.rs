@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
@@ -43,6 +43,25 @@ impl Process {
     /// What it has written so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Waits until it is ready; fails as soon as it has ended instead.
+    pub fn wait_until_ready(
+        &mut self,
+        limit: Duration,
+        mut is_ready: impl FnMut() -> Result<bool>,
+    ) -> Result<()> {
+        let name = &self.name;
+        let ended = wait::until(&format!("{name} is ready"), limit, || {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(Some(status)));
+            }
+            Ok(is_ready()?.then_some(None))
+        })?;
+        match ended {
+            Some(status) => bail!("{name} ended with {status}: {}", self.log()),
+            None => Ok(()),
+        }
     }
 
     /// How it ended, if it has.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::process::Process;
-use crate::{http, ports, wait};
+use crate::{http, ports};
 
 /// A running proxy. Killed when dropped.
 #[derive(Debug)]
@@ -38,15 +38,9 @@ impl Proxy {
         command.env("PROXY_SYSTEM_API", system_api.to_string());
         command.envs(variables.iter().copied());
         let mut process = Process::start(&mut command, folder, name)?;
-        let ended = wait::until("the proxy is ready", Duration::from_secs(10), || {
-            if let Some(status) = process.ended()? {
-                return Ok(Some(Some(status)));
-            }
-            Ok((http::get(system_api, "/readyz")?.status == 200).then_some(None))
+        process.wait_until_ready(Duration::from_secs(10), || {
+            Ok(http::get(system_api, "/readyz")?.status == 200)
         })?;
-        if let Some(status) = ended {
-            bail!("the proxy ended with {status}: {}", process.log());
-        }
         Ok(Self { process, rtmp, http, system_api })
     }
 

@@ -1,9 +1,10 @@
 //! HLS and MPEG-DASH through the proxy: playlists, segments, and which origin they come from.
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use srs_proxy_tests::cluster::Cluster;
@@ -11,7 +12,7 @@ use srs_proxy_tests::ffmpeg::{self, Source};
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::packets::Kind;
 use srs_proxy_tests::proxy::Proxy;
-use srs_proxy_tests::raw::{Client, Origin, Response, behind_a_proxy};
+use srs_proxy_tests::raw::{Client, Origin, Request, Response, behind_a_proxy, files};
 use srs_proxy_tests::{story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -20,10 +21,8 @@ const A_WHILE: Duration = Duration::from_secs(30);
 #[test]
 fn ffmpeg_plays_rtmp_hls_and_dash_of_one_stream_from_its_own_origin() -> Result<()> {
     story(|folder| {
-        let mut cluster = Cluster::start(folder, &[])?;
+        let (mut cluster, _publisher, home) = Cluster::start_with(folder, "show")?;
         let rtmp = cluster.proxy.url("show");
-        let _publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &rtmp)?;
-        let home = cluster.home_of("show")?;
         let files = ["live/show.m3u8", "live/show.mpd"];
         for file in files {
             cluster.origin(home)?.wait_for(&format!("/{file}"))?;
@@ -46,13 +45,59 @@ fn ffmpeg_plays_rtmp_hls_and_dash_of_one_stream_from_its_own_origin() -> Result<
     })
 }
 
+/// Pieces that are byte ranges of one file, its init segment among them; and segments that need a
+/// key. Each is fetched by a URI with a token, which the origin does not see.
+#[test]
+fn ffmpeg_plays_every_packet_of_fragmented_mp4_and_of_encrypted_segments() -> Result<()> {
+    story(|folder| {
+        fs::write(folder.join("secret.key"), "sixteen letters.")?;
+        fs::write(folder.join("keys"), "secret.key\nsecret.key\n")?;
+        let hls = |file: &str, options: &[&str]| {
+            let common = ["-f", "hls", "-hls_time", "2", "-hls_list_size", "0"];
+            ffmpeg::pack(folder, &[&common, options].concat(), file)
+        };
+        hls("ranges.m3u8", &["-hls_segment_type", "fmp4", "-hls_flags", "single_file"])?;
+        hls("secret.m3u8", &["-hls_key_info_file", "keys"])?;
+        ffmpeg::pack(folder, &["-f", "mpegts"], "plain.ts")?;
+        let plain = folder.join("plain.ts");
+        let plain = ffmpeg::play(folder, "plain", &plain.to_string_lossy(), None)?;
+        let (proxy, origin) = behind_a_proxy(folder, &[], files(folder))?;
+        for (name, source, mark, fetched) in [
+            ("ranges", ffmpeg::fixture_packets(folder)?, "EXT-X-MAP", &["ranges.m4s"][..]),
+            ("secret", plain.finish(A_WHILE)?, "EXT-X-KEY", &["secret.key", "secret5.ts"]),
+        ] {
+            let target = format!("/live/{name}.m3u8");
+            let before = origin.count();
+            let player = ffmpeg::play(folder, name, &proxy.http_url(&target[1..]), None)?;
+            let packets = player.finish(A_WHILE)?;
+            packets.must_be_a_part_of(&source, 300).context(name)?;
+            assert!(packets == source, "{name}: not all of the packets");
+
+            let log = fs::read_to_string(folder.join(format!("{name}.log")))?;
+            let asked = log.lines().filter(|line| line.contains("http://"));
+            let pieces: Vec<_> = asked.filter(|line| !line.contains(&target)).collect();
+            assert!(pieces.len() >= 6, "{pieces:?}");
+            for line in pieces {
+                assert!(line.contains("?spt="), "without a token: {line}");
+            }
+            let requests = origin.requests().split_off(before);
+            let targets: Vec<_> = requests.iter().map(Request::target).collect();
+            assert!(targets.iter().all(|it| !it.contains('?')), "{targets:?}");
+            for file in fetched {
+                let file = format!("/live/{file}");
+                assert!(targets.contains(&file.as_str()), "{file} is not among {targets:?}");
+            }
+            let text = Client::connect(proxy.http())?.get(&target)?.text();
+            assert!(text.contains(mark), "{text}");
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn segments_and_init_segments_are_the_origin_s_byte_for_byte() -> Result<()> {
     story(|folder| {
-        let mut cluster = Cluster::start(folder, &[])?;
-        let url = cluster.proxy.url("show");
-        let _publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
-        let home = cluster.home_of("show")?;
+        let (mut cluster, _publisher, home) = Cluster::start_with(folder, "show")?;
         let origin = cluster.origin(home)?;
         let mut direct = Client::connect(origin.http())?;
         origin.wait_for("/live/show.m3u8")?;
@@ -294,10 +339,7 @@ fn a_segment_without_a_good_token_is_where_its_stream_is() -> Result<()> {
 #[test]
 fn ranges_and_conditions_are_the_origin_s_business() -> Result<()> {
     story(|folder| {
-        let mut cluster = Cluster::start(folder, &[])?;
-        let url = cluster.proxy.url("show");
-        let _publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
-        let home = cluster.home_of("show")?;
+        let (mut cluster, _publisher, home) = Cluster::start_with(folder, "show")?;
         let origin = cluster.origin(home)?;
         origin.wait_for("/live/show.m3u8")?;
         let target = "/live/show-0.ts";
@@ -411,7 +453,7 @@ fn a_blocking_reload_waits_at_the_origin_and_nobody_behind_it() -> Result<()> {
     story(|folder| {
         let published = Arc::new(AtomicBool::default());
         let is_published = Arc::clone(&published);
-        // Who has asked and closed may still listen: this is how long the origin is kept waiting.
+        let limit = Duration::from_secs(5);
         let variables = [("PROXY_HTTP_ORIGIN_TIMEOUT", "5s")];
         let (proxy, origin) = behind_a_proxy(folder, &variables, move |request, exchange| {
             if request.target().contains("_HLS_msn=7") {
@@ -429,10 +471,22 @@ fn a_blocking_reload_waits_at_the_origin_and_nobody_behind_it() -> Result<()> {
             });
             players.collect()
         };
+        // Who has closed may have closed the sending side alone, and still listen: the origin is
+        // kept waiting as long as for anybody.
+        let asked = Instant::now();
         let leavers = wait_at_origin(10)?;
         wait::until_true("they are held", SOON, || Ok(origin.count() == 10))?;
         drop(leavers);
-        wait::until_true("the origin is told of their end", SOON, || Ok(origin.open() == 0))?;
+        let first = wait::until("the origin is told of an end", SOON, || {
+            Ok((origin.open() < 10).then(|| asked.elapsed()))
+        })?;
+        assert!(first >= limit, "let go after {first:?}, before the time was over");
+        wait::until_true("all time out", SOON, || {
+            let labels = [("kind", "playlist"), ("status", "5xx")];
+            Ok(origin.open() == 0
+                && proxy.metric("srs_proxy_http_requests_total", &labels)? == 10
+                && proxy.sessions()?.is_empty())
+        })?;
 
         let stayers = wait_at_origin(10)?;
         wait::until_true("they are held", SOON, || Ok(origin.count() == 20))?;

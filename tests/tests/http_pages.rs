@@ -74,10 +74,8 @@ fn the_flv_page_plays_what_is_played_over_rtmp_and_http_from_one_origin() -> Res
 #[test]
 fn the_hls_page_plays_what_is_played_over_rtmp_hls_and_dash_from_one_origin() -> Result<()> {
     story(|folder| {
-        let mut cluster = Cluster::start(folder, &[])?;
+        let (mut cluster, _publisher, home) = Cluster::start_with(folder, "show")?;
         let rtmp = cluster.proxy.url("show");
-        let _publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &rtmp)?;
-        let home = cluster.home_of("show")?;
         let mut players = vec![("rtmp", ffmpeg::play(folder, "rtmp", &rtmp, None)?)];
         for (name, file) in [("hls", "live/show.m3u8"), ("dash", "live/show.mpd")] {
             cluster.origin(home)?.wait_for(&format!("/{file}"))?;
@@ -122,7 +120,7 @@ fn the_index_lists_what_is_live_and_leads_to_the_players() -> Result<()> {
         let links = "document.querySelectorAll('.streams li').length";
         wait::until_true("the streams are listed", SOON, || Ok(browser.evaluate(links)? == 2))?;
         let list = text(&mut browser, ".streams")?;
-        for said in ["live/show", &server, "/live/show.flv", "/live/show.m3u8"] {
+        for said in ["live/show", &server, "/live/show.flv", "/live/show.m3u8", "/live/show.mpd"] {
             ensure!(list.contains(said), "{said} is not in the list: {list}");
         }
         pictures(&mut browser, folder, "index")?;
@@ -167,6 +165,8 @@ fn a_page_says_in_words_why_nothing_plays() -> Result<()> {
         // nginx has neither this stream nor HTTP-FLV.
         fails("flv", "stream=nothing&", &["404 Not Found", "nobody publishes this stream"])?;
         fails("hls", "stream=nothing&", &["404 Not Found", "nobody publishes this stream"])?;
+        // It is there, and something else.
+        fails("hls", "url=/style.css&", &["This is no HLS playlist"])?;
         // The API of WebRTC is not served.
         for page in ["whep", "whip"] {
             fails(page, "", &["501", "does not serve WebRTC"])?;

@@ -17,10 +17,8 @@ const SOON: Duration = Duration::from_secs(10);
 #[test]
 fn a_dead_origin_s_stream_is_back_on_the_other_one_within_three_seconds() -> Result<()> {
     story(|folder| {
-        let mut cluster = Cluster::start(folder, &[])?;
+        let (mut cluster, mut publisher, home) = Cluster::start_with(folder, "show")?;
         let url = cluster.proxy.url("show");
-        let mut publisher = ffmpeg::publish(folder, "before", Source::FixtureForEver, &url)?;
-        let home = cluster.home_of("show")?;
         let mut players = Vec::new();
         for _ in 0..3 {
             let mut player = Client::play(cluster.proxy.rtmp(), "show")?;
@@ -48,10 +46,7 @@ fn a_dead_origin_s_stream_is_back_on_the_other_one_within_three_seconds() -> Res
 #[test]
 fn a_restarted_origin_takes_the_place_of_its_old_self() -> Result<()> {
     story(|folder| {
-        let mut cluster = Cluster::start(folder, &[])?;
-        let url = cluster.proxy.url("show");
-        let mut publisher = ffmpeg::publish(folder, "before", Source::FixtureForEver, &url)?;
-        let home = cluster.home_of("show")?;
+        let (mut cluster, mut publisher, home) = Cluster::start_with(folder, "show")?;
         cluster.origin(home)?.kill()?;
         publisher.wait(SOON)?;
         let system_api = cluster.proxy.system_api();

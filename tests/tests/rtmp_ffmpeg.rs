@@ -16,11 +16,8 @@ const A_WHILE: Duration = Duration::from_secs(20);
 fn players_get_the_very_packets_that_were_published() -> Result<()> {
     story(|folder| {
         let source = ffmpeg::fixture_packets(folder)?;
-        let mut cluster = Cluster::start(folder, &[])?;
+        let (mut cluster, _publisher, home) = Cluster::start_with(folder, "frames")?;
         let url = cluster.proxy.url("frames");
-        let _publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
-        let home = cluster.home_of("frames")?;
-
         let at_home = cluster.origin(home)?.url("frames");
         let through_proxy = ffmpeg::play(folder, "player", &url, Some(4))?;
         let direct = ffmpeg::play(folder, "direct", &at_home, Some(4))?;

@@ -15,6 +15,7 @@ pub(crate) struct Args {
 pub(crate) fn demo(args: &Args) -> Result<()> {
     needs::install(needs::DEMO)?;
     let proxy = run::build_release()?;
+    eprintln!("building the demo: some minutes the first time");
     let mut demo = cargo(["run", "--quiet", "--locked", "-p", "srs-proxy-tests", "--bin", "demo"])?;
     demo.arg("--").args(args.seconds.map(|seconds| seconds.to_string()));
     // Cargo becomes the demo: a signal to this process is a signal to the demo.

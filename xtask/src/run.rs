@@ -22,6 +22,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Builds the release and says where it is.
 pub(crate) fn build_release() -> Result<PathBuf> {
+    eprintln!("building a release of the proxy: some minutes the first time");
     succeed(&mut cargo(["build", "--release", "--locked", "-p", "srs-proxy"])?)?;
     Ok(target_dir()?.join("release").join(format!("srs-proxy{}", std::env::consts::EXE_SUFFIX)))
 }

@@ -78,7 +78,7 @@ pub(super) fn html(live: &BTreeSet<StreamKey>, rtmp: RtmpServer<'_>) -> String {
             );
         }
         html.push_str("</p><p class=\"urls\">");
-        for url in [&stream.flv, &stream.hls] {
+        for url in [&stream.flv, &stream.hls, &stream.dash] {
             let _ = write!(html, "<a href=\"{0}\">{0}</a> ", escape(url));
         }
         if let Some(url) = &stream.rtmp {
@@ -121,6 +121,7 @@ pub(super) struct Stream<'a> {
     vhost: Option<&'a str>,
     pub(super) flv: String,
     hls: String,
+    dash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     rtmp: Option<String>,
     /// As the player pages read it.
@@ -146,6 +147,7 @@ impl<'a> Stream<'a> {
             vhost,
             flv: format!("/{path}.flv{only_vhost}"),
             hls: format!("/{path}.m3u8{only_vhost}"),
+            dash: format!("/{path}.mpd{only_vhost}"),
             rtmp: rtmp.map(|rtmp| format!("{}/{path}{only_vhost}", server(rtmp))),
             query: format!("app={}&stream={}{and_vhost}", encode(app), encode(stream)),
         }

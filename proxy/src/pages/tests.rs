@@ -127,6 +127,7 @@ async fn the_index_lists_what_is_published_and_how_it_is_played() {
         "href=\"/players/hls.html?app=a%2Fb&amp;stream=news&amp;vhost=tv.example&amp;autostart=true\"",
         "href=\"/live/show.flv\"",
         "href=\"/a/b/news.m3u8?vhost=tv.example\"",
+        "href=\"/a/b/news.mpd?vhost=tv.example\"",
         "<code>rtmp://media.example:11935/live/show</code>",
     ] {
         assert!(index.text().contains(part), "no {part} in {}", index.text());
@@ -141,6 +142,7 @@ async fn the_index_lists_what_is_published_and_how_it_is_played() {
         "key": "__defaultVhost__/live/show",
         "flv": "/live/show.flv",
         "hls": "/live/show.m3u8",
+        "dash": "/live/show.mpd",
         "rtmp": "rtmp://media.example:11935/live/show",
     });
     assert_eq!(list["streams"][0], show);

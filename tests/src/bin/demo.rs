@@ -99,7 +99,9 @@ fn print_route(proxy: &Proxy, url: &str) -> Result<()> {
 }
 
 fn print_bytes(proxy: &Proxy) -> Result<()> {
-    for session in proxy.sessions().context("asking for the sessions")? {
+    let sessions = proxy.sessions().context("asking for the sessions")?;
+    // Over HTTP who fetches single files has no role.
+    for session in sessions.iter().filter(|session| !session.role.is_empty()) {
         println!(
             "{} {:7} {} at {} by {}: {} kB to the origin, {} kB to the client",
             session.id,

@@ -3,6 +3,7 @@
 //! Both read strictly by RFC 9112 and send whatever they are told to.
 
 mod client;
+mod files;
 pub mod live;
 mod message;
 mod origin;
@@ -13,6 +14,7 @@ use std::path::Path;
 use anyhow::Result;
 
 pub use self::client::Client;
+pub use self::files::files;
 pub use self::message::{Head, Request, Response};
 pub use self::origin::{Exchange, Origin, register};
 pub use self::viewers::Viewers;

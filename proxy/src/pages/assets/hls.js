@@ -47,6 +47,7 @@ function byBrowser({ video, url, signal, fail }) {
 }
 
 function words({ details, response, reason, error }) {
-  if (response?.code > 0) return refusal(response.code, response.text);
+  if (details === Hls.ErrorDetails.MANIFEST_PARSING_ERROR) return "This is no HLS playlist.";
+  if (response?.code >= 400) return refusal(response.code, response.text);
   return `${details}: ${reason ?? error?.message ?? ""}`;
 }
