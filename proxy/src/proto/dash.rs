@@ -228,8 +228,12 @@ struct Url<'a> {
 
 impl<'a> Url<'a> {
     /// An attribute's value or an element's text that begins at `start` in the manifest. None if
-    /// it has a reference that XML itself does not define.
+    /// it has a reference that XML itself does not define, or a `<`, which neither XML 1.0 3.1 nor
+    /// a URL allows.
     fn of_attribute(value: &'a str, start: usize) -> Option<Self> {
+        if value.contains('<') {
+            return None;
+        }
         let mut spelled = Spelled::at(start);
         let mut rest = value;
         while let Some(reference) = rest.find('&') {
@@ -247,13 +251,14 @@ impl<'a> Url<'a> {
     fn of_text(content: &'a str, start: usize) -> Option<Self> {
         let section = content.trim().strip_prefix("<![CDATA[");
         if let Some(text) = section.and_then(|section| section.strip_suffix("]]>"))
+            && !text.contains('<')
             && !text.contains("]]>")
         {
             let mut spelled = Spelled::at(start + place_in(content, text)?);
             spelled.push(text);
             return Some(Self { spelled, escaped: false });
         }
-        if content.contains('<') { None } else { Self::of_attribute(content, start) }
+        Self::of_attribute(content, start)
     }
 }
 

@@ -33,8 +33,9 @@ fn dash() {
         let Ok(rewritten) = dash::rewrite(&mpd, &ADDITION) else { return };
         assert_eq!(dash::rewrite(&rewritten, &ADDITION).as_ref(), Ok(&rewritten), "twice");
         assert_added(&mpd, &rewritten);
-        let marks = |text: &str| text.matches(['<', '>', '"', '\'']).count();
-        assert_eq!(marks(&mpd), marks(&rewritten), "markup");
+        // A value that is replaced may have had a quote or a `>`, but never what begins a tag.
+        let tags = |text: &str| text.matches('<').count();
+        assert_eq!(tags(&mpd), tags(&rewritten), "tags");
     });
 }
 
