@@ -13,6 +13,7 @@ mod record;
 pub mod rtmp;
 mod serve;
 mod table;
+pub mod webrtc;
 
 pub use self::dial::{DialError, Dialer};
 pub use self::end::End;
@@ -27,17 +28,23 @@ pub enum Protocol {
     Rtmp,
     /// HTTP over TCP.
     Http,
+    /// WebRTC, signalled by WHIP or WHEP.
+    Webrtc,
+    /// SRT over UDP.
+    Srt,
 }
 
 impl Protocol {
     /// Every protocol, in the order in which they are counted.
-    pub const ALL: [Self; 2] = [Self::Rtmp, Self::Http];
+    pub const ALL: [Self; 4] = [Self::Rtmp, Self::Http, Self::Webrtc, Self::Srt];
 
     /// The word used in logs, metrics and the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rtmp => "rtmp",
             Self::Http => "http",
+            Self::Webrtc => "webrtc",
+            Self::Srt => "srt",
         }
     }
 }
