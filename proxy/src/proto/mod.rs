@@ -7,4 +7,5 @@ pub mod hls;
 pub mod http;
 pub mod proxy_protocol;
 pub mod rtmp;
+pub mod sdp;
 pub mod stun;
