@@ -3,6 +3,8 @@
 
 pub mod addition;
 pub mod dash;
+pub mod datagram;
+pub mod framing;
 pub mod hls;
 pub mod http;
 pub mod proxy_protocol;
