@@ -53,7 +53,8 @@ fn is_authentic_to_str0m(message: &StunMessage<'_>) -> bool {
     message.verify(PASSWORD, |key, parts| hmac.sha1_hmac(key, parts))
 }
 
-/// Whether no attribute comes twice, and none but FINGERPRINT behind a signature.
+/// Whether no attribute comes twice, and none but FINGERPRINT behind a signature. One that signs
+/// the header alone str0m 0.24 cannot check.
 fn has_one_of_each(datagram: &[u8]) -> bool {
     let mut kinds = Vec::new();
     let mut rest = &datagram[20..];
@@ -63,6 +64,9 @@ fn has_one_of_each(datagram: &[u8]) -> bool {
         rest = &behind[length..];
     }
     let signed = kinds.iter().position(|kind| [0x0008, 0x001c].contains(kind));
+    if signed == Some(0) {
+        return false;
+    }
     let behind = &kinds[signed.map_or(kinds.len(), |at| at + 1)..];
     let is_last = behind.is_empty() || behind == [0x8028];
     is_last && kinds.iter().collect::<HashSet<_>>().len() == kinds.len()
@@ -138,8 +142,10 @@ fn offered() -> [Offered; 4] {
     ]
 }
 
+/// Without their ends: a last line that has none gets one when a line is put behind it.
 fn others(sdp: &str) -> impl Iterator<Item = &str> {
-    sdp.lines().filter(|line| !line.starts_with("a=candidate:"))
+    let lines = sdp.lines().filter(|line| !line.starts_with("a=candidate:"));
+    lines.map(|line| line.trim_end_matches('\r'))
 }
 
 #[test]
