@@ -26,20 +26,22 @@ struct Rig {
 
 impl Rig {
     async fn start(consent_timeout: Duration) -> Self {
+        Self::at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), consent_timeout)
+    }
+
+    fn at(address: SocketAddr, consent_timeout: Duration) -> Self {
         let sessions = Sessions::new(SessionLimits {
             total: 8,
             per_client: 8,
             shared: TrustedProxies::default(),
         });
         let stop = CancellationToken::new();
-        let loopback = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
-        let socket = socket2::Socket::new(
-            socket2::Domain::IPV4,
-            socket2::Type::DGRAM,
-            Some(socket2::Protocol::UDP),
-        );
-        let socket = socket.unwrap();
-        socket.bind(&loopback.into()).unwrap();
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None).unwrap();
+        if address.is_ipv6() {
+            socket.set_only_v6(false).unwrap();
+        }
+        socket.bind(&address.into()).unwrap();
         let socket = Arc::new(Socket::new(socket, 65536).unwrap());
         let proxy = socket.local();
         let settings = WebrtcSettings {
@@ -327,4 +329,72 @@ async fn an_ice_restart_gives_a_session_another_name() {
     assert_eq!(receive(&rig.origin).0, former, "valid until the new one is in use");
     rig.webrtc.delete("ans2:off2");
     rig.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_answered_from_the_address_that_it_sends_to() {
+    for everywhere in ["0.0.0.0:0", "[::]:0"] {
+        let rig = Rig::at(everywhere.parse().unwrap(), Duration::from_secs(30));
+        let (name, _) = rig.signal("off", "ans");
+        let client = peer();
+        for (transaction, ip) in [(1, [127, 0, 0, 1]), (2, [127, 0, 0, 2])] {
+            let there = SocketAddr::new(ip.into(), rig.proxy.port());
+            let check = stun(REQUEST, transaction, &name, true, PASSWORD);
+            client.send_to(&check, there).unwrap();
+            let session = receive(&rig.origin).1;
+            rig.origin.send_to(MEDIA, session).unwrap();
+            assert_eq!(receive(&client), (MEDIA.to_vec(), there), "{everywhere}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_train_of_datagrams_arrives_whole_and_in_order() {
+    let rig = Rig::start(Duration::from_secs(30)).await;
+    let (name, _) = rig.signal("off", "ans");
+    let client = peer();
+    client.send_to(&stun(REQUEST, 1, &name, true, PASSWORD), rig.proxy).unwrap();
+    let session = receive(&rig.origin).1;
+    let datagram = |n: u8| [[0x80, n].as_slice(), &vec![n; 1000 - usize::from(n % 3)]].concat();
+    for n in 0..50 {
+        client.send_to(&datagram(n), rig.proxy).unwrap();
+        rig.origin.send_to(&datagram(n), session).unwrap();
+    }
+    for n in 0..50 {
+        assert_eq!(receive(&rig.origin).0, datagram(n));
+        assert_eq!(receive(&client).0, datagram(n));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_datagrams_come_framed_by_tcp() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let rig = Rig::start(Duration::from_secs(30)).await;
+    let (name, _) = rig.signal("off", "ans");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (accepted, source) = listener.accept().await.unwrap();
+    let ends = Ends { source, destination: address };
+    tokio::spawn(Arc::clone(&rig.webrtc).serve_tcp(accepted, ends));
+    let framed = |datagram: &[u8]| {
+        [&u16::try_from(datagram.len()).unwrap().to_be_bytes(), datagram].concat()
+    };
+    let check = stun(REQUEST, 1, &name, true, PASSWORD);
+    let both = [framed(&check), framed(MEDIA)].concat();
+    for piece in both.chunks(7) {
+        client.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let (heard, session) = receive(&rig.origin);
+    assert_eq!(heard, check);
+    assert_eq!(receive(&rig.origin).0, MEDIA);
+    rig.origin.send_to(MEDIA, session).unwrap();
+    let mut heard = vec![0; MEDIA.len() + 2];
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, framed(MEDIA));
+    rig.webrtc.delete(&name);
+    rig.emptied().await;
+    let end = tokio::time::timeout(Duration::from_secs(10), client.read(&mut heard)).await;
+    assert_eq!(end.expect("the connection ends with its session").unwrap(), 0);
 }
