@@ -25,7 +25,7 @@ struct Rig {
 }
 
 impl Rig {
-    async fn start(consent_timeout: Duration) -> Self {
+    fn start(consent_timeout: Duration) -> Self {
         Self::at(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0), consent_timeout)
     }
 
@@ -178,7 +178,7 @@ const ALERT: &[u8] = b"\x15\xfe\xfd\0\x01\0\0\0\0\0\x02\0\x04abcd";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_finds_its_session_and_media_goes_both_ways() {
-    let rig = Rig::start(Duration::from_secs(30)).await;
+    let rig = Rig::start(Duration::from_secs(30));
     let (name, _) = rig.signal("off", "ans");
     assert_eq!(name, "ans:off");
     let client = peer();
@@ -211,7 +211,7 @@ async fn a_check_finds_its_session_and_media_goes_both_ways() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_check_with_the_password_moves_a_session_and_media_settles_it() {
-    let rig = Rig::start(Duration::from_secs(30)).await;
+    let rig = Rig::start(Duration::from_secs(30));
     let (name, _) = rig.signal("off", "ans");
     let [wifi, mobile, stranger] = [peer(), peer(), peer()];
     let first = stun(REQUEST, 1, &name, true, PASSWORD);
@@ -221,7 +221,10 @@ async fn only_a_check_with_the_password_moves_a_session_and_media_settles_it() {
         stranger.send_to(&stun(REQUEST, 2, &name, true, "guessed"), rig.proxy).unwrap();
     })
     .await;
-    rig.drops(Dropped::Replayed, || drop(stranger.send_to(&first, rig.proxy).unwrap())).await;
+    rig.drops(Dropped::Replayed, || {
+        stranger.send_to(&first, rig.proxy).unwrap();
+    })
+    .await;
     rig.origin.send_to(MEDIA, session).unwrap();
     assert_eq!(receive(&wifi).0, MEDIA, "nobody else gets it");
     // A check that does not nominate is answered where it came from; media stays.
@@ -253,13 +256,11 @@ async fn only_a_check_with_the_password_moves_a_session_and_media_settles_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_a_new_session_takes_over_belongs_to_it() {
-    let rig = Rig::start(Duration::from_secs(30)).await;
+    let rig = Rig::start(Duration::from_secs(30));
     let client = peer();
-    let sessions = ["one", "two"].map(|answer| {
+    let sessions = [(1, "one"), (2, "two")].map(|(transaction, answer)| {
         let (name, _) = rig.signal("off", answer);
-        client
-            .send_to(&stun(REQUEST, answer.len() as u8, &name, true, PASSWORD), rig.proxy)
-            .unwrap();
+        client.send_to(&stun(REQUEST, transaction, &name, true, PASSWORD), rig.proxy).unwrap();
         receive(&rig.origin).1
     });
     client.send_to(MEDIA, rig.proxy).unwrap();
@@ -268,7 +269,7 @@ async fn an_address_that_a_new_session_takes_over_belongs_to_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_closes_and_falls_silent_has_left_and_who_talks_on_has_not() {
-    let rig = Rig::start(Duration::from_secs(30)).await;
+    let rig = Rig::start(Duration::from_secs(30));
     let clients = ["one", "two"].map(|answer| {
         let client = peer();
         let (name, _) = rig.signal("off", answer);
@@ -288,7 +289,7 @@ async fn who_closes_and_falls_silent_has_left_and_who_talks_on_has_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sessions_without_consent_or_origin_end() {
-    let rig = Rig::start(Duration::from_millis(1500)).await;
+    let rig = Rig::start(Duration::from_millis(1500));
     rig.signal("off", "never");
     let (name, _) = rig.signal("off", "once");
     let client = peer();
@@ -309,7 +310,7 @@ async fn sessions_without_consent_or_origin_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ice_restart_gives_a_session_another_name() {
-    let rig = Rig::start(Duration::from_secs(30)).await;
+    let rig = Rig::start(Duration::from_secs(30));
     let (name, _) = rig.signal("off", "ans");
     let fragment = |ufrag: &str| {
         format!(
@@ -350,7 +351,7 @@ async fn a_client_is_answered_from_the_address_that_it_sends_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_train_of_datagrams_arrives_whole_and_in_order() {
-    let rig = Rig::start(Duration::from_secs(30)).await;
+    let rig = Rig::start(Duration::from_secs(30));
     let (name, _) = rig.signal("off", "ans");
     let client = peer();
     client.send_to(&stun(REQUEST, 1, &name, true, PASSWORD), rig.proxy).unwrap();
@@ -369,7 +370,7 @@ async fn a_train_of_datagrams_arrives_whole_and_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_datagrams_come_framed_by_tcp() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let rig = Rig::start(Duration::from_secs(30)).await;
+    let rig = Rig::start(Duration::from_secs(30));
     let (name, _) = rig.signal("off", "ans");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
