@@ -7,3 +7,4 @@ pub mod hls;
 pub mod http;
 pub mod proxy_protocol;
 pub mod rtmp;
+pub mod srt;
