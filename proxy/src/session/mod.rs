@@ -12,6 +12,7 @@ pub mod http;
 mod record;
 pub mod rtmp;
 mod serve;
+pub mod srt;
 mod table;
 
 pub use self::dial::{DialError, Dialer};

@@ -10,6 +10,7 @@ const PURE: &[&str] = &[
     "proxy/src/origin",
     "proxy/src/session/http",
     "proxy/src/session/rtmp",
+    "proxy/src/session/srt",
     "proxy-ebpf/src",
 ];
 
