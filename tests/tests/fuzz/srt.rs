@@ -38,7 +38,7 @@ fn handshake() {
         let extensions = handshake.extensions.iter().map(|(_, content)| 4 + content.len());
         assert_eq!(BARE + extensions.sum::<usize>(), input.len());
         assert_eq!(handshake.clone().into_owned(), handshake);
-        let answer = reject(&handshake, Rejection::ROGUE);
+        let answer = reject(&handshake, Rejection::ROGUE).bare();
         let answer = Handshake::parse(&answer).expect("a rejection");
         assert_eq!(answer.destination, handshake.socket_id);
         assert_eq!(answer.step, Step::Rejection(Rejection::ROGUE));

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::handshake::{BARE, Handshake, Step};
+use super::handshake::{Extensions, Handshake, Step};
 
 /// A reason as on the wire, from 1000 on: the draft's below 2000, those of libsrt's
 /// `access_control.h` from 2000, an application's own from 3000.
@@ -106,8 +106,11 @@ impl fmt::Display for Rejection {
 
 /// The answer that rejects `request`: its fixed part, sent back with another type, as libsrt does.
 /// A listener that makes no socket has no timestamp of its own.
-pub fn reject(request: &Handshake<'_>, why: Rejection) -> [u8; BARE] {
-    let answer =
-        Handshake { destination: request.socket_id, step: Step::Rejection(why), ..request.clone() };
-    answer.bare()
+pub fn reject<'a>(request: &Handshake<'a>, why: Rejection) -> Handshake<'a> {
+    Handshake {
+        destination: request.socket_id,
+        step: Step::Rejection(why),
+        extensions: Extensions::default(),
+        ..*request
+    }
 }

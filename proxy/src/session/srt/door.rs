@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::cookie::Cookies;
-use crate::proto::srt::handshake::{BARE, BadHandshake, Handshake, SRT_MAGIC, Step};
+use crate::proto::srt::handshake::{BARE, BadHandshake, Extensions, Handshake, SRT_MAGIC, Step};
 use crate::proto::srt::packet::SocketId;
 use crate::proto::srt::rejection::{Rejection, reject};
 use crate::proto::srt::stream_id::{self, BadStreamId, Mode};
@@ -44,7 +44,7 @@ pub struct Asked<'a> {
 impl Asked<'_> {
     /// The answer that rejects it.
     pub fn reject(&self, why: Rejection) -> [u8; BARE] {
-        reject(&self.handshake, why)
+        reject(&self.handshake, why).bare()
     }
 }
 
@@ -114,13 +114,14 @@ fn induction_answer(induction: &Handshake<'_>, cookie: u32, client: SocketAddr) 
         extension: SRT_MAGIC,
         cookie,
         peer: client.ip().into(),
-        ..induction.clone()
+        extensions: Extensions::default(),
+        ..*induction
     };
     answer.bare()
 }
 
 fn conclusion(handshake: Handshake<'_>, client: SocketAddr) -> Knock<'_> {
-    let reject = |why| Knock::Reject(reject(&handshake, why), why);
+    let reject = |why| Knock::Reject(reject(&handshake, why).bare(), why);
     // An HSv4 caller can name no stream, and has no extensions that could be passed on.
     if handshake.version < 5 {
         return reject(Rejection::VERSION);
@@ -142,7 +143,6 @@ mod tests {
 
     use super::super::recorded;
     use super::*;
-    use crate::proto::srt::handshake::Extensions;
 
     const CLIENT: &str = "127.0.0.1:40448";
 

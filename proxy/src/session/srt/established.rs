@@ -51,7 +51,7 @@ pub enum Verdict {
     Drop,
     /// It goes on, and is the last one: this side has shut down.
     End(Leg),
-    /// The client is at this address now; a packet of the origin goes there already.
+    /// It goes on, to this address, which is the client's own from now on, and has just been heard.
     Moved(SocketAddr),
 }
 

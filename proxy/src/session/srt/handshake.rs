@@ -12,7 +12,7 @@ use crate::proto::srt::handshake::{Extensions, Handshake, SRT_MAGIC, Step};
 use crate::proto::srt::packet::SocketId;
 use crate::proto::srt::rejection::{Rejection, reject};
 
-/// How often an unanswered packet is sent, as by libsrt.
+/// An unanswered packet is sent again so often; libsrt does the same.
 const RETRY: Duration = Duration::from_millis(250);
 
 /// The handshake with the origins of one accepted conclusion, from the first origin to the answer.
@@ -32,11 +32,11 @@ pub struct OriginHandshake {
 pub enum Action {
     /// Send this to the origin.
     ToOrigin(Vec<u8>),
-    /// Send this to the client, from [`SocketId::NONE`]'s port.
+    /// Send this to the client, from the listener's socket.
     ToClient(Vec<u8>),
     /// The client has its answer, and packets may pass.
     Established(Established),
-    /// The client has the origin's refusal.
+    /// The client is refused.
     Rejected(Rejection),
     /// The origin did not answer in time. The client knows nothing of it: there may be another
     /// origin, for [`OriginHandshake::begin`], or else a [`OriginHandshake::reject`].
@@ -127,7 +127,7 @@ impl OriginHandshake {
             return Vec::new();
         }
         match (answer.step, attempt.cookie) {
-            (Step::Rejection(why), _) => self.answer(&answer, Action::Rejected(why), now),
+            (Step::Rejection(why), _) => self.answer(answer, Action::Rejected(why), now),
             // 4.3.1.1: an older listener does not understand the conclusion of an HSv5 caller.
             (Step::Induction, None) if answer.version < 5 || answer.extension != SRT_MAGIC => {
                 self.reject(Rejection::VERSION, now)
@@ -139,7 +139,7 @@ impl OriginHandshake {
             }
             (Step::Conclusion, Some(_)) if answer.socket_id != SocketId::NONE => {
                 let established = Established::new(&self.conclusion, &answer);
-                self.answer(&answer, Action::Established(established), now)
+                self.answer(answer, Action::Established(established), now)
             }
             _ => Vec::new(),
         }
@@ -169,11 +169,7 @@ impl OriginHandshake {
 
     /// Tells the client that it gets no origin.
     pub fn reject(&mut self, why: Rejection, now: Instant) -> Vec<Action> {
-        let answer = reject(&self.conclusion, why);
-        match Handshake::parse(&answer) {
-            Ok(answer) => self.answer(&answer, Action::Rejected(why), now),
-            Err(_) => vec![Action::Rejected(why)],
-        }
+        self.answer(reject(&self.conclusion, why), Action::Rejected(why), now)
     }
 
     /// The packet that the origin has to answer next.
@@ -188,11 +184,11 @@ impl OriginHandshake {
     }
 
     /// Brings an answer to the client, and keeps it in case that it is lost.
-    fn answer(&mut self, answer: &Handshake<'_>, outcome: Action, now: Instant) -> Vec<Action> {
+    fn answer(&mut self, answer: Handshake<'_>, outcome: Action, now: Instant) -> Vec<Action> {
         let answer = Handshake {
             cookie: self.conclusion.cookie,
             peer: self.client.into(),
-            ..answer.clone().into_owned()
+            ..answer.into_owned()
         };
         let to_client = aged(&answer, now, now);
         self.stage = Stage::Answered { answer, at: now };
@@ -210,7 +206,7 @@ fn induction<'a>(conclusion: &Handshake<'a>) -> Handshake<'a> {
         step: Step::Induction,
         cookie: 0,
         extensions: Extensions::default(),
-        ..conclusion.clone()
+        ..*conclusion
     }
 }
 
