@@ -205,7 +205,7 @@ impl Candidate {
 
 #[cfg(test)]
 mod tests {
-    use super::super::recorded::{PLAY, PUBLISH, Recorded};
+    use super::super::recorded::{PLAY, PLAY_PACKETS, PUBLISH, PUBLISH_PACKETS, Recorded};
     use super::*;
     use crate::proto::srt::packet::shutdown;
 
@@ -273,6 +273,38 @@ mod tests {
 
     fn address(last: u8) -> SocketAddr {
         ([192, 0, 2, last], 5000).into()
+    }
+
+    /// What passed between FFmpeg and SRS passes here, and is followed when it comes from another
+    /// port from some packet on: what comes in the first second there is lost.
+    #[test]
+    fn recorded_sessions_pass_and_move() {
+        for (recorded, packets) in [(PUBLISH, PUBLISH_PACKETS), (PLAY, PLAY_PACKETS)] {
+            let mut story = Story::of(&recorded);
+            let half = packets.len() / 2;
+            let mut moved = None;
+            for (index, [is_origin, datagram @ ..]) in packets.iter().enumerate() {
+                let packet = Packet::parse(datagram).unwrap();
+                if index < half {
+                    story.heard = story.now;
+                }
+                let verdict = match is_origin {
+                    0 if index < half => Established::from_client(&packet),
+                    0 => story.session.from_elsewhere(&packet, address(2), story.heard, story.now),
+                    _ => story.session.from_origin(&packet, story.heard, story.now),
+                };
+                match verdict {
+                    Verdict::Moved(to) => moved = moved.or(Some((index, to))),
+                    Verdict::Pass => {}
+                    Verdict::Drop => assert!(index >= half, "packet {index} is dropped"),
+                    Verdict::End(leg) => panic!("{leg:?} ended at packet {index}"),
+                }
+                story.now += Duration::from_millis(if index == half { 1000 } else { 5 });
+            }
+            let (index, to) = moved.expect("nobody moved");
+            assert_eq!(to, address(2));
+            assert!(index < half + 20, "moved {} packets later", index - half);
+        }
     }
 
     #[test]
