@@ -10,4 +10,5 @@ pub mod http;
 pub mod proxy_protocol;
 pub mod rtmp;
 pub mod sdp;
+pub mod srt;
 pub mod stun;

@@ -23,6 +23,7 @@ mod names;
 mod oracle;
 mod proxy_protocol;
 mod split;
+mod srt;
 
 /// Random inputs of each target where no fuzzing engine runs.
 const RANDOM: usize = 1000;
