@@ -1,54 +1,49 @@
 //! Wiring: what listens, who serves it, and what they share.
 
-use std::io;
+mod listeners;
+mod settings;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tracing::{info, warn};
 
+use self::listeners::{Listeners, addresses};
 use crate::api::{self, ApiState};
-use crate::config::{Config, DefaultBackend, ListenAddrs};
+use crate::config::Config;
 use crate::drain::Stop;
-use crate::listen::tcp::{self, Bound};
-use crate::listen::udp::{self, Group};
-use crate::listen::{Arrival, Entrance, NoArrival};
+use crate::listen::{Arrival, Entrance, NoArrival, tcp, udp};
 use crate::metrics;
-use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
+use crate::origin::Balancer;
 use crate::pages::Pages;
-use crate::plane::datagram::{Socket, Train};
-use crate::plane::{Patience, ebpf_object};
-use crate::session::http::{self, Hop, Http, HttpPeers, HttpSettings};
-use crate::session::rtmp::{Rtmp, RtmpSettings};
-use crate::session::webrtc::{Webrtc, WebrtcSettings};
-use crate::session::{Dialer, End, Live, Protocol, Serve, SessionLimits, Sessions, serve};
-use crate::stream::Tokens;
+use crate::plane::datagram::Train;
+use crate::plane::ebpf_object;
+use crate::session::http::{self, Http, HttpPeers};
+use crate::session::rtmp::Rtmp;
+use crate::session::srt::Srt;
+use crate::session::webrtc::Webrtc;
+use crate::session::{Dialer, End, Live, Protocol, Serve, Sessions, serve};
 use crate::telemetry::Seldom;
 
 /// For all tasks to end when the proxy stops.
 const FINISH: Duration = Duration::from_secs(3);
-
-/// Receive buffer of a session's own socket towards its origin, in bytes: a second of media.
-const SESSION_BUFFER: usize = 1024 * 1024;
 
 /// How often what has expired is swept out.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// Everything bound, nothing started.
 pub struct App {
+    listeners: Listeners,
     rtmp: Arc<Rtmp>,
-    rtmp_listeners: Vec<TcpListener>,
     http: Arc<Http>,
-    http_listeners: Vec<TcpListener>,
     webrtc: Arc<Webrtc>,
-    webrtc_sockets: Vec<Arc<Socket>>,
-    webrtc_listeners: Vec<TcpListener>,
+    srt: Arc<Srt>,
     api: ApiState,
-    api_listeners: Vec<TcpListener>,
     balancer: Arc<Balancer>,
     sessions: Arc<Sessions>,
     entrance: Arc<Entrance>,
@@ -58,43 +53,34 @@ pub struct App {
 impl App {
     /// Binds every listener, or says which one cannot be. At most `most_sessions` are let in.
     pub fn bind(config: &Config, most_sessions: usize) -> anyhow::Result<Self> {
-        let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
-        let http = bind("PROXY_HTTP_SERVER", &config.http.listen)?;
-        let api = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
-        let webrtc = bind_udp("PROXY_WEBRTC_SERVER", &config.webrtc.listen)?;
-        let webrtc_tcp = config.webrtc.listen_tcp.as_ref();
-        let webrtc_tcp = webrtc_tcp.map(|listen| bind("PROXY_WEBRTC_TCP_SERVER", listen));
-        // Not before all are bound: nobody is let in by a proxy that cannot start.
-        let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
-        let rtmp_listeners = listen("PROXY_RTMP_SERVER", rtmp)?;
-        let http_listeners = listen("PROXY_HTTP_SERVER", http)?;
-        let api_listeners = listen("PROXY_SYSTEM_API", api)?;
-        let webrtc_tcp = webrtc_tcp.transpose()?.unwrap_or_default();
-        let webrtc_listeners = listen("PROXY_WEBRTC_TCP_SERVER", webrtc_tcp)?;
-        let webrtc_addresses: Vec<_> = webrtc.iter().map(Group::address).collect();
-        let webrtc_sockets = open_udp("PROXY_WEBRTC_SERVER", webrtc, config.udp_buffer)?;
+        let listeners = Listeners::bind(config)?;
+        let balancer = Arc::new(Balancer::new(settings::balancer(config)?));
         let stop = Stop::default();
-        let sessions = Sessions::new(SessionLimits {
-            total: most_sessions,
-            per_client: config.session.max_per_client,
-            shared: config.client.trusted.clone(),
-        });
-        let webrtc = WebrtcSettings {
-            candidates: config.webrtc.candidates.clone(),
-            udp: webrtc_addresses,
-            tcp: addresses(&webrtc_listeners)?,
-            consent_timeout: config.webrtc.consent_timeout,
-            buffer: SESSION_BUFFER,
-        };
-        let webrtc = Webrtc::new(webrtc, Arc::clone(&sessions), stop.sessions.clone());
+        let sessions = Sessions::new(settings::sessions(config, most_sessions));
         let vhosts = config.balancer.vhosts.clone();
+        let webrtc = Webrtc::new(
+            settings::webrtc(
+                config,
+                listeners.webrtc.addresses.clone(),
+                addresses(&listeners.webrtc_tcp)?,
+            ),
+            Arc::clone(&sessions),
+            stop.sessions.clone(),
+        );
+        let srt = Srt::new(
+            settings::srt(config, listeners.srt.addresses.clone()),
+            Arc::clone(&sessions),
+            Arc::clone(&balancer),
+            vhosts.clone(),
+            settings::cookies()?,
+            stop.clone(),
+        );
         let counts = Arc::new(http::Counts::default());
-        let drops = [Arc::clone(webrtc.drops()), Arc::default()];
         let metrics = metrics::registry(
             Arc::clone(&sessions),
             Arc::clone(&balancer),
             Arc::clone(&counts),
-            drops,
+            [Arc::clone(webrtc.drops()), Arc::clone(srt.drops())],
         );
         let api = ApiState {
             balancer: Arc::clone(&balancer),
@@ -106,49 +92,30 @@ impl App {
             refusals: Seldom::default(),
             draining: stop.draining.clone(),
         };
-        let listeners = rtmp_listeners.iter().chain(&http_listeners).chain(&api_listeners);
         let dialer = Arc::new(Dialer {
             connect_timeout: config.origin.connect_timeout,
-            listening: listeners.map(TcpListener::local_addr).collect::<Result<_, _>>()?,
+            listening: listeners.tcp_addresses()?,
             announce: config.client.send,
         });
         let rtmp = Rtmp::new(
-            rtmp_settings(config),
+            settings::rtmp(config),
             Arc::clone(&balancer),
             Arc::clone(&dialer),
             vhosts.clone(),
         );
-        let entrance = Arc::new(Entrance::new(config.client.trusted.clone(), config.client.accept));
-        let rtmp_port = rtmp_listeners.first().and_then(|l| l.local_addr().ok());
-        let pages = Pages::new(
-            config.static_files.clone(),
-            Arc::clone(&sessions),
-            rtmp_port.map(|address| address.port()),
-        );
+        let rtmp_port = addresses(&listeners.rtmp)?.first().map(SocketAddr::port);
+        let pages = Pages::new(config.static_files.clone(), Arc::clone(&sessions), rtmp_port);
         let peers = HttpPeers {
             balancer: Arc::clone(&balancer),
             dialer,
             vhosts,
-            tokens: tokens(config)?,
+            tokens: settings::tokens(config)?,
             pages: Arc::new(pages),
             counts,
         };
-        let http = Http::new(http_settings(config)?, peers, stop.draining.clone());
-        Ok(Self {
-            rtmp,
-            rtmp_listeners,
-            http,
-            http_listeners,
-            webrtc,
-            webrtc_sockets,
-            webrtc_listeners,
-            api,
-            api_listeners,
-            balancer,
-            sessions,
-            entrance,
-            stop,
-        })
+        let http = Http::new(settings::http(config)?, peers, stop.draining.clone());
+        let entrance = Arc::new(Entrance::new(config.client.trusted.clone(), config.client.accept));
+        Ok(Self { listeners, rtmp, http, webrtc, srt, api, balancer, sessions, entrance, stop })
     }
 
     /// Starts everything.
@@ -161,23 +128,30 @@ impl App {
             refusals: Seldom::default(),
             stop: self.stop.clone(),
         });
-        open(&mut tasks, self.rtmp_listeners, &self.rtmp, &desk);
-        open(&mut tasks, self.http_listeners, &self.http, &desk);
-        open_webrtc(&mut tasks, self.webrtc_listeners, &self.webrtc, &desk);
-        for socket in self.webrtc_sockets {
+        let listeners = self.listeners;
+        open(&mut tasks, listeners.rtmp, &self.rtmp, &desk);
+        open(&mut tasks, listeners.http, &self.http, &desk);
+        open_webrtc(&mut tasks, listeners.webrtc_tcp, &self.webrtc, &desk);
+        for socket in listeners.webrtc.sockets {
             let (webrtc, stop) = (Arc::clone(&self.webrtc), self.stop.sessions.clone());
             let arrived = move |socket: &_, train: Train<'_>| webrtc.arrived(socket, &train);
             tasks.spawn(udp::receive(socket, stop, arrived));
         }
-        let (webrtc, stop) = (Arc::clone(&self.webrtc), self.stop.sessions.clone());
+        for socket in listeners.srt.sockets {
+            let (srt, stop) = (Arc::clone(&self.srt), self.stop.sessions.clone());
+            let arrived = move |socket: &_, train: Train<'_>| srt.arrived(socket, &train);
+            tasks.spawn(udp::receive(socket, stop, arrived));
+        }
+        let (webrtc, srt, stop) = (self.webrtc, self.srt, self.stop.sessions.clone());
         tasks.spawn(async move {
-            let _stopped = stop.run_until_cancelled(webrtc.watch()).await;
+            let watch = async { tokio::join!(webrtc.watch(), srt.watch()) };
+            let _stopped = stop.run_until_cancelled(watch).await;
         });
         // The API answers to the very end, so that a drain can be watched.
         let allow = self.api.allow.clone();
         let router = api::router(self.api);
         let stop = self.stop.sessions.clone();
-        tasks.spawn(api::serve(self.api_listeners, self.entrance, router, allow, stop));
+        tasks.spawn(api::serve(listeners.system_api, self.entrance, router, allow, stop));
         let stop = self.stop.sessions.clone();
         tasks.spawn(async move {
             let sweep = sweep(self.balancer, self.http);
@@ -332,111 +306,4 @@ async fn sweep(balancer: Arc<Balancer>, http: Arc<Http>) {
         balancer.sweep(now);
         http.sweep(now);
     }
-}
-
-fn bind(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<Bound>> {
-    tcp::bind(addresses).with_context(|| format!("{name}=\"{addresses}\""))
-}
-
-fn listen(name: &'static str, bound: Vec<Bound>) -> anyhow::Result<Vec<TcpListener>> {
-    let listen = |bound: Bound| {
-        let listener = bound.listen().with_context(|| format!("{name}: cannot listen"))?;
-        info!(server = name, address = %listener.local_addr()?, "listening");
-        Ok(listener)
-    };
-    bound.into_iter().map(listen).collect()
-}
-
-fn addresses(listeners: &[TcpListener]) -> io::Result<Vec<SocketAddr>> {
-    listeners.iter().map(TcpListener::local_addr).collect()
-}
-
-fn bind_udp(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<Group>> {
-    udp::bind(addresses).with_context(|| format!("{name}=\"{addresses}\""))
-}
-
-fn open_udp(
-    name: &'static str,
-    groups: Vec<Group>,
-    buffer: usize,
-) -> anyhow::Result<Vec<Arc<Socket>>> {
-    let mut sockets = Vec::new();
-    for group in groups {
-        let address = group.address();
-        let opened = group.open(buffer).with_context(|| format!("{name}: cannot listen"))?;
-        info!(server = name, %address, sockets = opened.len(), "listening");
-        sockets.extend(opened);
-    }
-    Ok(sockets)
-}
-
-fn rtmp_settings(config: &Config) -> RtmpSettings {
-    RtmpSettings {
-        handshake_timeout: config.rtmp.handshake_timeout,
-        command_timeout: config.rtmp.command_timeout,
-        connect_timeout: config.origin.connect_timeout,
-        answer_timeout: config.origin.answer_timeout,
-        setup_timeout: config.origin.setup_timeout,
-        patience: patience(config),
-        max_message: config.rtmp.max_message,
-        max_chunk_streams: config.rtmp.max_chunk_streams,
-    }
-}
-
-fn http_settings(config: &Config) -> anyhow::Result<HttpSettings> {
-    Ok(HttpSettings {
-        head_timeout: config.http.head_timeout,
-        keepalive_timeout: config.http.keepalive_timeout,
-        origin_timeout: config.http.origin_timeout,
-        setup_timeout: config.origin.setup_timeout,
-        patience: patience(config),
-        idle_connections: config.http.idle_connections,
-        hop: Hop {
-            trusted: config.client.trusted.clone(),
-            pseudonym: format!("srs-proxy-{:08x}", getrandom::u32()?),
-        },
-    })
-}
-
-fn patience(config: &Config) -> Patience {
-    Patience { idle: config.session.idle_timeout, stall: config.session.stall_timeout }
-}
-
-/// The key that proxies share, or one of this process's own.
-fn tokens(config: &Config) -> anyhow::Result<Tokens> {
-    let Some(secret) = &config.http.secret else {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret)?;
-        return Ok(Tokens::new(&secret));
-    };
-    Ok(Tokens::new(secret.reveal().as_bytes()))
-}
-
-fn balancer_settings(config: &Config) -> anyhow::Result<BalancerSettings> {
-    let fixed = config.default_backend.as_ref().map(default_origin).transpose()?;
-    Ok(BalancerSettings {
-        policy: config.balancer.policy,
-        origin_ttl: config.origin.ttl,
-        route_idle_ttl: config.balancer.route_idle_ttl,
-        max_origins: config.origin.max,
-        max_routes: config.balancer.max_routes,
-        fixed,
-        seed: getrandom::u64()?,
-    })
-}
-
-fn default_origin(backend: &DefaultBackend) -> anyhow::Result<Origin> {
-    let text = |port: u16| port.to_string();
-    let http = backend.http.map(text).unwrap_or_default();
-    let (rtmp, api, rtc, srt) =
-        (text(backend.rtmp), text(backend.api), text(backend.rtc), text(backend.srt));
-    let endpoints = [
-        (Listener::Rtmp, rtmp.as_str()),
-        (Listener::Http, &http),
-        (Listener::Api, &api),
-        (Listener::Rtc, &rtc),
-        (Listener::Srt, &srt),
-    ];
-    Origin::fixed(&backend.ip, &endpoints)
-        .with_context(|| format!("PROXY_DEFAULT_BACKEND_IP={}", backend.ip))
 }

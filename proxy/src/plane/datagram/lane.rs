@@ -4,8 +4,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use tokio::time::sleep;
+use tracing::debug;
 
 use super::{Delta, Socket, Train};
 use crate::plane::{Leg, Meter};
@@ -19,6 +22,22 @@ pub struct Lane {
     meter: Arc<Meter>,
     heard: [AtomicU64; Leg::ALL.len()],
 }
+
+/// The system says that nobody listens where the origin was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+impl Gone {
+    /// Whether an error says so. What the system says of the way there may be otherwise in a
+    /// moment.
+    pub fn is_said_by(error: &io::Error) -> bool {
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset};
+        matches!(error.kind(), ConnectionRefused | ConnectionReset)
+    }
+}
+
+/// How long the way to an origin may be broken before it is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The way to a client.
 #[derive(Clone, Debug)]
@@ -67,13 +86,22 @@ impl Lane {
         self.socket.local()
     }
 
-    /// Passes on what the client has sent. The error is what the system has to say of the origin.
-    pub fn to_origin(&self, train: &Train<'_>) -> io::Result<()> {
+    /// Passes on what the client has sent.
+    pub fn to_origin(&self, train: &Train<'_>) -> Result<(), Gone> {
         self.hear(Leg::Client, train);
+        self.for_origin(train)
+    }
+
+    /// The same for what may be the client's, and does not count as a word of it.
+    pub fn for_origin(&self, train: &Train<'_>) -> Result<(), Gone> {
         let result = self.socket.send(self.origin, train);
         let sent = *result.as_ref().unwrap_or_else(|(sent, _)| sent);
         self.meter.wrote(Leg::Origin, sent);
-        result.map(|_| ()).map_err(|(_, error)| error)
+        match result {
+            Err((_, error)) if Gone::is_said_by(&error) => Err(Gone),
+            // What is wrong with the way there may be right in a moment.
+            Err(_) | Ok(_) => Ok(()),
+        }
     }
 
     /// Sends the client what the origin has sent, by the way that media takes.
@@ -88,26 +116,34 @@ impl Lane {
         self.meter.wrote(Leg::Client, exit.send(train));
     }
 
-    /// Gives what has come from the origin to `take`, when there is something. Returns what the
-    /// system has to say of the origin.
-    pub async fn listen(&self, mut take: impl FnMut(Train<'_>)) -> io::Error {
+    /// Gives what comes from the origin to `take`, for as long as the origin is there.
+    pub async fn listen(&self, mut take: impl FnMut(Train<'_>)) -> Gone {
         loop {
-            if let Err(error) = self.socket.readable().await {
-                return error;
-            }
-            let received = self.socket.receive(|train| {
-                // What had come before the socket was connected may be anybody's.
-                if train.source == self.origin {
-                    self.hear(Leg::Origin, &train);
-                    take(train);
-                }
-            });
+            let received = match self.socket.readable().await {
+                Ok(()) => self.socket.receive(|train| {
+                    // What had come before the socket was connected may be anybody's.
+                    if train.source == self.origin {
+                        self.hear(Leg::Origin, &train);
+                        take(train);
+                    }
+                }),
+                Err(error) => Err(error),
+            };
             match received {
                 Ok(true) => tokio::task::consume_budget().await,
                 Ok(false) => {}
-                Err(error) => return error,
+                Err(error) if Gone::is_said_by(&error) => return Gone,
+                Err(error) => {
+                    debug!(origin = %self.origin, %error, "of the way to the origin");
+                    sleep(PAUSE).await;
+                }
             }
         }
+    }
+
+    /// Whether something was heard of this leg since the planes were asked last.
+    pub fn has_heard(&self, from: Leg) -> bool {
+        self.heard.get(from as usize).is_some_and(|heard| heard.load(Ordering::Relaxed) > 0)
     }
 
     /// Sends media by the way of this generation of the flow from here on.

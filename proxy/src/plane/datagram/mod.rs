@@ -6,7 +6,7 @@ mod lanes;
 mod offload;
 mod socket;
 
-pub use self::lane::{Exit, Lane, Outlet};
+pub use self::lane::{Exit, Gone, Lane, Outlet};
 pub use self::lanes::Lanes;
 pub use self::offload::{Delta, Flow, FlowKey, Offload, Refused};
 pub use self::socket::{Socket, Train};

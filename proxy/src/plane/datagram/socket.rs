@@ -64,6 +64,14 @@ impl Socket {
         Ok(Self { io, state, local })
     }
 
+    /// A socket on a port of its own that sends to this peer and hears nobody else.
+    pub fn towards(peer: SocketAddr, buffer: usize) -> io::Result<Self> {
+        let domain = Domain::for_address(peer);
+        let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.connect(&peer.into())?;
+        Self::new(socket, buffer)
+    }
+
     /// A socket on a port of its own at this address, not connected yet.
     pub fn at(ip: IpAddr, buffer: usize) -> io::Result<Self> {
         let address = SocketAddr::new(ip, 0);

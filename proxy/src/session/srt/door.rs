@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::cookie::Cookies;
-use crate::proto::srt::handshake::{BARE, BadHandshake, Extensions, Handshake, SRT_MAGIC, Step};
+use crate::proto::srt::handshake::{BARE, Extensions, Handshake, SRT_MAGIC, Step};
 use crate::proto::srt::packet::SocketId;
 use crate::proto::srt::rejection::{Rejection, reject};
 use crate::proto::srt::stream_id::{self, BadStreamId, Mode};
+use crate::session::flow::Dropped;
 
 /// The listener of SRT (draft-sharabayko-srt 4.3.1).
 #[derive(Clone, Debug)]
@@ -48,31 +49,6 @@ impl Asked<'_> {
     }
 }
 
-/// Why a datagram is dropped in silence.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dropped {
-    /// No handshake.
-    Malformed(BadHandshake),
-    /// For a socket, or from none.
-    NotForTheDoor,
-    /// Rendezvous, a rejection, or no type that is known.
-    Step,
-    /// The cookie is forged, or too old. A caller that goes on without an answer begins again.
-    Cookie,
-}
-
-impl Dropped {
-    /// The word used in logs and metrics.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed(_) => "malformed",
-            Self::NotForTheDoor => "not_for_the_door",
-            Self::Step => "step",
-            Self::Cookie => "cookie",
-        }
-    }
-}
-
 impl Door {
     /// Whose callers show these cookies.
     pub fn new(cookies: Cookies) -> Self {
@@ -84,10 +60,13 @@ impl Door {
     pub fn knock<'a>(&self, datagram: &'a [u8], client: SocketAddr, now: Instant) -> Knock<'a> {
         let handshake = match Handshake::parse(datagram) {
             Ok(handshake) => handshake,
-            Err(error) => return Knock::Drop(Dropped::Malformed(error)),
+            Err(error) => {
+                tracing::trace!(%client, %error, "malformed");
+                return Knock::Drop(Dropped::Malformed);
+            }
         };
         if handshake.destination != SocketId::NONE || handshake.socket_id == SocketId::NONE {
-            return Knock::Drop(Dropped::NotForTheDoor);
+            return Knock::Drop(Dropped::Unexpected);
         }
         let socket = handshake.socket_id;
         match handshake.step {
@@ -98,8 +77,8 @@ impl Door {
             Step::Conclusion if self.cookies.is_fresh(handshake.cookie, client, socket, now) => {
                 conclusion(handshake, client)
             }
-            Step::Conclusion => Knock::Drop(Dropped::Cookie),
-            Step::Rejection(_) | Step::Other(_) => Knock::Drop(Dropped::Step),
+            Step::Conclusion => Knock::Drop(Dropped::BadCookie),
+            Step::Rejection(_) | Step::Other(_) => Knock::Drop(Dropped::Unexpected),
         }
     }
 }
@@ -194,13 +173,13 @@ mod tests {
             let client = CLIENT.parse().unwrap();
             handshake.cookie = door.cookies.bake(client, handshake.socket_id, now).get();
         });
-        assert_eq!(stale, Knock::Drop(Dropped::Cookie));
+        assert_eq!(stale, Knock::Drop(Dropped::BadCookie));
         let forged = knock(&door, now, |handshake| handshake.cookie ^= 1);
-        assert_eq!(forged, Knock::Drop(Dropped::Cookie));
+        assert_eq!(forged, Knock::Drop(Dropped::BadCookie));
         // The constant of the existing proxy, and that of an induction.
         for cookie in [0x418d_5e4e, 0] {
             let knock = knock(&door, now, |handshake| handshake.cookie = cookie);
-            assert_eq!(knock, Knock::Drop(Dropped::Cookie));
+            assert_eq!(knock, Knock::Drop(Dropped::BadCookie));
         }
     }
 
@@ -223,18 +202,18 @@ mod tests {
         let now = Instant::now();
         let door = door(now);
         for (why, change) in [
-            (Dropped::NotForTheDoor, (|h| h.destination = SocketId(1)) as fn(&mut Handshake<'_>)),
-            (Dropped::NotForTheDoor, |h| h.socket_id = SocketId::NONE),
-            (Dropped::Step, |h| h.step = Step::Other(0)),
-            (Dropped::Step, |h| h.step = Step::Other(u32::MAX - 1)),
-            (Dropped::Step, |h| h.step = Step::Rejection(Rejection::PEER)),
+            (Dropped::Unexpected, (|h| h.destination = SocketId(1)) as fn(&mut Handshake<'_>)),
+            (Dropped::Unexpected, |h| h.socket_id = SocketId::NONE),
+            (Dropped::Unexpected, |h| h.step = Step::Other(0)),
+            (Dropped::Unexpected, |h| h.step = Step::Other(u32::MAX - 1)),
+            (Dropped::Unexpected, |h| h.step = Step::Rejection(Rejection::PEER)),
         ] {
             assert_eq!(knock(&door, now, change), Knock::Drop(why));
         }
         let client = CLIENT.parse().unwrap();
         for datagram in [&b""[..], b"GET / HTTP/1.1\r\n\r\n", &[0x80, 0, 0, 0]] {
             let knock = door.knock(datagram, client, now);
-            assert_eq!(knock, Knock::Drop(Dropped::Malformed(BadHandshake::NotAHandshake)));
+            assert_eq!(knock, Knock::Drop(Dropped::Malformed));
         }
     }
 

@@ -26,7 +26,7 @@ use super::flow::{Dropped, Drops, FlowId, FlowTable, Learnt, Media, Name};
 use super::{End, Ending, Sessions};
 use crate::config::Candidate;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Socket, Train};
+use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Train};
 use crate::proto::datagram::{Kind, is_dtls_alert};
 use crate::proto::sdp::{Offered, Transport};
 use crate::proto::stun::{Class, Message};
@@ -153,8 +153,8 @@ impl Webrtc {
     /// Passes on what names no session.
     fn pass(&self, key: &FlowKey, train: &Train<'_>) {
         if let Some(sent) = self.lanes.with(key, |lane| lane.to_origin(train)) {
-            if let Err(error) = sent {
-                self.complain(key, &error);
+            if sent.is_err() {
+                self.gone(key);
             }
             return;
         }
@@ -171,18 +171,16 @@ impl Webrtc {
         }
         let lane = table.get(id).map(|(_, lane)| Arc::clone(lane));
         drop(table);
-        if let Some(Err(error)) = lane.map(|lane| lane.to_origin(train)) {
-            self.complain(key, &error);
+        if let Some(Err(Gone)) = lane.map(|lane| lane.to_origin(train)) {
+            self.gone(key);
         }
     }
 
-    /// The system has said something of the origin of this flow.
-    fn complain(&self, key: &FlowKey, error: &std::io::Error) {
-        if is_gone(error) {
-            let table = self.table.lock();
-            if let Some((known, _)) = table.owner(key).and_then(|id| table.get(id)) {
-                known.ending.end(End::OriginLost);
-            }
+    /// The origin of this flow is not there any more.
+    fn gone(&self, key: &FlowKey) {
+        let table = self.table.lock();
+        if let Some((known, _)) = table.owner(key).and_then(|id| table.get(id)) {
+            known.ending.end(End::OriginLost);
         }
     }
 
@@ -213,7 +211,7 @@ impl Webrtc {
         };
         match sent.map(|lane| lane.to_origin(train)) {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => self.complain(key, &error),
+            Ok(Err(Gone)) => self.gone(key),
             Err(dropped) => {
                 trace!(client = %key.client, dropped = dropped.as_str(), "dropped");
                 self.drops.count(dropped, 1);
@@ -350,11 +348,4 @@ fn port_at(listeners: &[SocketAddr], ip: IpAddr) -> Option<u16> {
         any || listener.ip() == ip
     };
     listeners.iter().find(serves).or(listeners.first()).map(SocketAddr::port)
-}
-
-/// Whether the system says that nobody listens there. What it says of the way there may be
-/// otherwise in a moment.
-fn is_gone(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionRefused | ConnectionReset)
 }

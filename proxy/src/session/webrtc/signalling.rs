@@ -2,16 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use std::{fmt, io};
 
 use thiserror::Error;
-use tokio::time::sleep;
-use tracing::{Instrument, debug, info_span};
+use tracing::{Instrument, info_span};
 
-use super::{Datagrams, Ice, Known, Webrtc, is_gone};
+use super::{Datagrams, Ice, Known, Webrtc};
 use crate::origin::{Lease, Listener};
-use crate::plane::datagram::{Lane, Lanes, Socket, WHY_RELAY};
+use crate::plane::datagram::{Gone, Lane, Lanes, Socket, WHY_RELAY};
 use crate::proto::proxy_protocol::Ends;
 use crate::proto::sdp::{self, BadSdp, Offered, Transport};
 use crate::session::flow::{FlowId, FlowTable, Name};
@@ -109,24 +108,13 @@ impl Webrtc {
     /// One session, from its answer to its end.
     async fn serve(self: Arc<Self>, listed: Listed, lane: Arc<Lane>, live: Live, role: Role) {
         let id = listed.id;
-        let heard = async {
-            loop {
-                let error = lane
-                    .listen(|train| {
-                        if self.answered(id, &lane, &train) {
-                            live.established(role);
-                        }
-                    })
-                    .await;
-                if is_gone(&error) {
-                    return End::OriginLost;
-                }
-                debug!(%error, "of the way to the origin");
-                sleep(PAUSE).await;
+        let heard = lane.listen(|train| {
+            if self.answered(id, &lane, &train) {
+                live.established(role);
             }
-        };
+        });
         let end = tokio::select! {
-            end = heard => end,
+            Gone = heard => End::OriginLost,
             end = listed.ending.ended() => end,
             () = self.stop.cancelled() => End::Shutdown,
         };
@@ -203,9 +191,6 @@ impl Drop for Listed {
         self.webrtc.table.lock().remove(self.id);
     }
 }
-
-/// How long the way to an origin may be broken before it is tried again.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// As in the USERNAME of the client's checks (RFC 8445 7.2.2).
 fn named(answer: &str, offer: &str) -> String {

@@ -1,0 +1,348 @@
+//! A caller's handshake, driven until it has an origin or knows that there is none.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::net::lookup_host;
+use tokio::time::{sleep_until, timeout};
+use tracing::{Instrument, debug, info_span, warn};
+
+use super::{Action, Asked, Caller, Established, OriginHandshake, Pending, Srt};
+use crate::origin::{Lease, Listener, NoOrigin};
+use crate::plane::datagram::{Exit, Gone, Outlet, Socket, Train};
+use crate::proto::srt::rejection::Rejection;
+use crate::proto::srt::stream_id::Mode;
+use crate::session::{End, Ending, Live, Role};
+use crate::stream::StreamKey;
+
+/// A caller who is where it says.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) exit: Exit,
+    pub(super) caller: Caller,
+    pub(super) role: Role,
+    pub(super) ending: Arc<Ending>,
+    handshake: Mutex<OriginHandshake>,
+    /// When it has asked last: it asks again until it is answered.
+    asked: Mutex<Instant>,
+}
+
+/// A caller that does not ask again for so long has given up. libsrt asks four times a second.
+const GIVEN_UP: Duration = Duration::from_secs(2);
+
+impl Call {
+    pub(super) fn new(
+        asked: Asked<'_>,
+        caller: Caller,
+        exit: Exit,
+        patience: Duration,
+        now: Instant,
+    ) -> Self {
+        let role = match asked.mode {
+            Mode::Publish => Role::Publish,
+            Mode::Request => Role::Play,
+        };
+        Self {
+            exit,
+            caller,
+            role,
+            ending: Arc::default(),
+            handshake: Mutex::new(OriginHandshake::new(asked, patience, now)),
+            asked: Mutex::new(now),
+        }
+    }
+
+    /// Answers a conclusion that has come again. False if it is another one.
+    pub(super) fn is_repeated_by(&self, asked: &Asked<'_>, now: Instant) -> bool {
+        let handshake = self.handshake.lock();
+        if !handshake.is_repeated_by(asked) {
+            return false;
+        }
+        let actions = handshake.repeated(now);
+        drop(handshake);
+        *self.asked.lock() = now;
+        for action in actions {
+            if let Action::ToClient(bytes) = action {
+                self.say(&bytes);
+            }
+        }
+        true
+    }
+
+    /// The client has its answer.
+    pub(super) fn confirm(&self) {
+        self.handshake.lock().confirm();
+    }
+
+    /// Sends the client something of the handshake.
+    pub(super) fn say(&self, bytes: &[u8]) {
+        self.exit.send(&alone(bytes, self.caller.client));
+    }
+
+    /// Tells the client that it gets no origin.
+    pub(super) fn reject(&self, why: Rejection) {
+        for action in self.machine(|handshake, now| handshake.reject(why, now)) {
+            if let Action::ToClient(bytes) = action {
+                self.say(&bytes);
+            }
+        }
+    }
+
+    fn machine<R>(&self, act: impl FnOnce(&mut OriginHandshake, Instant) -> R) -> R {
+        act(&mut self.handshake.lock(), Instant::now())
+    }
+}
+
+/// One datagram as a train.
+pub(super) fn alone(bytes: &[u8], source: SocketAddr) -> Train<'_> {
+    Train { source, destination: None, bytes, stride: bytes.len().max(1), ecn: None }
+}
+
+/// An origin that has answered.
+pub(super) struct Reached {
+    pub(super) socket: Socket,
+    pub(super) address: SocketAddr,
+    pub(super) lease: Lease,
+    pub(super) established: Established,
+    /// What the client is to be told.
+    pub(super) answer: Vec<u8>,
+}
+
+/// Why a caller has no origin, and whether it knows.
+struct Failure {
+    end: End,
+    why: String,
+    /// What the client is still to be told.
+    answer: Option<Rejection>,
+}
+
+/// What came of one origin.
+enum Attempt {
+    Reached(Box<(Socket, Established, Vec<u8>)>),
+    /// It has said no, and the client has been told.
+    Refused(Rejection),
+    /// It is not there.
+    Down(String),
+    /// It speaks SRT, and did not answer the conclusion.
+    Late,
+    OutOfResources(io::Error),
+}
+
+impl Srt {
+    /// Finds an origin for a caller, and serves the session until its end.
+    pub(super) fn answer(
+        self: &Arc<Self>,
+        call: Arc<Call>,
+        key: StreamKey,
+        live: Live,
+        pending: Pending,
+    ) {
+        live.session().note(|progress| {
+            progress.role = Some(call.role);
+            progress.stream = Some(key.clone());
+        });
+        let span = info_span!("session", id = %live.session().id);
+        let srt = Arc::clone(self);
+        let listed = Called { srt: Arc::clone(self), call: Arc::clone(&call) };
+        let session = async move {
+            let end = tokio::select! {
+                reached = srt.reach(&call, &key, &live) => match reached {
+                    Ok(reached) => {
+                        drop(pending);
+                        srt.relay(&listed.call, reached, &live).await
+                    }
+                    Err(Failure { end, why, answer }) => {
+                        live.session().note(|progress| progress.why = Some(why));
+                        if let Some(why) = answer {
+                            call.reject(why);
+                        }
+                        end
+                    }
+                },
+                end = call.ending.ended() => end,
+                () = srt.stop.sessions.cancelled() => End::Shutdown,
+            };
+            drop(listed);
+            live.end(end);
+        };
+        tokio::spawn(session.instrument(span));
+    }
+
+    /// Tries the stream's origins until one answers.
+    async fn reach(&self, call: &Call, key: &StreamKey, live: &Live) -> Result<Reached, Failure> {
+        let deadline = Instant::now() + self.settings.setup_timeout;
+        let mut tried = Vec::new();
+        loop {
+            let now = Instant::now();
+            let unreachable = |why: &str| Failure {
+                end: End::OriginUnreachable,
+                why: why.to_owned(),
+                answer: Some(Rejection::GATEWAY),
+            };
+            if now >= deadline {
+                return Err(unreachable("no origin was reached in time"));
+            }
+            let lease = self.balancer.pick(key, Listener::Srt, &tried, now);
+            let lease = lease.map_err(|error| {
+                let why = error.to_string();
+                match error {
+                    NoOrigin::TooManyStreams => {
+                        let answer = Some(Rejection::OVERLOAD);
+                        Failure { end: End::TooManyStreams, why, answer }
+                    }
+                    _ if tried.is_empty() => {
+                        Failure { end: End::NoOrigin, why, answer: Some(Rejection::DOWN) }
+                    }
+                    _ => unreachable(&why),
+                }
+            })?;
+            let origin = lease.origin();
+            let address = match self.address_of(&lease).await {
+                Ok(address) => address,
+                Err(why) => {
+                    self.balancer.failed(&lease, &why, Instant::now());
+                    tried.push(origin.server().clone());
+                    continue;
+                }
+            };
+            let name = origin.name().clone();
+            live.session().note(|progress| progress.origin = Some((name, address)));
+            match self.attempt(call, address).await {
+                Attempt::Reached(reached) => {
+                    self.balancer.reached(&lease);
+                    let (socket, established, answer) = *reached;
+                    return Ok(Reached { socket, address, lease, established, answer });
+                }
+                Attempt::Refused(why) => {
+                    self.balancer.reached(&lease);
+                    let why = format!("the origin: {}", why.as_str());
+                    return Err(Failure { end: End::OriginRefused, why, answer: None });
+                }
+                Attempt::Down(why) => {
+                    self.balancer.failed(&lease, &why, Instant::now());
+                    tried.push(origin.server().clone());
+                }
+                // What it does not answer depends on the client: it is not held against it.
+                Attempt::Late => return Err(unreachable("the origin does not answer in time")),
+                Attempt::OutOfResources(error) => {
+                    if let Some(unsaid) = self.exhausted.say(Instant::now()) {
+                        warn!(%error, unsaid, "this host has no resources left for new sessions");
+                    }
+                    let (end, why) = (End::OutOfResources, error.to_string());
+                    return Err(Failure { end, why, answer: Some(Rejection::RESOURCE) });
+                }
+            }
+            let last_asked = *call.asked.lock();
+            if last_asked.elapsed() >= GIVEN_UP {
+                let why = "the client has given up".to_owned();
+                return Err(Failure { end: End::ClientLost, why, answer: None });
+            }
+        }
+    }
+
+    /// Where the origin takes SRT.
+    async fn address_of(&self, lease: &Lease) -> Result<SocketAddr, String> {
+        let target = lease.origin().targets(Listener::Srt).next();
+        let target = target.ok_or("the origin has no srt endpoint")?;
+        let found = timeout(self.settings.origin_timeout, lookup_host(target)).await;
+        let found = found.map_err(|_| "its name is not found in time")?;
+        let mut found = found.map_err(|error| error.to_string())?;
+        let address = found.next().ok_or("its name has no address")?;
+        let is_own = self.settings.udp.iter().any(|own| {
+            let is_here = own.ip().is_unspecified() && address.ip().is_loopback();
+            own.port() == address.port() && (is_here || own.ip() == address.ip())
+        });
+        if is_own { Err("it is this proxy itself".into()) } else { Ok(address) }
+    }
+
+    /// Shakes hands with one origin.
+    async fn attempt(&self, call: &Call, address: SocketAddr) -> Attempt {
+        let socket = match Socket::towards(address, self.settings.buffer) {
+            Ok(socket) => socket,
+            Err(error) if is_of_the_way(&error) => return Attempt::Down(error.to_string()),
+            Err(error) => return Attempt::OutOfResources(error),
+        };
+        let mut actions = call.machine(|handshake, now| handshake.begin(address.ip(), now));
+        let mut has_answered = false;
+        loop {
+            let mut answer = None;
+            for action in actions.drain(..) {
+                match action {
+                    Action::ToOrigin(bytes) => {
+                        if let Err((_, error)) = socket.send(address, &alone(&bytes, address))
+                            && Gone::is_said_by(&error)
+                        {
+                            return Attempt::Down(error.to_string());
+                        }
+                    }
+                    Action::ToClient(bytes) => answer = Some(bytes),
+                    Action::Established(established) => {
+                        let answer = answer.unwrap_or_default();
+                        return Attempt::Reached(Box::new((socket, established, answer)));
+                    }
+                    Action::Rejected(why) => {
+                        call.say(&answer.unwrap_or_default());
+                        return Attempt::Refused(why);
+                    }
+                    Action::TimedOut if has_answered => return Attempt::Late,
+                    Action::TimedOut => {
+                        return Attempt::Down(format!("{address}: no answer by SRT"));
+                    }
+                }
+            }
+            let deadline = call.machine(|handshake, _| handshake.deadline());
+            let deadline = deadline.unwrap_or_else(Instant::now);
+            tokio::select! {
+                ready = socket.readable() => {
+                    let received = ready.and_then(|()| socket.receive(|train| {
+                        for datagram in train.datagrams() {
+                            actions.extend(call.machine(|handshake, now| {
+                                handshake.receive(datagram, now)
+                            }));
+                        }
+                    }));
+                    has_answered |= !actions.is_empty();
+                    match received {
+                        Err(error) if Gone::is_said_by(&error) => return Attempt::Down(error.to_string()),
+                        Err(error) => debug!(%error, "of the way to the origin"),
+                        Ok(_) => {}
+                    }
+                }
+                () = sleep_until(deadline.into()) => {
+                    actions = call.machine(OriginHandshake::wake);
+                }
+            }
+        }
+    }
+}
+
+/// A call's place among those that can be repeated. Its drop gives it up.
+struct Called {
+    srt: Arc<Srt>,
+    call: Arc<Call>,
+}
+
+impl Drop for Called {
+    fn drop(&mut self) {
+        let mut state = self.srt.state.lock();
+        // Another call of the same socket id may have taken its place.
+        let caller = self.call.caller;
+        if state.calls.get(&caller).is_some_and(|call| Arc::ptr_eq(call, &self.call)) {
+            state.calls.remove(&caller);
+        }
+    }
+}
+
+/// Whether a socket could not be connected because of where, not because there is none.
+fn is_of_the_way(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable, Unsupported,
+    };
+    matches!(
+        error.kind(),
+        AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable | Unsupported
+    )
+}

@@ -1,0 +1,194 @@
+//! An established session: its packets pass unread but for the header, until a side shuts down
+//! or falls silent.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tracing::debug;
+
+use super::call::{Call, Reached, alone};
+use super::{Established, Srt, Verdict};
+use crate::origin::Lease;
+use crate::plane::Leg;
+use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Train, WHY_RELAY};
+use crate::proto::srt::packet::{Packet, SocketId, shutdown};
+use crate::proto::srt::rejection::Rejection;
+use crate::session::flow::{FlowId, Name};
+use crate::session::{End, Ending, Live};
+
+/// A session, to those who find it by a packet.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) ending: Arc<Ending>,
+    call: Arc<Call>,
+    since: Instant,
+    moving: Mutex<Moving>,
+}
+
+#[derive(Debug)]
+struct Moving {
+    machine: Established,
+    /// The way to the address that may be the client's.
+    candidate: Option<(FlowKey, Exit)>,
+}
+
+impl Known {
+    /// Whether a packet from an address that is not the client's may go on.
+    pub(super) fn may_come(
+        &self,
+        packet: &Packet<'_>,
+        key: &FlowKey,
+        exit: impl Fn() -> Exit,
+        heard: Instant,
+        now: Instant,
+    ) -> bool {
+        let mut moving = self.moving.lock();
+        let may = moving.machine.from_elsewhere(packet, key.client, heard, now) == Verdict::Pass;
+        if may && moving.candidate.as_ref().is_none_or(|(known, _)| known != key) {
+            moving.candidate = Some((*key, exit()));
+        }
+        may
+    }
+
+    /// Notes when each leg was heard last: a client that sends media has its answer.
+    pub(super) fn heard(&self, heard: [Instant; Leg::ALL.len()]) {
+        if heard.get(Leg::Client as usize).is_some_and(|&heard| heard > self.since) {
+            self.call.confirm();
+        }
+    }
+}
+
+/// A session's place in the table, and at its origin. Its drop gives up both.
+struct Listed<'a> {
+    srt: &'a Srt,
+    id: FlowId,
+    #[expect(dead_code, reason = "held for its drop: the stream's route is in use until then")]
+    lease: Lease,
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.srt.state.lock().table.remove(self.id);
+    }
+}
+
+impl Srt {
+    /// Relays a session until its end.
+    pub(super) async fn relay(&self, call: &Arc<Call>, reached: Reached, live: &Live) -> End {
+        let Reached { socket, address, lease, established, answer } = reached;
+        let session = live.session();
+        let (client, origin) = (established.client(), established.origin());
+        let now = Instant::now();
+        let lane = Arc::new(Lane::new(socket, address, Arc::clone(&session.meter)));
+        let known = Arc::new(Known {
+            ending: Arc::clone(&call.ending),
+            call: Arc::clone(call),
+            since: now,
+            moving: Mutex::new(Moving { machine: established, candidate: None }),
+        });
+        let key = FlowKey {
+            is_tcp: false,
+            client: call.caller.client,
+            local: call.caller.local,
+            socket_id: Some(origin.0),
+        };
+        let Some(id) = self.list(key, &known, &lane, call.exit.clone()) else {
+            // Two origins have given out one socket id, to one address: the second one has to be
+            // another. It will be when the client comes again.
+            session.note(|progress| progress.why = Some("two origins, one socket id".into()));
+            close(&lane, origin);
+            call.reject(Rejection::RESOURCE);
+            return End::OutOfResources;
+        };
+        lease.found();
+        let listed = Listed { srt: self, id, lease };
+        session.note(|progress| progress.plane = Some(("relay", WHY_RELAY)));
+        live.established(call.role);
+        call.say(&answer);
+        let heard = lane.listen(|train| self.answered(id, &known, &lane, &train));
+        let end = tokio::select! {
+            Gone = heard => End::OriginLost,
+            end = call.ending.ended() => end,
+            () = self.stop.sessions.cancelled() => End::Shutdown,
+        };
+        if !matches!(end, End::ClientClosed | End::OriginClosed) {
+            close(&lane, origin);
+            lane.to_client(&alone(&shutdown(0, client), address));
+        }
+        drop(listed);
+        end
+    }
+
+    /// Lets packets find a session. None if those of another one would find it, too.
+    fn list(
+        &self,
+        key: FlowKey,
+        known: &Arc<Known>,
+        lane: &Arc<Lane>,
+        exit: Exit,
+    ) -> Option<FlowId> {
+        let mut state = self.state.lock();
+        let table = &mut state.table;
+        if table.owner(&key).is_some() {
+            return None;
+        }
+        let ends = (lane.near(), lane.origin());
+        let id = table.insert(Arc::clone(known), Arc::clone(lane), ends, known.since);
+        table.name(id, Name::SocketId(key.socket_id?));
+        table.learn(id, key, exit, known.since);
+        table.select(id, &key);
+        Some(id)
+    }
+
+    /// Takes what has come from a session's origin.
+    fn answered(&self, id: FlowId, known: &Known, lane: &Lane, train: &Train<'_>) {
+        let now = Instant::now();
+        let mut moved = None;
+        let mut ends = false;
+        // A bit for each that goes on; the system joins no more than 64.
+        let mut passes = 0_u128;
+        let mut moving = known.moving.lock();
+        // Only looked at while somebody may have moved.
+        let heard = if moving.candidate.is_none() || lane.has_heard(Leg::Client) {
+            now
+        } else {
+            self.state.lock().table.heard(id, Leg::Client).unwrap_or(now)
+        };
+        for (index, datagram) in train.datagrams().enumerate() {
+            let verdict = Packet::parse(datagram)
+                .map_or(Verdict::Drop, |packet| moving.machine.from_origin(&packet, heard, now));
+            match verdict {
+                Verdict::Pass => {}
+                Verdict::Drop => continue,
+                Verdict::End(_) => ends = true,
+                Verdict::Moved(_) => moved = moving.candidate.take(),
+            }
+            passes |= 1_u128.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
+        }
+        drop(moving);
+        if let Some((key, exit)) = moved {
+            debug!(client = %key.client, "the client has moved");
+            let mut state = self.state.lock();
+            state.table.learn(id, key, exit, now);
+            state.table.select(id, &key);
+        }
+        if passes.count_ones() as usize == train.count() {
+            lane.to_client(train);
+        } else {
+            for (index, datagram) in train.datagrams().enumerate() {
+                if passes >> index.min(127) & 1 == 1 {
+                    lane.to_client(&train.part(datagram));
+                }
+            }
+        }
+        if ends {
+            known.ending.end(End::OriginClosed);
+        }
+    }
+}
+
+/// Tells the origin that its peer is gone.
+fn close(lane: &Lane, origin: SocketId) {
+    let _it_may_be_gone = lane.for_origin(&alone(&shutdown(0, origin), lane.near()));
+}
