@@ -148,22 +148,24 @@ impl Srt {
         let srt = Arc::clone(self);
         let listed = Called { srt: Arc::clone(self), call: Arc::clone(&call) };
         let session = async move {
-            let end = tokio::select! {
-                reached = srt.reach(&call, &key, &live) => match reached {
-                    Ok(reached) => {
-                        drop(pending);
-                        srt.relay(&listed.call, reached, &live).await
+            let ended = |end| Err(Failure { end, why: String::new(), answer: None });
+            let reached = tokio::select! {
+                reached = srt.reach(&call, &key, &live) => reached,
+                end = call.ending.ended() => ended(end),
+                () = srt.stop.sessions.cancelled() => ended(End::Shutdown),
+            };
+            drop(pending);
+            let end = match reached {
+                Ok(reached) => srt.relay(&call, reached, &live).await,
+                Err(Failure { end, why, answer }) => {
+                    live.session().note(|progress| {
+                        progress.why = Some(why).filter(|why| !why.is_empty());
+                    });
+                    if let Some(why) = answer {
+                        call.reject(why);
                     }
-                    Err(Failure { end, why, answer }) => {
-                        live.session().note(|progress| progress.why = Some(why));
-                        if let Some(why) = answer {
-                            call.reject(why);
-                        }
-                        end
-                    }
-                },
-                end = call.ending.ended() => end,
-                () = srt.stop.sessions.cancelled() => End::Shutdown,
+                    end
+                }
             };
             drop(listed);
             live.end(end);

@@ -114,6 +114,9 @@ impl Srt {
         };
         if !matches!(end, End::ClientClosed | End::OriginClosed) {
             close(&lane, origin);
+        }
+        // A client that has begun anew with the same socket id would take it for the new one's.
+        if !matches!(end, End::ClientClosed | End::OriginClosed | End::ClientLost) {
             lane.to_client(&alone(&shutdown(0, client), address));
         }
         drop(listed);

@@ -1,1 +1,357 @@
+//! Callers and origins on loopback, with an SRT service between them.
 
+use std::net::{Ipv4Addr, UdpSocket};
+
+use super::recorded::{PUBLISH, Recorded};
+use super::*;
+use crate::listen::{TrustedProxies, udp};
+use crate::origin::{BalancerSettings, registration};
+use crate::proto::srt::handshake::{Handshake, Step};
+use crate::proto::srt::packet::shutdown;
+use crate::session::SessionLimits;
+
+const PATIENCE: Duration = Duration::from_millis(600);
+
+struct Rig {
+    srt: Arc<Srt>,
+    sessions: Arc<Sessions>,
+    balancer: Arc<Balancer>,
+    proxy: SocketAddr,
+    stop: Stop,
+}
+
+impl Rig {
+    fn start(idle_timeout: Duration) -> Self {
+        let sessions = Sessions::new(SessionLimits {
+            total: 8,
+            per_client: 8,
+            shared: TrustedProxies::default(),
+        });
+        let stop = Stop::default();
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0).into()).unwrap();
+        let socket = Arc::new(Socket::new(socket, 65536).unwrap());
+        let proxy = socket.local();
+        let settings = SrtSettings {
+            udp: vec![proxy],
+            origin_timeout: PATIENCE,
+            setup_timeout: Duration::from_secs(10),
+            idle_timeout,
+            pending_per_client: 2,
+            buffer: 65536,
+        };
+        let balancer = Arc::new(Balancer::new(BalancerSettings::default()));
+        let srt = Srt::new(
+            settings,
+            Arc::clone(&sessions),
+            Arc::clone(&balancer),
+            Vhosts::default(),
+            Cookies::new(&[7; 32], Instant::now()),
+            stop.clone(),
+        );
+        let arrived = Arc::clone(&srt);
+        tokio::spawn(udp::receive(socket, stop.sessions.clone(), move |socket, train| {
+            arrived.arrived(socket, &train);
+        }));
+        let watched = Arc::clone(&srt);
+        tokio::spawn(async move { watched.watch().await });
+        Self { srt, sessions, balancer, proxy, stop }
+    }
+
+    /// An origin that has registered, and does what a test says.
+    fn origin(&self, server: &str) -> UdpSocket {
+        let socket = peer();
+        let port = socket.local_addr().unwrap().port().to_string();
+        let body = serde_json::json!({
+            "ip": "127.0.0.1", "server": server, "service": "s", "pid": "1",
+            "rtmp": ["1935"], "srt": [port],
+        });
+        let origin = registration::parse(body.to_string().as_bytes()).unwrap();
+        self.balancer.register(origin, Instant::now()).unwrap();
+        socket
+    }
+
+    fn ended(&self, end: End) -> u64 {
+        self.sessions.totals().ends[Protocol::Srt as usize][end as usize]
+    }
+
+    /// Waits until every session has ended and nothing of them is left.
+    async fn emptied(&self) {
+        let ended = tokio::time::timeout(Duration::from_secs(10), self.sessions.all_ended());
+        ended.await.expect("every session ends");
+        let state = self.srt.state.lock();
+        assert_eq!(state.table.sizes(), [0, 0, 0]);
+        assert_eq!((state.calls.len(), state.pending.len()), (0, 0));
+        assert_eq!(self.srt.lanes.count(), 0);
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.stop.sessions.cancel();
+    }
+}
+
+fn peer() -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket
+}
+
+fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+    let mut bytes = [0; 2048];
+    // The runtime goes on beside.
+    let (read, from) = tokio::task::block_in_place(|| socket.recv_from(&mut bytes)).unwrap();
+    (bytes[..read].to_vec(), from)
+}
+
+/// One caller, as recorded, with the cookie of the proxy.
+struct Client {
+    socket: UdpSocket,
+    conclusion: Vec<u8>,
+}
+
+impl Client {
+    /// Has been given a cookie, and shows it.
+    fn call(rig: &Rig, recorded: &Recorded) -> Self {
+        Self::call_as(rig, recorded, peer(), |_| ())
+    }
+
+    fn call_as(
+        rig: &Rig,
+        recorded: &Recorded,
+        socket: UdpSocket,
+        change: impl Fn(&mut Handshake<'_>),
+    ) -> Self {
+        let mut induction = Handshake::parse(recorded.induction).unwrap();
+        change(&mut induction);
+        socket.send_to(&written(&induction), rig.proxy).unwrap();
+        let answer = receive(&socket).0;
+        let mut conclusion = Handshake::parse(recorded.conclusion).unwrap();
+        change(&mut conclusion);
+        conclusion.cookie = Handshake::parse(&answer).unwrap().cookie;
+        let client = Self { socket, conclusion: written(&conclusion) };
+        client.conclude(rig);
+        client
+    }
+
+    fn conclude(&self, rig: &Rig) {
+        self.socket.send_to(&self.conclusion, rig.proxy).unwrap();
+    }
+
+    /// The step of the answer.
+    fn told(&self) -> Step {
+        Handshake::parse(&receive(&self.socket).0).unwrap().step
+    }
+
+    /// Sends a data packet of this number to the origin's socket.
+    fn data(&self, rig: &Rig, number: u32) -> Vec<u8> {
+        let packet = packet(number, 0, ORIGIN, b"media");
+        self.socket.send_to(&packet, rig.proxy).unwrap();
+        packet
+    }
+}
+
+fn written(handshake: &Handshake<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    handshake.write(&mut bytes);
+    bytes
+}
+
+fn packet(first: u32, info: u32, to: SocketId, body: &[u8]) -> Vec<u8> {
+    [[first, info, 0, to.0].map(u32::to_be_bytes).as_flattened(), body].concat()
+}
+
+const ORIGIN: SocketId = SocketId(0x1234_5678);
+
+/// Answers a handshake as the recorded origin does. Gives the session's address, and the client's
+/// socket.
+fn answer(origin: &UdpSocket, recorded: &Recorded) -> (SocketAddr, SocketId) {
+    let (asked, session) = receive(origin);
+    let asked = Handshake::parse(&asked).unwrap();
+    assert_eq!(asked.step, Step::Induction);
+    let mut answer = Handshake::parse(recorded.induction_answer).unwrap();
+    answer.destination = asked.socket_id;
+    origin.send_to(&written(&answer), session).unwrap();
+    let (concluded, from) = receive(origin);
+    let concluded = Handshake::parse(&concluded).unwrap();
+    assert_eq!((concluded.step, concluded.cookie), (Step::Conclusion, answer.cookie));
+    assert_eq!(from, session);
+    let mut answer = Handshake::parse(recorded.conclusion_answer).unwrap();
+    answer.destination = asked.socket_id;
+    answer.socket_id = ORIGIN;
+    origin.send_to(&written(&answer), session).unwrap();
+    (session, asked.socket_id)
+}
+
+fn first_number() -> u32 {
+    Handshake::parse(PUBLISH.conclusion_answer).unwrap().sequence.get()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_set_up_relayed_and_shut_down() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let origin = rig.origin("a");
+    let client = Client::call(&rig, &PUBLISH);
+    let (session, socket) = answer(&origin, &PUBLISH);
+    let told = receive(&client.socket).0;
+    client.conclude(&rig);
+    let again = receive(&client.socket).0;
+    let [told, again] = [&told, &again].map(|told| Handshake::parse(told).unwrap());
+    assert_eq!((told.step, told.socket_id), (Step::Conclusion, ORIGIN));
+    assert_eq!((again.step, again.cookie), (told.step, told.cookie), "the answer was lost");
+    let data = client.data(&rig, first_number());
+    assert_eq!(receive(&origin), (data, session));
+    let ack = packet(0x8002_0000, 1, socket, &first_number().to_be_bytes());
+    origin.send_to(&ack, session).unwrap();
+    assert_eq!(receive(&client.socket).0, ack);
+    assert_eq!(rig.sessions.totals().setups[Protocol::Srt as usize], [1, 0]);
+    client.socket.send_to(&shutdown(9, ORIGIN), rig.proxy).unwrap();
+    assert_eq!(receive(&origin).0, shutdown(9, ORIGIN));
+    rig.emptied().await;
+    assert_eq!(rig.ended(End::ClientClosed), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_is_told_why_it_gets_no_origin() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let rejected = |code| Step::Rejection(Rejection::new(code).unwrap());
+    assert_eq!(Client::call(&rig, &PUBLISH).told(), rejected(2503), "nobody is registered");
+    let silent = rig.origin("silent");
+    assert_eq!(Client::call(&rig, &PUBLISH).told(), rejected(2502), "nobody answers");
+    drop(silent);
+    rig.emptied().await;
+    assert_eq!((rig.ended(End::NoOrigin), rig.ended(End::OriginUnreachable)), (1, 1));
+    let refusing = rig.origin("silent");
+    let client = Client::call(&rig, &PUBLISH);
+    let (asked, session) = receive(&refusing);
+    let asked = Handshake::parse(&asked).unwrap();
+    let no = Rejection::new(3777).unwrap();
+    let no = Handshake { destination: asked.socket_id, step: Step::Rejection(no), ..asked };
+    refusing.send_to(&written(&no), session).unwrap();
+    assert_eq!(client.told(), rejected(3777), "in the origin's own words");
+    rig.emptied().await;
+    assert_eq!(rig.ended(End::OriginRefused), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_origin_that_is_silent_is_replaced_before_the_caller_gives_up() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let silent = rig.origin("a");
+    let client = Client::call(&rig, &PUBLISH);
+    receive(&silent);
+    let other = rig.origin("b");
+    answer(&other, &PUBLISH);
+    assert_eq!(client.told(), Step::Conclusion);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn handshakes_of_one_address_are_bounded_and_give_their_place_up() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let origin = rig.origin("a");
+    let waiting = [(); 2].map(|()| Client::call(&rig, &PUBLISH));
+    let third = Client::call(&rig, &PUBLISH);
+    assert_eq!(third.told(), Step::Rejection(Rejection::BACKLOG));
+    for client in &waiting {
+        // Asked again while it is under way: nothing new begins.
+        client.conclude(&rig);
+        assert!(matches!(client.told(), Step::Rejection(_)));
+    }
+    rig.emptied().await;
+    drop(origin);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_callers_share_a_port_and_a_new_call_replaces_its_former() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let origin = rig.origin("a");
+    let first = Client::call(&rig, &PUBLISH);
+    let (session, _) = answer(&origin, &PUBLISH);
+    assert_eq!(first.told(), Step::Conclusion);
+    // The same address and socket id, and another connection.
+    let other = |handshake: &mut Handshake<'_>| handshake.sequence = handshake.sequence.next();
+    let socket = first.socket.try_clone().unwrap();
+    let second = Client::call_as(&rig, &PUBLISH, socket, other);
+    let goodbye = receive(&origin);
+    assert_eq!(goodbye, (shutdown(0, ORIGIN).to_vec(), session), "the former one ends");
+    // Another socket at the same address, beside it.
+    let beside = |handshake: &mut Handshake<'_>| handshake.socket_id = SocketId(77);
+    answer(&origin, &PUBLISH);
+    assert_eq!(second.told(), Step::Conclusion);
+    let third = Client::call_as(&rig, &PUBLISH, second.socket.try_clone().unwrap(), beside);
+    // Which is given the same socket id by the origin: nobody could tell them apart.
+    answer(&origin, &PUBLISH);
+    assert_eq!(third.told(), Step::Rejection(Rejection::RESOURCE));
+    let mut asked = 0;
+    while rig.sessions.count() > 1 {
+        asked += 1;
+        assert!(asked < 500, "the one without a name of its own ends");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_session_ends_and_both_sides_hear_of_it() {
+    let rig = Rig::start(Duration::from_millis(1500));
+    let origin = rig.origin("a");
+    let client = Client::call(&rig, &PUBLISH);
+    let (_, socket) = answer(&origin, &PUBLISH);
+    assert_eq!(client.told(), Step::Conclusion);
+    assert_eq!(receive(&origin).0, shutdown(0, ORIGIN));
+    assert_eq!(receive(&client.socket).0, shutdown(0, socket));
+    rig.emptied().await;
+    assert_eq!(rig.ended(End::Idle), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_from_another_port_is_followed_once_the_origin_proves_it() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let origin = rig.origin("a");
+    let client = Client::call(&rig, &PUBLISH);
+    let (session, socket) = answer(&origin, &PUBLISH);
+    assert_eq!(client.told(), Step::Conclusion);
+    client.data(&rig, first_number());
+    receive(&origin);
+    let ack = |number: u32, next: u32| packet(0x8002_0000, number, socket, &next.to_be_bytes());
+    origin.send_to(&ack(1, first_number() + 1), session).unwrap();
+    receive(&client.socket);
+    let moved = Client { socket: peer(), conclusion: client.conclusion.clone() };
+    let mut number = first_number() + 1;
+    origin.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let mut heard = [0; 64];
+    // Not while the client may still be there.
+    while tokio::task::block_in_place(|| origin.recv(&mut heard)).is_err() {
+        moved.data(&rig, number);
+        number += 1;
+        assert!(number < first_number() + 100, "never heard");
+    }
+    origin.send_to(&ack(2, number), session).unwrap();
+    assert_eq!(receive(&moved.socket).0, ack(2, number));
+    assert_eq!(rig.sessions.count(), 1);
+    moved.socket.send_to(&shutdown(1, ORIGIN), rig.proxy).unwrap();
+    rig.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_handshakes_costs_no_memory() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let stranger = peer();
+    stranger.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    for n in 0..10_000_u32 {
+        let mut induction = Handshake::parse(PUBLISH.induction).unwrap();
+        induction.socket_id = SocketId(n + 1);
+        stranger.send_to(&written(&induction), rig.proxy).unwrap();
+        let mut bogus = Handshake::parse(PUBLISH.conclusion).unwrap();
+        bogus.cookie = n;
+        stranger.send_to(&written(&bogus), rig.proxy).unwrap();
+        stranger.send_to(&packet(n, 0, SocketId(n + 1), b"media"), rig.proxy).unwrap();
+        // As fast as they are answered: what a full socket loses tests nothing.
+        receive(&stranger);
+    }
+    rig.emptied().await;
+    let drops = rig.srt.drops.read();
+    // The last ones may be under way.
+    assert!(drops[Dropped::BadCookie as usize] >= 9_990);
+    assert!(drops[Dropped::UnknownFlow as usize] >= 9_990);
+}
