@@ -5,7 +5,9 @@
 //! kernel are in neither.
 
 mod load;
+mod stun;
 mod table;
+pub mod udp;
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -17,11 +19,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use self::load::Load;
 pub use self::load::{Client, READ, Tally, drain};
+use self::load::{Load, RoundTrip, Sums};
 pub use self::table::Column;
 use crate::process::{self, Process};
-use crate::{ports, proxy, usage, wait};
+use crate::{nginx, ports, proxy, usage, wait};
 
 /// How long and how often is measured, and where.
 pub struct Bench {
@@ -45,10 +47,15 @@ pub trait Scene {
 
     /// One client, before anything is measured: looks at every byte it gets, and has the relay
     /// allocate what it allocates once.
-    fn try_out(&self, load: &Self::Load, relay: SocketAddr) -> Result<Self::Hint>;
+    fn try_out(
+        &self,
+        load: &Self::Load,
+        origin: &Self::Origin,
+        relay: &Relay,
+    ) -> Result<Self::Hint>;
 
-    /// The client of this number, connected.
-    fn client(&self, hint: &Self::Hint, relay: SocketAddr, number: usize) -> Result<Client>;
+    /// So many clients, connected: one of each, or one that is them all.
+    fn clients(&self, hint: &Self::Hint, relay: &Relay, count: usize) -> Result<Vec<Client>>;
 }
 
 /// A load, and the figures that tell what it cost.
@@ -77,19 +84,31 @@ pub struct Contender<O> {
 
 /// A running contender.
 pub struct Relay {
-    /// Its process; there may be children.
-    pub process: Process,
+    /// Its process; there may be children. None if clients connect to the origin itself, which
+    /// shows what the load alone comes to.
+    pub process: Option<Process>,
     /// Where clients connect.
     pub address: SocketAddr,
+    /// Where they ask for a session before they do, if they must.
+    pub signalling: Option<SocketAddr>,
 }
 
 /// What one run came to.
 #[derive(Debug)]
 pub struct Run {
-    cpu: Duration,
+    /// None without a relay.
+    cost: Option<Cost>,
     seconds: f64,
-    bytes: u64,
-    requests: u64,
+    got: Sums,
+    round_trip: Option<RoundTrip>,
+    /// Beyond the round trip without a relay in the same round.
+    added: Option<RoundTrip>,
+}
+
+/// What a run cost the relay.
+#[derive(Debug)]
+struct Cost {
+    cpu: Duration,
     /// Beyond what the relay has without clients, bytes.
     memory_per_client: u64,
 }
@@ -139,8 +158,14 @@ impl Bench {
         for case in cases.iter().filter(is_wanted) {
             let mut runs = Vec::new();
             for round in 1..=self.rounds {
+                let mut direct = None;
                 for contender in contenders {
-                    let run = self.measure(scene, case, contender).context(contender.name)?;
+                    let mut run = self.measure(scene, case, contender).context(contender.name)?;
+                    if run.cost.is_none() {
+                        direct = run.round_trip;
+                    } else {
+                        run.added = run.round_trip.zip(direct).map(|(all, path)| all.beyond(path));
+                    }
                     eprintln!("{} round {round}: {}: {run:?}", case.name, contender.name);
                     runs.push((contender.name, run));
                 }
@@ -157,30 +182,59 @@ impl Bench {
         contender: &Contender<S::Origin>,
     ) -> Result<Run> {
         let origin = scene.origin(&case.load)?;
-        let Relay { process, address } = (contender.start)(self.folder(), &origin)?;
-        let hint = scene.try_out(&case.load, address)?;
-        let idle = usage::family_memory(process.id())?;
+        let relay = (contender.start)(self.folder(), &origin)?;
+        let hint = scene.try_out(&case.load, &origin, &relay).with_context(|| relay.log())?;
+        let idle = relay.usage()?;
         let mut load = Load::default();
-        for number in 0..case.clients {
-            load.add(scene.client(&hint, address, number)?)?;
+        for client in scene.clients(&hint, &relay, case.clients)? {
+            load.add(client)?;
         }
         thread::sleep(WARM_UP);
-        let (start, cpu) = (Instant::now(), usage::family_cpu(process.id())?);
-        let before = load.tally().read();
+        let (start, before) = (Instant::now(), relay.usage()?);
+        let sums = load.tally().read();
+        load.tally().round_trip();
         thread::sleep(self.window);
-        let now = load.tally().read();
-        let cpu = usage::family_cpu(process.id())?.saturating_sub(cpu);
+        let got = load.tally().read().since(sums);
+        let round_trip = load.tally().round_trip();
+        let after = relay.usage()?;
         let seconds = start.elapsed().as_secs_f64();
-        let memory = usage::family_memory(process.id())?.saturating_sub(idle);
         load.end()?;
-        Ok(Run {
-            cpu,
-            seconds,
-            bytes: now.bytes - before.bytes,
-            requests: now.requests - before.requests,
-            memory_per_client: memory / u64::try_from(case.clients)?,
-        })
+        let clients = u64::try_from(case.clients)?;
+        let cost = idle.zip(before).zip(after).map(|((idle, before), after)| Cost {
+            cpu: after.cpu.saturating_sub(before.cpu),
+            memory_per_client: after.memory.saturating_sub(idle.memory) / clients,
+        });
+        Ok(Run { cost, seconds, got, round_trip, added: None })
     }
+}
+
+impl Relay {
+    /// The relay of a process, without signalling.
+    pub fn new(process: Process, address: SocketAddr) -> Self {
+        Self { process: Some(process), address, signalling: None }
+    }
+
+    /// The origin itself.
+    pub fn none(origin: SocketAddr) -> Self {
+        Self { process: None, address: origin, signalling: None }
+    }
+
+    /// What its processes have used so far.
+    fn usage(&self) -> Result<Option<Usage>> {
+        let Some(process) = &self.process else { return Ok(None) };
+        let (cpu, memory) = (usage::family_cpu(process.id())?, usage::family_memory(process.id())?);
+        Ok(Some(Usage { cpu, memory }))
+    }
+
+    fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+}
+
+/// CPU time since the start, and bytes of memory now.
+struct Usage {
+    cpu: Duration,
+    memory: u64,
 }
 
 /// HAProxy, with the configuration for this address to listen on.
@@ -194,18 +248,10 @@ pub fn haproxy(folder: &Path, config: impl FnOnce(SocketAddr) -> String) -> Resu
 /// nginx in a folder `name` of its own below this one, with the blocks of its `http` for this
 /// address to listen on. As many workers as there are cores.
 pub fn nginx(folder: &Path, name: &str, http: impl FnOnce(SocketAddr) -> String) -> Result<Relay> {
-    let (address, home) = (ports::free()?, folder.join(name));
-    fs::create_dir_all(&home)?;
+    let address = ports::free()?;
     let http = http(address);
-    // Workers of a master that is root would not be allowed into the folder, but for `user`.
-    let config = format!(
-        "daemon off;
-user root;
-worker_processes auto;
-pid nginx.pid;
-error_log stderr error;
-events {{ worker_connections 4096; }}
-http {{
+    let blocks = format!(
+        "http {{
     access_log off;
     sendfile on;
     keepalive_requests 1000000000;
@@ -216,10 +262,38 @@ http {{
 }}
 "
     );
+    listening(&mut nginx_command(&folder.join(name), "", &blocks)?, folder, name, address)
+}
+
+/// nginx, with the `server` of its `stream` for this UDP address to listen on. It may not listen
+/// yet.
+pub fn nginx_udp(folder: &Path, server: impl FnOnce(SocketAddr) -> String) -> Result<Relay> {
+    let address = ports::free()?;
+    let module = nginx::module("stream").map(|path| format!("load_module {};", path.display()));
+    let blocks = format!("stream {{ server {{ {} }} }}\n", server(address));
+    let home = folder.join("nginx-udp");
+    let mut command = nginx_command(&home, &module.unwrap_or_default(), &blocks)?;
+    Ok(Relay::new(Process::start(&mut command, folder, "nginx-udp")?, address))
+}
+
+/// nginx in this folder, with these lines in front of its configuration and these blocks in it.
+fn nginx_command(home: &Path, front: &str, blocks: &str) -> Result<Command> {
+    fs::create_dir_all(home)?;
+    // Workers of a master that is root would not be allowed into the folder, but for `user`.
+    let config = format!(
+        "{front}
+daemon off;
+user root;
+worker_processes auto;
+pid nginx.pid;
+error_log stderr error;
+events {{ worker_connections 4096; }}
+{blocks}"
+    );
     fs::write(home.join("nginx.conf"), config)?;
     let mut command = Command::new(process::find("nginx")?);
-    command.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(&home);
-    listening(&mut command, folder, name, address)
+    command.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(home);
+    Ok(command)
 }
 
 fn listening(
@@ -235,7 +309,7 @@ fn listening(
         }
         Ok(TcpStream::connect(address).is_ok())
     })?;
-    Ok(Relay { process, address })
+    Ok(Relay::new(process, address))
 }
 
 /// The first line that a program says when asked for its version.

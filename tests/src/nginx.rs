@@ -176,7 +176,7 @@ impl Nginx {
 
     fn config(&self) -> String {
         let Self { rtmp, listen_options, http, stat, .. } = self;
-        let load = module().map(|path| format!("load_module {};", path.display()));
+        let load = module("rtmp").map(|path| format!("load_module {};", path.display()));
         let load = load.unwrap_or_default();
         // One process, in the foreground, with all that it writes below its own folder.
         format!(
@@ -227,10 +227,11 @@ http {{
     }
 }
 
-/// The RTMP module as a file, where a system keeps it; none if it is linked in.
-fn module() -> Option<PathBuf> {
+/// The module of this name as a file, where a system keeps it; none if it is linked in.
+pub(crate) fn module(name: &str) -> Option<PathBuf> {
     let folders = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/etc/nginx/modules"];
-    let mut files = folders.map(|folder| Path::new(folder).join("ngx_rtmp_module.so")).into_iter();
+    let file = format!("ngx_{name}_module.so");
+    let mut files = folders.map(|folder| Path::new(folder).join(&file)).into_iter();
     files.find(|file| file.is_file())
 }
 

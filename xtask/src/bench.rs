@@ -18,6 +18,8 @@ enum What {
     Rtmp(Turns<RtmpCase>),
     /// HLS and HTTP-FLV players, beside nginx and HAProxy: CPU seconds per GiB and requests/s.
     Http(Turns<HttpCase>),
+    /// WebRTC sessions, beside nginx and socat: CPU time per packet, packets/s, added latency.
+    Udp(Turns<UdpCase>),
 }
 
 #[derive(clap::Args)]
@@ -49,10 +51,20 @@ enum HttpCase {
     FlvBulk,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum UdpCase {
+    Play,
+    Publish,
+    Flood,
+    Single,
+    Latency,
+}
+
 pub(crate) fn bench(args: &Args) -> Result<()> {
     match &args.what {
         What::Rtmp(turns) => start("bench_rtmp", turns),
         What::Http(turns) => start("bench_http", turns),
+        What::Udp(turns) => start("bench_udp", turns),
     }
 }
 

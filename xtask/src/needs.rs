@@ -31,7 +31,12 @@ pub(crate) const TESTS: &[Need] = &[
 ];
 
 /// What the benches need.
-pub(crate) const BENCHES: &[Need] = &[NGINX, HAPROXY];
+pub(crate) const BENCHES: &[Need] = &[
+    NGINX,
+    HAPROXY,
+    Need { what: "nginx's stream module", package: "libnginx-mod-stream", is_here: nginx_streams },
+    Need { what: "socat", package: "socat", is_here: || find("socat").is_some() },
+];
 
 const NGINX: Need =
     Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() };
@@ -91,17 +96,24 @@ pub(crate) fn install_nms() -> Result<()> {
     Ok(fs::write(installed, lock)?)
 }
 
-/// Whether nginx has its RTMP module, linked in or beside it.
 fn nginx_speaks_rtmp() -> bool {
+    nginx_has("rtmp", |built| built.contains("--add-module=") && built.contains("rtmp"))
+}
+
+fn nginx_streams() -> bool {
+    nginx_has("stream", |built| built.split_whitespace().any(|word| word == "--with-stream"))
+}
+
+/// Whether nginx has a module, beside it or, as it says how it was built, linked in.
+fn nginx_has(module: &str, is_linked: impl FnOnce(&str) -> bool) -> bool {
     let folders = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules", "/etc/nginx/modules"];
-    if folders.iter().any(|folder| Path::new(folder).join("ngx_rtmp_module.so").is_file()) {
+    let file = format!("ngx_{module}_module.so");
+    if folders.iter().any(|folder| Path::new(folder).join(&file).is_file()) {
         return true;
     }
     let Some(nginx) = find("nginx") else {
         return false;
     };
-    Command::new(nginx).arg("-V").output().is_ok_and(|out| {
-        String::from_utf8_lossy(&out.stderr).contains("--add-module=")
-            && String::from_utf8_lossy(&out.stderr).contains("rtmp")
-    })
+    let output = Command::new(nginx).arg("-V").output();
+    output.is_ok_and(|output| is_linked(&String::from_utf8_lossy(&output.stderr)))
 }

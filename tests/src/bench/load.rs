@@ -1,9 +1,10 @@
 //! Clients on threads of their own, and what they have got.
 
 use std::io::{ErrorKind, Read};
+use std::mem;
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -17,14 +18,30 @@ pub type Client = Box<dyn FnOnce(&Tally) -> Result<()> + Send>;
 pub struct Tally {
     bytes: AtomicU64,
     requests: AtomicU64,
+    sent: AtomicU64,
+    arrived: AtomicU64,
+    round_trips: Mutex<Vec<Duration>>,
     over: AtomicBool,
 }
 
-/// A [`Tally`] at one moment.
+/// A [`Tally`] at one moment, or between two.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sums {
     pub(super) bytes: u64,
     pub(super) requests: u64,
+    /// Packets.
+    pub(super) sent: u64,
+    /// Packets.
+    pub(super) arrived: u64,
+}
+
+/// How long packets took there and back, microseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoundTrip {
+    /// Half of them took no longer.
+    pub(super) p50: f64,
+    /// 99 of 100 took no longer.
+    pub(super) p99: f64,
 }
 
 impl Tally {
@@ -38,6 +55,21 @@ impl Tally {
         self.requests.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Adds packets that either end has sent.
+    pub fn sent(&self, packets: usize) {
+        self.sent.fetch_add(packets as u64, Ordering::Relaxed);
+    }
+
+    /// Adds packets that have come to the other end.
+    pub fn arrived(&self, packets: usize) {
+        self.arrived.fetch_add(packets as u64, Ordering::Relaxed);
+    }
+
+    /// Adds a packet that has come back after so long.
+    pub fn echoed(&self, after: Duration) {
+        self.round_trips.lock().unwrap_or_else(PoisonError::into_inner).push(after);
+    }
+
     /// Whether clients are to come to an end.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Relaxed)
@@ -47,7 +79,39 @@ impl Tally {
         Sums {
             bytes: self.bytes.load(Ordering::Relaxed),
             requests: self.requests.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+            arrived: self.arrived.load(Ordering::Relaxed),
         }
+    }
+
+    /// Of the packets that have come back since the last call; none without any.
+    pub(super) fn round_trip(&self) -> Option<RoundTrip> {
+        let mut all =
+            mem::take(&mut *self.round_trips.lock().unwrap_or_else(PoisonError::into_inner));
+        all.sort_unstable();
+        let share = |of_100: usize| {
+            let time = all.get(all.len() * of_100 / 100);
+            time.map(|time: &Duration| time.as_secs_f64() * 1e6)
+        };
+        Some(RoundTrip { p50: share(50)?, p99: share(99)? })
+    }
+}
+
+impl Sums {
+    pub(super) fn since(self, before: Self) -> Self {
+        Self {
+            bytes: self.bytes - before.bytes,
+            requests: self.requests - before.requests,
+            sent: self.sent - before.sent,
+            arrived: self.arrived - before.arrived,
+        }
+    }
+}
+
+impl RoundTrip {
+    /// What it is more than another.
+    pub(super) fn beyond(self, path: Self) -> Self {
+        Self { p50: self.p50 - path.p50, p99: self.p99 - path.p99 }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Figures of all rounds, beside each other.
 
+use super::load::Sums;
 use super::{Case, Contender, Run};
 
 /// One figure of a run.
@@ -15,6 +16,22 @@ pub enum Column {
     Gigabits,
     /// Memory per client, KiB.
     Memory,
+    /// CPU time per packet that arrived, microseconds.
+    CpuPerPacket,
+    /// Packets that arrived per second of CPU time.
+    PacketsPerCore,
+    /// Packets per second that arrived, all together.
+    Packets,
+    /// Percent of the packets that did not arrive.
+    Lost,
+    /// Round trip that half of the packets do not exceed, microseconds.
+    RoundTripP50,
+    /// The same of 99 in 100.
+    RoundTripP99,
+    /// What the relay adds to the round trip's p50, microseconds.
+    AddedP50,
+    /// The same of its p99.
+    AddedP99,
 }
 
 impl Column {
@@ -25,6 +42,14 @@ impl Column {
             Self::Requests => "requests/s",
             Self::Gigabits => "Gb/s",
             Self::Memory => "KiB per client",
+            Self::CpuPerPacket => "CPU µs/packet",
+            Self::PacketsPerCore => "packets/s per core",
+            Self::Packets => "packets/s",
+            Self::Lost => "% lost",
+            Self::RoundTripP50 => "round trip µs p50",
+            Self::RoundTripP99 => "round trip µs p99",
+            Self::AddedP50 => "added µs p50",
+            Self::AddedP99 => "added µs p99",
         }
     }
 
@@ -32,26 +57,53 @@ impl Column {
     fn digits(self) -> usize {
         match self {
             Self::CpuPerGib => 3,
-            Self::Gigabits => 2,
+            Self::Gigabits | Self::CpuPerPacket | Self::Lost => 2,
             Self::CpuPerRequest | Self::Memory => 1,
-            Self::Requests => 0,
+            Self::Requests
+            | Self::PacketsPerCore
+            | Self::Packets
+            | Self::RoundTripP50
+            | Self::RoundTripP99
+            | Self::AddedP50
+            | Self::AddedP99 => 0,
         }
     }
 
     /// Whether it is compared with the references.
     fn is_compared(self) -> bool {
-        matches!(self, Self::CpuPerGib | Self::CpuPerRequest | Self::Requests)
+        matches!(
+            self,
+            Self::CpuPerGib
+                | Self::CpuPerRequest
+                | Self::Requests
+                | Self::CpuPerPacket
+                | Self::PacketsPerCore
+                | Self::AddedP50
+                | Self::AddedP99
+        )
     }
 
     fn of(self, run: &Run) -> Option<f64> {
-        let (cpu, bytes, requests) =
-            (run.cpu.as_secs_f64(), as_float(run.bytes), as_float(run.requests));
+        let Sums { bytes, requests, sent, arrived } = run.got;
+        let cpu = || run.cost.as_ref().map(|cost| cost.cpu.as_secs_f64());
+        let each = |share: f64, count: u64| (count > 0).then(|| share / as_float(count));
         match self {
-            Self::CpuPerGib => (run.bytes > 1 << 20).then(|| cpu * f64::from(1 << 30) / bytes),
-            Self::CpuPerRequest => (run.requests > 0).then(|| cpu * 1e6 / requests),
-            Self::Requests => Some(requests / run.seconds),
-            Self::Gigabits => Some(bytes * 8e-9 / run.seconds),
-            Self::Memory => Some(as_float(run.memory_per_client) / 1024.0),
+            Self::CpuPerGib if bytes <= 1 << 20 => None,
+            Self::CpuPerGib => each(cpu()? * f64::from(1 << 30), bytes),
+            Self::CpuPerRequest => each(cpu()? * 1e6, requests),
+            Self::Requests => Some(as_float(requests) / run.seconds),
+            Self::Gigabits => Some(as_float(bytes) * 8e-9 / run.seconds),
+            Self::Memory => Some(as_float(run.cost.as_ref()?.memory_per_client) / 1024.0),
+            Self::CpuPerPacket => each(cpu()? * 1e6, arrived),
+            Self::PacketsPerCore => {
+                cpu().filter(|cpu| *cpu > 0.0).map(|cpu| as_float(arrived) / cpu)
+            }
+            Self::Packets => Some(as_float(arrived) / run.seconds),
+            Self::Lost => each(as_float(sent.saturating_sub(arrived)) * 100.0, sent),
+            Self::RoundTripP50 => run.round_trip.map(|it| it.p50),
+            Self::RoundTripP99 => run.round_trip.map(|it| it.p99),
+            Self::AddedP50 => run.added.map(|it| it.p50),
+            Self::AddedP99 => run.added.map(|it| it.p99),
         }
     }
 }

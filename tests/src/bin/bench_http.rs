@@ -93,7 +93,7 @@ fn srs_proxy(folder: &Path, origin: &Origin) -> Result<Relay> {
     let proxy = Proxy::start(folder, &[("PROXY_LOG", "warn")])?;
     raw::register(origin.address(), proxy.system_api(), "bench")?;
     let address = proxy.http();
-    Ok(Relay { process: proxy.process, address })
+    Ok(Relay::new(proxy.process, address))
 }
 
 fn nginx(folder: &Path, origin: &Origin) -> Result<Relay> {
@@ -232,8 +232,8 @@ impl Scene for Web {
         raw::Origin::start(move |_, player| feed(player, pace)).map(Origin::Live)
     }
 
-    fn try_out(&self, load: &Load, relay: SocketAddr) -> Result<Hint> {
-        let mut client = raw::Client::connect(relay)?;
+    fn try_out(&self, load: &Load, _: &Origin, relay: &Relay) -> Result<Hint> {
+        let mut client = raw::Client::connect(relay.address)?;
         match load {
             Load::File(name) => self.try_file(&mut client, name),
             Load::Playlist => self.try_playlist(&mut client),
@@ -249,8 +249,15 @@ impl Scene for Web {
         }
     }
 
-    fn client(&self, hint: &Hint, relay: SocketAddr, number: usize) -> Result<Client> {
-        let Hint { target, length } = hint;
+    fn clients(&self, hint: &Hint, relay: &Relay, count: usize) -> Result<Vec<Client>> {
+        (0..count).map(|number| hint.client(relay.address, number)).collect()
+    }
+}
+
+impl Hint {
+    /// The client of this number.
+    fn client(&self, relay: SocketAddr, number: usize) -> Result<Client> {
+        let Self { target, length } = self;
         let mut socket = TcpStream::connect(relay)?;
         socket.set_nodelay(true)?;
         socket.set_read_timeout(Some(PATIENCE))?;

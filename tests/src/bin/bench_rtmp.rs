@@ -2,7 +2,6 @@
 //!
 //! Usage: `bench_rtmp [rounds] [seconds] [bulk|paced|memory]`.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::Result;
@@ -50,7 +49,7 @@ const CONTENDERS: &[Contender<Origin>] = &[
             let proxy = Proxy::start(folder, &[("PROXY_LOG", "warn")])?;
             origin.register_at(proxy.system_api(), "bench")?;
             let address = proxy.rtmp();
-            Ok(Relay { process: proxy.process, address })
+            Ok(Relay::new(proxy.process, address))
         },
     },
     Contender {
@@ -100,12 +99,15 @@ impl Scene for Players {
         Origin::start(Script::Serve(*feed))
     }
 
-    fn try_out(&self, _: &Feed, relay: SocketAddr) -> Result<()> {
-        Client::play(relay, "warm").map(drop)
+    fn try_out(&self, _: &Feed, _: &Origin, relay: &Relay) -> Result<()> {
+        Client::play(relay.address, "warm").map(drop)
     }
 
-    fn client(&self, (): &(), relay: SocketAddr, number: usize) -> Result<bench::Client> {
-        let client = Client::play(relay, &format!("stream{number}"))?;
-        Ok(Box::new(move |tally| drain(client.socket(), tally)))
+    fn clients(&self, (): &(), relay: &Relay, count: usize) -> Result<Vec<bench::Client>> {
+        let player = |number| -> Result<bench::Client> {
+            let client = Client::play(relay.address, &format!("stream{number}"))?;
+            Ok(Box::new(move |tally| drain(client.socket(), tally)))
+        };
+        (0..count).map(player).collect()
     }
 }
