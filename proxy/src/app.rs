@@ -19,8 +19,9 @@ use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
 use crate::pages::Pages;
 use crate::plane::{Patience, ebpf_object};
-use crate::session::http::{self, Hop, Http, HttpPeers, HttpSettings};
+use crate::session::http::{self, Hop, Http, HttpApi, HttpPeers, HttpSettings};
 use crate::session::rtmp::{Rtmp, RtmpSettings};
+use crate::session::webrtc::Webrtc;
 use crate::session::{Dialer, End, Live, Protocol, Serve, SessionLimits, Sessions, serve};
 use crate::stream::Tokens;
 use crate::telemetry::Seldom;
@@ -37,6 +38,7 @@ pub struct App {
     rtmp_listeners: Vec<TcpListener>,
     http: Arc<Http>,
     http_listeners: Vec<TcpListener>,
+    http_api_listeners: Vec<TcpListener>,
     api: ApiState,
     api_listeners: Vec<TcpListener>,
     balancer: Arc<Balancer>,
@@ -50,11 +52,13 @@ impl App {
     pub fn bind(config: &Config, most_sessions: usize) -> anyhow::Result<Self> {
         let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
         let http = bind("PROXY_HTTP_SERVER", &config.http.listen)?;
+        let http_api = bind("PROXY_HTTP_API", &config.http.api)?;
         let api = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
         // Not before all are bound: nobody is let in by a proxy that cannot start.
         let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
         let rtmp_listeners = listen("PROXY_RTMP_SERVER", rtmp)?;
         let http_listeners = listen("PROXY_HTTP_SERVER", http)?;
+        let http_api_listeners = listen("PROXY_HTTP_API", http_api)?;
         let api_listeners = listen("PROXY_SYSTEM_API", api)?;
         let stop = Stop::default();
         let sessions = Sessions::new(SessionLimits {
@@ -76,7 +80,8 @@ impl App {
             refusals: Seldom::default(),
             draining: stop.draining.clone(),
         };
-        let listeners = rtmp_listeners.iter().chain(&http_listeners).chain(&api_listeners);
+        let listeners = rtmp_listeners.iter().chain(&http_listeners).chain(&http_api_listeners);
+        let listeners = listeners.chain(&api_listeners);
         let dialer = Arc::new(Dialer {
             connect_timeout: config.origin.connect_timeout,
             listening: listeners.map(TcpListener::local_addr).collect::<Result<_, _>>()?,
@@ -101,6 +106,7 @@ impl App {
             vhosts,
             tokens: tokens(config)?,
             pages: Arc::new(pages),
+            webrtc: Arc::new(Webrtc {}),
             counts,
         };
         let http = Http::new(http_settings(config)?, peers, stop.draining.clone());
@@ -109,6 +115,7 @@ impl App {
             rtmp_listeners,
             http,
             http_listeners,
+            http_api_listeners,
             api,
             api_listeners,
             balancer,
@@ -130,6 +137,8 @@ impl App {
         });
         open(&mut tasks, self.rtmp_listeners, &self.rtmp, &desk);
         open(&mut tasks, self.http_listeners, &self.http, &desk);
+        let http_api = Arc::new(HttpApi(Arc::clone(&self.http)));
+        open(&mut tasks, self.http_api_listeners, &http_api, &desk);
         // The API answers to the very end, so that a drain can be watched.
         let allow = self.api.allow.clone();
         let router = api::router(self.api);

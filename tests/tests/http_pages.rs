@@ -308,10 +308,10 @@ fn pages_and_streams_share_a_connection() -> Result<()> {
         assert_eq!(proxy.sessions()?.len(), 1, "one connection is one session");
         assert_eq!(origin.count(), 2);
         // What has a body that nobody reads is the last one.
-        client.ask("POST", "/rtc/v1/whip/?app=live&stream=show", "Content-Length: 3\r\n")?;
+        client.ask("POST", "/rtc/v1/nothing/?app=live&stream=show", "Content-Length: 3\r\n")?;
         client.send("v=0")?;
         let refused = client.answer("POST")?;
-        assert_eq!(refused.status(), 501);
+        assert_eq!(refused.status(), 405);
         client.must_be_closed_within(SOON)?;
         Ok(())
     })

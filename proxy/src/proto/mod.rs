@@ -5,5 +5,7 @@ pub mod addition;
 pub mod dash;
 pub mod hls;
 pub mod http;
+pub mod location;
 pub mod proxy_protocol;
 pub mod rtmp;
+pub mod signalling;
