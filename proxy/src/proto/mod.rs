@@ -3,9 +3,13 @@
 
 pub mod addition;
 pub mod dash;
+pub mod datagram;
+pub mod framing;
 pub mod hls;
 pub mod http;
 pub mod location;
 pub mod proxy_protocol;
 pub mod rtmp;
+pub mod sdp;
 pub mod signalling;
+pub mod stun;

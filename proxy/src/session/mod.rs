@@ -8,6 +8,8 @@ mod dial;
 #[cfg(test)]
 mod dice;
 mod end;
+mod ending;
+pub mod flow;
 pub mod http;
 mod record;
 pub mod rtmp;
@@ -17,6 +19,7 @@ pub mod webrtc;
 
 pub use self::dial::{DialError, Dialer};
 pub use self::end::End;
+use self::ending::Ending;
 pub use self::record::{Progress, Session, SessionId, SessionView};
 pub use self::serve::{Serve, serve};
 pub use self::table::{Live, SessionLimits, Sessions, Totals};

@@ -8,8 +8,10 @@ const PURE: &[&str] = &[
     "proxy/src/sniff.rs",
     "proxy/src/stream",
     "proxy/src/origin",
+    "proxy/src/session/flow",
     "proxy/src/session/http",
     "proxy/src/session/rtmp",
+    "proxy/src/session/webrtc",
     "proxy-ebpf/src",
 ];
 
@@ -19,10 +21,17 @@ const DRIVERS: &[&str] = &[
     "proxy/src/session/http/attempt.rs",
     "proxy/src/session/http/client.rs",
     "proxy/src/session/http/mod.rs",
+    "proxy/src/session/http/negotiate.rs",
     "proxy/src/session/http/origin.rs",
+    "proxy/src/session/http/origin_api.rs",
     "proxy/src/session/http/pool.rs",
+    "proxy/src/session/http/survey.rs",
+    "proxy/src/session/http/whole.rs",
     "proxy/src/session/rtmp/mod.rs",
     "proxy/src/session/rtmp/reach.rs",
+    "proxy/src/session/webrtc/mod.rs",
+    "proxy/src/session/webrtc/signalling.rs",
+    "proxy/src/session/webrtc/tcp.rs",
 ];
 
 /// What a pure file has no use for. A clock's type is fine: `now` is an argument.

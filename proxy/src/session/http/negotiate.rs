@@ -16,9 +16,10 @@ use super::{Http, Next};
 use crate::origin::{Lease, Listener, Origin};
 use crate::proto::addition::{Addition, take_parameter};
 use crate::proto::location;
+use crate::proto::sdp;
 use crate::proto::signalling::Message;
 use crate::session::webrtc::{BadDescription, Draft, Invited};
-use crate::session::{DialError, Session};
+use crate::session::{DialError, End, Session};
 use crate::stream::{Ask, Kind, SessionClaim, StreamKey, Tokens};
 
 /// Bytes of an origin's answer.
@@ -74,9 +75,7 @@ impl Http {
         let text = text.map_err(|error| refusal(answer::NOT_AN_OFFER, &error))?;
         let offer = Description::read(form, text)?;
         // No origin is bothered with one that it could not answer.
-        if !has_ice(offer.sdp()) {
-            return Err(bad_offer(&BadDescription::NoIce));
-        }
+        sdp::ice(offer.sdp()).map_err(|error| bad_offer(&error.into()))?;
         let stream = self.stream_of(request, offer.stream_url())?;
         session.note(|progress| progress.stream = Some(stream.clone()));
         let reached = self.reach_api(&stream, session).await?;
@@ -91,13 +90,20 @@ impl Http {
                 near: near.ip(),
                 far: address.ip(),
             });
-            let draft = draft.map_err(|end| refusal(answer::NO_SESSION, &end.as_str()))?;
-            let sdp = draft.offer(offer.sdp()).map_err(|error| bad_offer(&error))?;
-            let body = offer.with_sdp(&sdp);
-            let origin = lease.origin();
-            let answered =
-                self.put(request, body.as_bytes(), (socket, origin), &stream, session).await?;
-            self.accept(draft, endpoint, request, answered, &lease)
+            let mut draft = draft.map_err(|end| refusal(answer::NO_SESSION, &end.as_str()))?;
+            let asked = async {
+                let sdp = draft.offer(offer.sdp()).map_err(|error| bad_offer(&error))?;
+                let body = offer.with_sdp(&sdp);
+                let asked = (socket, &**lease.origin());
+                self.put(request, body.as_bytes(), asked, &stream, session).await
+            };
+            match asked.await {
+                Ok(answered) => self.accept(draft, endpoint, request, answered, &lease),
+                Err(refusal) => {
+                    draft.refuse(end_of(&refusal));
+                    Err(refusal)
+                }
+            }
         };
         let answered = outcome.await;
         match &answered {
@@ -116,20 +122,28 @@ impl Http {
         mut answered: Answered,
         lease: &Lease,
     ) -> Result<(Answered, bool), Refusal> {
-        if !answered.is_success() {
-            return Ok((answered, false));
-        }
         let bad = |why: String| {
             self.complain(lease.origin(), lease.key(), &why);
             Refusal { answer: answer::BAD_ANSWER, why: format!("origin: {why}") }
         };
-        let text = answered.text().ok_or_else(|| bad("a description that is no text".into()))?;
-        // SRS refuses in JSON, with a code, and by 200.
-        if is_refusal(endpoint.form, text) {
-            return Ok((answered, false));
-        }
-        let description = Description::read(endpoint.form, text);
-        let description = description.map_err(|error| bad(error.why))?;
+        let description = match (answered.is_success(), answered.text()) {
+            // SRS refuses in JSON, with a code, and by 200.
+            (true, Some(text)) if !is_refusal(endpoint.form, text) => {
+                Description::read(endpoint.form, text).map_err(|error| error.why)
+            }
+            (true, None) => Err("a description that is no text".to_owned()),
+            _ => {
+                draft.refuse(End::OriginRefused);
+                return Ok((answered, false));
+            }
+        };
+        let description = match description {
+            Ok(description) => description,
+            Err(why) => {
+                draft.refuse(End::BadAnswer);
+                return Err(bad(why));
+            }
+        };
         let accepted = draft.accept(description.sdp()).map_err(|error| bad(error.to_string()))?;
         let (sdp, name) = accepted;
         let body = description.with_sdp(&sdp);
@@ -311,10 +325,20 @@ fn refusal(answer: Answer, why: &dyn Display) -> Refusal {
     Refusal { answer, why: why.to_string() }
 }
 
+/// Why a session has not begun.
+fn end_of(refusal: &Refusal) -> End {
+    match refusal.answer {
+        answer::TOO_LATE => End::OriginUnreachable,
+        answer::BAD_ANSWER | answer::UNREACHABLE => End::BadAnswer,
+        answer::NO_SESSION => End::OutOfResources,
+        _ => End::BadRequest,
+    }
+}
+
 fn bad_offer(error: &BadDescription) -> Refusal {
     let answer = match error {
-        BadDescription::NoIce => answer::NO_ICE,
-        BadDescription::NoCandidate => answer::BAD_ANSWER,
+        BadDescription::Sdp(_) => answer::NO_ICE,
+        BadDescription::NoCandidate | BadDescription::Circle => answer::BAD_ANSWER,
         BadDescription::Socket(_) => answer::NO_SESSION,
     };
     refusal(answer, error)
