@@ -173,6 +173,10 @@ fn a_session_s_url_leads_back_to_its_origin() -> Result<()> {
             let taken = send(&mut client, "PATCH", location, known, "a=candidate:1")?;
             assert_eq!((taken.status(), taken.text()), (200, "a=candidate:1".to_owned()));
             assert_eq!(taken.head.field("etag"), Some("\"2\""));
+            let fragment = description("passive").split_off("v=0\r\n".len());
+            let restarted = send(&mut client, "PATCH", location, "If-Match: \"*\"\r\n", &fragment)?;
+            let media = format!(" {} typ host", proxy.webrtc().port());
+            assert!(restarted.text().contains(&media), "{}", restarted.text());
             let head = client.request("HEAD", location, "")?;
             assert_eq!((head.status(), whose(&head)), (200, home));
             let gone = client.request("DELETE", location, "Authorization: Bearer x\r\n")?;
@@ -183,6 +187,9 @@ fn a_session_s_url_leads_back_to_its_origin() -> Result<()> {
             assert_eq!(last.head.field("authorization"), Some("Bearer x"));
         }
         ensure!(origins.iter().all(|origin| origin.count() > 0), "both had sessions");
+        wait::until_true("the ends of all", SOON, || Ok(proxy.ends("deleted")? == 4))?;
+        let left = proxy.sessions()?;
+        assert!(left.iter().all(|session| session.protocol == "http"), "{left:?}");
         Ok(())
     })
 }
@@ -301,6 +308,15 @@ fn what_the_origin_refuses_is_told_in_its_own_words() -> Result<()> {
         assert_eq!(ask("silent")?.status(), 504);
         let routes = proxy.metric("srs_proxy_routes", &[])?;
         assert_eq!(routes, 0, "nobody has found any of these streams");
+        let ends = |reason| {
+            let labels = [("protocol", "webrtc"), ("reason", reason)];
+            proxy.metric("srs_proxy_session_ends_total", &labels)
+        };
+        let expected = [("origin_refused", 5), ("bad_answer", 6), ("origin_unreachable", 1)];
+        for (reason, count) in expected {
+            assert_eq!(ends(reason)?, count, "{reason}");
+        }
+        assert_eq!(ends("aborted")?, 0);
         Ok(())
     })
 }
@@ -415,7 +431,7 @@ fn the_json_of_srs_is_changed_in_its_description_alone() -> Result<()> {
         let came = String::from_utf8(came.body)?;
         assert!(came.starts_with(before) && came.ends_with(", \"clientip\" : null }"), "{came}");
         let route = proxy.get("/api/v1/streams/route?url=webrtc://h/live/one")?;
-        assert_eq!(route["reason"], "the stream is routed to it");
+        assert_eq!(route["route"]["reason"], "the stream is routed to it");
 
         let refused = post(&mut client, "/rtc/v1/play/", "", &asked)?;
         assert_eq!((refused.status(), refused.text()), (200, "{\"code\":400, \"x\":1}".to_owned()));

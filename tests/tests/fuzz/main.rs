@@ -21,6 +21,7 @@ mod manifests;
 mod names;
 mod oracle;
 mod proxy_protocol;
+mod signalling;
 mod split;
 
 /// Random inputs of each target where no fuzzing engine runs.
