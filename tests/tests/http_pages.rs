@@ -167,9 +167,9 @@ fn a_page_says_in_words_why_nothing_plays() -> Result<()> {
         fails("hls", "stream=nothing&", &["404 Not Found", "nobody publishes this stream"])?;
         // It is there, and something else.
         fails("hls", "url=/style.css&", &["This is no HLS playlist"])?;
-        // The API of WebRTC is not served.
+        // nginx does not take part in WebRTC.
         for page in ["whep", "whip"] {
-            fails(page, "", &["501", "does not serve WebRTC"])?;
+            fails(page, "", &["503", "no origin of this stream"])?;
         }
         fails(
             "flv",

@@ -447,7 +447,8 @@ fn the_json_of_srs_is_changed_in_its_description_alone() -> Result<()> {
 
 fn answer_sdp(text: &str) -> Result<String> {
     let answer: Value = serde_json::from_str(text)?;
-    Ok(answer["sdp"].as_str().context("a description")?.to_owned())
+    let sdp = answer.get("sdp").and_then(Value::as_str);
+    Ok(sdp.context("a description")?.to_owned())
 }
 
 #[test]
@@ -544,8 +545,8 @@ fn the_origins_api_is_one() -> Result<()> {
         }
         let named = client.get("/api/v1/summaries?server=vid-b")?;
         assert_eq!((named.status(), whose(&named)), (200, "b"));
-        let last = origins[1].requests().pop().context("a request")?;
-        assert_eq!(last.target(), "/api/v1/summaries");
+        let asked = origins[1].requests().pop().context("a request")?;
+        assert_eq!(asked.target(), "/api/v1/summaries");
         assert_eq!(client.get("/api/v1/summaries?server=vid-x")?.status(), 404);
         assert_eq!(client.get("/api/v1/summaries?server=vid-dead")?.status(), 502);
         let head = client.request("HEAD", "/api/v1/streams", "")?;

@@ -51,7 +51,7 @@ impl Deframer {
                 return Ok(None);
             }
             self.is_given = true;
-            // An empty frame keeps a connection alive and says nothing (RFC 6544 10.1).
+            // RFC 4571 2: a null packet, nothing to anybody.
             if length > 0 {
                 return Ok(self.held.get(HEADER..));
             }

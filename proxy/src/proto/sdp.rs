@@ -41,7 +41,7 @@ pub enum BadSdp {
 }
 
 /// The first credentials, of the session or a media section: with BUNDLE they are those that
-/// count (RFC 9143 7.2).
+/// count (RFC 9143 10).
 ///
 /// Lengths and characters are those of RFC 8839 5.4, with two exceptions: a ufrag may be shorter
 /// than four characters, as SRS allows, and `-`, `=`, `#` and `_` are taken, as libwebrtc does.

@@ -125,8 +125,9 @@ impl<'a> Message<'a> {
             }
             if attribute == FINGERPRINT {
                 // RFC 8489 14.7: the last one.
-                let is_right = rest.is_empty() && value == fingerprint(before);
-                is_right.then_some(()).ok_or(BadStun::Fingerprint)?;
+                if !rest.is_empty() || value != fingerprint(before) {
+                    return Err(BadStun::Fingerprint);
+                }
             } else if !is_sealed {
                 is_sealed = message.take(attribute, value, before)?;
             }
@@ -253,8 +254,8 @@ const FINGERPRINT: u16 = 0x8028;
 /// Bytes of an HMAC-SHA1.
 const MAC: usize = 20;
 
-/// Bytes of the longest name. RFC 8489 14.3 allows 508, RFC 5389 15.3 allowed 512 and a few more
-/// are in use: two ufrags of 256 and a colon.
+/// Bytes of the longest name. RFC 8489 14.3 allows 508, but two ufrags of 256 characters
+/// (RFC 8839 5.4) and a colon are 513.
 const MAX_USERNAME: usize = 513;
 
 /// Attributes of one message that are read; browsers send eight.

@@ -17,6 +17,7 @@ mod chunk;
 mod corpus;
 mod handshake;
 mod http;
+mod ice;
 mod manifests;
 mod names;
 mod oracle;

@@ -1,6 +1,6 @@
 //! The portable plane: every flow, found without a lock.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::{Delta, Exit, Flow, FlowKey, Lane, Offload, Refused};
 
@@ -10,14 +10,16 @@ pub struct Lanes(Arc<papaya::HashMap<FlowKey, Installed>>);
 
 #[derive(Debug)]
 struct Installed {
-    lane: Arc<Lane>,
+    /// Of the session, which closes it: what is removed from the table is freed some time later.
+    lane: Weak<Lane>,
     generation: u64,
 }
 
 impl Lanes {
     /// Does something with the lane of a flow. None if there is no such flow.
     pub fn with<R>(&self, key: &FlowKey, act: impl FnOnce(&Lane) -> R) -> Option<R> {
-        self.0.pin().get(key).map(|installed| act(&installed.lane))
+        let lane = self.0.pin().get(key)?.lane.upgrade()?;
+        Some(act(&lane))
     }
 
     /// How many flows there are.
@@ -29,7 +31,7 @@ impl Lanes {
 impl Offload<Arc<Lane>, Exit> for Lanes {
     fn install(&mut self, flow: &Flow, lane: &Arc<Lane>, exit: &Exit) -> Result<(), Refused> {
         lane.leave_by(flow.generation, exit.clone());
-        let installed = Installed { lane: Arc::clone(lane), generation: flow.generation };
+        let installed = Installed { lane: Arc::downgrade(lane), generation: flow.generation };
         self.0.pin().insert(flow.key, installed);
         Ok(())
     }
@@ -42,8 +44,8 @@ impl Offload<Arc<Lane>, Exit> for Lanes {
 
     fn counters(&mut self, sink: &mut dyn FnMut(&FlowKey, Delta)) {
         for (key, installed) in &self.0.pin() {
-            let delta = installed.lane.delta();
-            if delta != Delta::default() {
+            let delta = installed.lane.upgrade().map(|lane| lane.delta());
+            if let Some(delta) = delta.filter(|delta| *delta != Delta::default()) {
                 sink(key, delta);
             }
         }

@@ -83,9 +83,19 @@ impl Socket {
         self.local
     }
 
-    /// Returns when there may be something to receive.
+    /// Returns when there may be something to receive. The error is what the system has to say of
+    /// the peer.
     pub async fn readable(&self) -> io::Result<()> {
-        self.io.readable().await
+        let ready = self.io.ready(Interest::READABLE.add(Interest::ERROR)).await?;
+        if ready.is_error() {
+            // Forgotten before it is asked for: one that comes meanwhile is told again.
+            let _told: io::Result<()> =
+                self.io.try_io(Interest::ERROR, || Err(io::ErrorKind::WouldBlock.into()));
+            if let Some(error) = self.io.take_error()? {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Gives what has come to `take`, at most one batch. False if there was less: the next call

@@ -319,7 +319,8 @@ proptest! {
 /// The lines that are no candidates, without the ends: a last one without an end gets one when a
 /// line is put behind it.
 fn others(sdp: &str) -> Vec<&str> {
-    sdp.lines().filter(|line| !line.starts_with(CANDIDATE)).collect()
+    let lines = sdp.lines().filter(|line| !line.starts_with(CANDIDATE));
+    lines.map(|line| line.trim_end_matches('\r')).collect()
 }
 
 fn line() -> impl Strategy<Value = String> {

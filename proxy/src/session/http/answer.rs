@@ -36,6 +36,8 @@ pub(super) const BAD_SIGNAL: Answer = Answer {
 };
 pub(super) const NO_ORIGIN: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream over HTTP");
+pub(super) const NO_API: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "no origin of this stream has an HTTP API");
 pub(super) const NO_ROOM: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another stream");
 pub(super) const TOO_EARLY: Answer =

@@ -98,6 +98,7 @@ impl Http {
             let answer = match error {
                 NoOrigin::TooManyStreams => answer::NO_ROOM,
                 _ if !tried.is_empty() => answer::UNREACHABLE,
+                _ if listener == Listener::Api => answer::NO_API,
                 _ => answer::NO_ORIGIN,
             };
             Refusal { answer, why: error.to_string() }

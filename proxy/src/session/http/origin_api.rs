@@ -136,10 +136,8 @@ impl Http {
                     why: error.to_string(),
                 })?;
                 let lease = self.balancer.pick(&key, Listener::Api, &[], now);
-                let lease = lease.map_err(|error| Refusal {
-                    answer: answer::NO_ORIGIN,
-                    why: error.to_string(),
-                })?;
+                let lease = lease
+                    .map_err(|error| Refusal { answer: answer::NO_API, why: error.to_string() })?;
                 let answered = self.ask_one(lease.origin(), request, session).await;
                 // Who asks about a stream does not place it.
                 lease.not_found();
@@ -149,9 +147,7 @@ impl Http {
             About::List(list) => Ok(self.join(list, origins, request, session).await),
             About::Unsaid => match &origins[..] {
                 [origin] => self.ask_one(origin, request, session).await,
-                [] => {
-                    Err(Refusal { answer: answer::NO_ORIGIN, why: "no origin has an API".into() })
-                }
+                [] => Err(Refusal { answer: answer::NO_API, why: "no origin has an API".into() }),
                 _ => {
                     let why = "of which server? Say it by ?server=";
                     Ok(unclear(StatusCode::BAD_REQUEST, why, &origins))
