@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use srs_proxy_tests::browser::Browser;
 use srs_proxy_tests::proxy::Proxy;
 use srs_proxy_tests::raw::{Client, Exchange, Origin, Request, Response, behind_a_proxy, register};
 use srs_proxy_tests::{ports, story, wait};
@@ -398,6 +399,26 @@ fn offers_are_bounded_and_must_be_offers() -> Result<()> {
 }
 
 #[test]
+fn a_page_that_cannot_use_the_answer_says_so_and_ends_the_session() -> Result<()> {
+    story(|folder| {
+        // One section of media, where the page has offered two.
+        let answer = |request: &Request, exchange: &mut Exchange<'_>| serve("a", request, exchange);
+        let (proxy, origin) = behind_a_proxy(folder, &[], answer)?;
+        let mut browser = Browser::start(folder, "browser")?;
+        browser.open(&proxy.http_url("players/whep.html?stream=show&autostart=true"))?;
+        wait::until_true("the page says what is wrong", SOON, || {
+            let failed = "document.getElementById('state').textContent === 'failed'";
+            Ok(browser.evaluate(failed)? == true)
+        })?;
+        let ended = |request: &Request| {
+            request.method() == "DELETE" && request.target().contains("session=a:1")
+        };
+        wait::until_true("the session's end", SOON, || Ok(origin.requests().iter().any(ended)))?;
+        wait::until_true("its end here", SOON, || Ok(proxy.ends("deleted")? == 1))
+    })
+}
+
+#[test]
 fn the_json_of_srs_is_changed_in_its_description_alone() -> Result<()> {
     fn answer(request: &Request, exchange: &mut Exchange<'_>) -> Result<()> {
         let sdp = Value::from(description("passive"));
@@ -483,6 +504,10 @@ fn pages_of_other_hosts_may_ask_and_what_has_no_meaning_is_refused() -> Result<(
 fn serve_api(name: &str, request: &Request, exchange: &mut Exchange<'_>) -> Result<()> {
     let own = format!("X-Origin: {name}\r\nContent-Type: application/json\r\n");
     let path = request.path().trim_end_matches('/');
+    if path == "/api/v1/vhosts" && request.head.field("authorization").is_none() {
+        let asks = format!("{own}WWW-Authenticate: Basic realm=\"SRS\"\r\n");
+        return exchange.answer("401 Unauthorized", &asks, "");
+    }
     let body = match path {
         "/api/v1/streams" => {
             format!(
@@ -543,6 +568,9 @@ fn the_origins_api_is_one() -> Result<()> {
         for server in ["vid-a", "vid-b", "vid-dead"] {
             assert!(which.text().contains(server), "{}", which.text());
         }
+        let locked = client.get("/api/v1/vhosts")?;
+        assert_eq!(locked.status(), 401);
+        assert_eq!(locked.head.field("www-authenticate"), Some("Basic realm=\"SRS\""));
         let named = client.get("/api/v1/summaries?server=vid-b")?;
         assert_eq!((named.status(), whose(&named)), (200, "b"));
         let asked = origins[1].requests().pop().context("a request")?;

@@ -11,7 +11,7 @@ use super::answer::{self, Answer};
 use super::client::Connection;
 use super::origin::{Reached, Refusal, Wanted};
 use super::signal::{About, Endpoint, Form, Signal};
-use super::whole::{self, Answered, Request};
+use super::whole::{self, Answered, Bounds, NoAnswer, Request};
 use super::{Http, Next};
 use crate::origin::{Lease, Listener, Origin};
 use crate::proto::addition::{Addition, take_parameter};
@@ -251,12 +251,17 @@ impl Http {
         let address = socket.peer_addr().map_err(|error| refusal(answer::UNREACHABLE, &error))?;
         let about = self.about(&request.head, session);
         let bytes = request.to_origin(Kind::Signalling, body, about, &self.settings.hop, address);
-        let deadline = Instant::now() + self.settings.origin_timeout;
-        let method = &request.head.method;
-        let asked = whole::ask(socket, &bytes, method, MAX_ANSWER, deadline, &session.meter);
+        let bounds = Bounds {
+            most: MAX_ANSWER,
+            deadline: Instant::now() + self.settings.origin_timeout,
+            room: self.held.clone(),
+        };
+        let asked = whole::ask(socket, &bytes, &request.head.method, &bounds, &session.meter);
         asked.await.map_err(|error| {
             let why = error.to_string();
-            self.complain(origin, stream, &why);
+            if !matches!(error, NoAnswer::NoRoom) {
+                self.complain(origin, stream, &why);
+            }
             Refusal { answer: error.answer(), why: format!("origin: {why}") }
         })
     }
@@ -330,7 +335,7 @@ fn end_of(refusal: &Refusal) -> End {
     match refusal.answer {
         answer::TOO_LATE => End::OriginUnreachable,
         answer::BAD_ANSWER | answer::UNREACHABLE => End::BadAnswer,
-        answer::NO_SESSION => End::OutOfResources,
+        answer::NO_SESSION | answer::NO_ROOM_FOR_BODY => End::OutOfResources,
         _ => End::BadRequest,
     }
 }

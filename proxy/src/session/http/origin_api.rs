@@ -15,7 +15,7 @@ use super::answer;
 use super::client::Connection;
 use super::origin::Refusal;
 use super::survey::{Heard, Question};
-use super::whole::{Answered, Request};
+use super::whole::{Answered, Bounds, Request};
 use super::{Http, Next};
 use crate::origin::{Listener, Origin};
 use crate::proto::addition::take_parameter;
@@ -25,6 +25,12 @@ use crate::stream::{Ask, Kind, StreamKey};
 
 /// For an answer of which origins do not know that they are waited for together.
 const SURVEY: Duration = Duration::from_secs(5);
+
+/// Bytes of one origin's answer.
+const MAX_ANSWER: usize = 2 * 1024 * 1024;
+
+/// Bytes of a list that is joined.
+const MAX_LIST: usize = 16 * 1024 * 1024;
 
 /// Lists of which each origin has its part; what is in them has names of its own.
 const LISTS: [&str; 3] = ["streams", "clients", "vhosts"];
@@ -163,7 +169,11 @@ impl Http {
             request,
             ends: session.ends(),
             hop: self.settings.hop.clone(),
-            deadline: Instant::now() + time,
+            bounds: Bounds {
+                most: MAX_ANSWER,
+                deadline: Instant::now() + time,
+                room: self.held.clone(),
+            },
         }
     }
 
@@ -200,16 +210,22 @@ impl Http {
         // Nothing must happen at an origin that is only asked whether it is the one.
         let body = std::mem::take(&mut question.request.body);
         "GET".clone_into(&mut question.request.head.method);
-        let mut found = None;
+        let (mut found, mut refused) = (None, None);
         let question = question.ask_all(origins, |origin, answer| match answer {
             Ok(answered) if is_ok(&answered) => {
                 found = Some((Arc::clone(origin), answered));
                 Heard::Enough
             }
-            _ => Heard::NotYet,
+            answer => {
+                refused = refused.take().or(answer.ok().filter(wants_a_password));
+                Heard::NotYet
+            }
         });
         let question = question.await;
         let Some((origin, answered)) = found else {
+            if let Some(refused) = refused {
+                return Ok(refused);
+            }
             // As SRS numbers it, with the status that SRS does not give.
             let code = if path.starts_with("/api/v1/clients/") { 2049 } else { 2048 };
             let body = json!({ "code": code }).to_string();
@@ -232,18 +248,29 @@ impl Http {
         request: Request,
         session: &Session,
     ) -> Answered {
-        let (mut joined, mut missing) = (Vec::new(), Vec::new());
+        let (mut joined, mut missing, mut refused) = (Vec::new(), Vec::new(), None);
+        let mut left = MAX_LIST;
         let question = self.question(request, SURVEY, session);
         let asked = question.ask_all(origins, |origin, answer| {
-            let part = answer.ok().and_then(|answered| listed(&answered, list));
             let server = origin.server().as_str().to_owned();
-            match part {
-                Some(part) => joined.push((server, part)),
-                None => missing.push(server),
+            let answered = answer.ok().filter(|answered| answered.body.len() <= left);
+            let part = answered.as_ref().and_then(|answered| listed(answered, list));
+            match (part, answered) {
+                (Some(part), Some(answered)) => {
+                    left -= answered.body.len();
+                    joined.push((server, part));
+                }
+                (_, answered) => {
+                    missing.push(server);
+                    refused = refused.take().or(answered.filter(wants_a_password));
+                }
             }
             Heard::NotYet
         });
         asked.await;
+        if let Some(refused) = refused.filter(|_| joined.is_empty()) {
+            return refused;
+        }
         // The same order each time, whoever was the first to answer.
         joined.sort_by(|(one, _), (other, _)| one.cmp(other));
         missing.sort();
@@ -267,6 +294,11 @@ fn is_ok(answered: &Answered) -> bool {
     }
     let code = answered.text().and_then(|text| serde_json::from_str::<Code>(text).ok());
     answered.is_success() && code.is_none_or(|it| it.code == 0)
+}
+
+/// Whether an origin answers nobody that it does not know: the client may ask again with a password.
+fn wants_a_password(answered: &Answered) -> bool {
+    matches!(answered.head.status, 401 | 403)
 }
 
 /// The elements of a list in an answer, as they stand.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant as Clock};
 
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout_at;
 
 use super::heads::{Client, Hop};
-use super::whole::{self, Answered, Request};
+use super::whole::{self, Answered, Bounds, Request};
 use crate::origin::{Listener, Origin};
 use crate::plane::Meter;
 use crate::proto::proxy_protocol::Ends;
@@ -19,9 +19,6 @@ use crate::stream::Kind;
 /// Origins that are asked at once.
 const AT_ONCE: usize = 16;
 
-/// Bytes of one origin's answer.
-pub(super) const MAX_ANSWER: usize = 2 * 1024 * 1024;
-
 /// A question to origins.
 pub(super) struct Question {
     pub(super) dialer: Arc<Dialer>,
@@ -29,8 +26,8 @@ pub(super) struct Question {
     pub(super) client: Client,
     pub(super) ends: Ends,
     pub(super) hop: Hop,
-    /// For everything.
-    pub(super) deadline: Instant,
+    /// For each answer; the time is for everything.
+    pub(super) bounds: Bounds,
 }
 
 impl Question {
@@ -43,10 +40,10 @@ impl Question {
             let bytes = self.request.to_origin(Kind::Api, body, self.client, &self.hop, address);
             // What the proxy asks of its own accord is no traffic of a client's.
             let meter = Meter::default();
-            let asked = whole::ask(socket, &bytes, &head.method, MAX_ANSWER, self.deadline, &meter);
+            let asked = whole::ask(socket, &bytes, &head.method, &self.bounds, &meter);
             asked.await.map_err(|error| error.to_string())
         };
-        timeout_at(self.deadline, asked).await.unwrap_or_else(|_| Err("it is late".into()))
+        timeout_at(self.bounds.deadline, asked).await.unwrap_or_else(|_| Err("it is late".into()))
     }
 
     /// Asks all of these, some at once, until `each` has heard enough. Gives the question back.

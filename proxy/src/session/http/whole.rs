@@ -15,10 +15,12 @@ use tokio::time::{Instant, timeout_at};
 use super::answer::{self, Answer};
 use super::client::Connection;
 use super::heads::{self, Encoding};
-use super::room::Share;
+use super::room::{Room, Share};
 use super::{Http, Next};
 use crate::plane::{Leg, Meter};
-use crate::proto::http::{BadBody, BodyLength, BodyReader, RequestHead, ResponseHead, Version};
+use crate::proto::http::{
+    BadBody, BodyLength, BodyReader, Headers, RequestHead, ResponseHead, Version,
+};
 use crate::session::close::close;
 use crate::session::{End, Session};
 use crate::stream::Kind;
@@ -38,11 +40,23 @@ pub(super) struct Request {
 }
 
 /// An origin's answer that is all here.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Answered {
     /// Its length is not told.
     pub(super) head: ResponseHead,
     pub(super) body: Vec<u8>,
+    /// The memory that it takes; none of an answer of the proxy's own.
+    share: Option<Share>,
+}
+
+/// What an answer may take.
+pub(super) struct Bounds {
+    /// Bytes of its body.
+    pub(super) most: usize,
+    /// Time.
+    pub(super) deadline: Instant,
+    /// Memory, of that for all.
+    pub(super) room: Room,
 }
 
 /// Why a request is not whole.
@@ -68,6 +82,9 @@ pub(super) enum NoAnswer {
     /// It takes too long.
     #[error("it did not answer in time")]
     Late,
+    /// There is no room for it.
+    #[error("too many bytes of answers are under way")]
+    NoRoom,
     /// The connection has ended before the answer.
     #[error("it closed the connection instead of an answer")]
     Closed,
@@ -198,7 +215,7 @@ impl Http {
         answered: Answered,
         session: &Session,
     ) -> Next {
-        let Answered { head: mut told, body } = answered;
+        let Answered { head: mut told, body, share: _share } = answered;
         self.count(kind, told.status, session);
         let stays = self.stays(head);
         let has_body = head.method != "HEAD" && !matches!(told.status, 204 | 304);
@@ -216,14 +233,12 @@ impl Http {
     }
 }
 
-/// Asks an origin by a connection of its own, whose answer may have so many bytes and must be here
-/// in time.
+/// Asks an origin by a connection of its own.
 pub(super) async fn ask(
     mut origin: TcpStream,
     request: &[u8],
     method: &str,
-    most: usize,
-    deadline: Instant,
+    bounds: &Bounds,
     meter: &Meter,
 ) -> Result<Answered, NoAnswer> {
     let (mut from, mut to) = origin.split();
@@ -237,20 +252,20 @@ pub(super) async fn ask(
     let both = async {
         tokio::select! {
             () = write => Err(NoAnswer::Closed),
-            answered = read(&mut from, method, most) => answered,
+            answered = read(&mut from, method, bounds) => answered,
         }
     };
-    timeout_at(deadline, both).await.unwrap_or(Err(NoAnswer::Late))
+    timeout_at(bounds.deadline, both).await.unwrap_or(Err(NoAnswer::Late))
 }
 
 async fn read(
     origin: &mut (impl AsyncReadExt + Unpin),
     method: &str,
-    most: usize,
+    bounds: &Bounds,
 ) -> Result<Answered, NoAnswer> {
     let bad = |why: &dyn std::fmt::Display| NoAnswer::Bad(why.to_string());
     let mut came = Vec::new();
-    let mut interim = 0;
+    let (mut interim, mut share) = (0, bounds.room.share());
     let head = loop {
         match ResponseHead::parse(&came).map_err(|error| bad(&error))? {
             Some((head, _)) if head.status == 101 => {
@@ -276,15 +291,18 @@ async fn read(
             .read(&came, &mut |piece| body.extend_from_slice(piece))
             .map_err(|error| bad(&error))?;
         came.clear();
-        if body.len() > most {
+        if body.len() > bounds.most {
             return Err(bad(&"an answer that is too large"));
         }
+        if !share.resize(body.len()) {
+            return Err(NoAnswer::NoRoom);
+        }
         if reader.is_done() {
-            return Ok(Answered { head, body });
+            return Ok(Answered { head, body, share: Some(share) });
         }
         match more(origin, &mut came).await {
             Err(NoAnswer::Closed) if reader.ends_with_the_connection() => {
-                return Ok(Answered { head, body });
+                return Ok(Answered { head, body, share: Some(share) });
             }
             others => others?,
         }
@@ -310,6 +328,7 @@ impl NoAnswer {
     pub(super) fn answer(&self) -> Answer {
         match self {
             Self::Late => answer::TOO_LATE,
+            Self::NoRoom => answer::NO_ROOM_FOR_BODY,
             Self::Closed | Self::Bad(_) => answer::BAD_ANSWER,
         }
     }
@@ -335,13 +354,13 @@ impl Answered {
 
     /// An answer of the proxy's own, in JSON.
     pub(super) fn json(status: StatusCode, body: String) -> Self {
-        let mut headers = crate::proto::http::Headers::default();
+        let mut headers = Headers::default();
         heads::sign(&mut headers, SystemTime::now());
         headers.push("Content-Type", "application/json");
         headers.push("Cache-Control", "no-store");
         let reason = status.canonical_reason().unwrap_or_default().into();
         let head =
             ResponseHead { version: Version::Http11, status: status.as_u16(), reason, headers };
-        Self { head, body: body.into_bytes() }
+        Self { head, body: body.into_bytes(), share: None }
     }
 }
