@@ -19,7 +19,7 @@ use crate::proto::location;
 use crate::proto::sdp;
 use crate::proto::signalling::Message;
 use crate::session::webrtc::{BadDescription, Draft, Invited};
-use crate::session::{DialError, End, Session};
+use crate::session::{End, Session};
 use crate::stream::{Ask, Kind, SessionClaim, StreamKey, Tokens};
 
 /// Bytes of an origin's answer.
@@ -182,11 +182,13 @@ impl Http {
         session.note(|progress| progress.origin = Some((origin.name().clone(), address)));
         let mut answered =
             self.put(request, &request.body, (socket, &origin), key, session).await?;
-        let restart = restart(request, &answered);
-        match (request.head.method.as_str(), restart) {
-            ("DELETE", _) if answered.is_success() => self.webrtc.delete(name),
-            ("PATCH", Some((offer, answer))) => {
-                if let Some(answer) = self.webrtc.restart(name, offer, answer) {
+        match request.head.method.as_str() {
+            "DELETE" if answered.is_success() => self.webrtc.delete(name),
+            // RFC 9725 4.3.3
+            "PATCH" if answered.is_success() => {
+                let both = str::from_utf8(&request.body).ok().zip(answered.text());
+                let restarted = both.and_then(|(it, answer)| self.webrtc.restart(name, it, answer));
+                if let Some(answer) = restarted {
                     answered.set_body(answer);
                 }
             }
@@ -233,10 +235,7 @@ impl Http {
         session: &Session,
     ) -> Result<(TcpStream, SocketAddr), Refusal> {
         let dialled = self.dialer.dial(origin, Listener::Api, &session.ends()).await;
-        dialled.map_err(|error| match error {
-            DialError::Down(why) => Refusal { answer: answer::UNREACHABLE, why },
-            DialError::OutOfResources(why) => Refusal { answer: answer::NO_ROOM, why },
-        })
+        dialled.map_err(Refusal::from)
     }
 
     /// Sends a request with this body to an origin that was reached, and waits for the answer.
@@ -258,11 +257,10 @@ impl Http {
         };
         let asked = whole::ask(socket, &bytes, &request.head.method, &bounds, &session.meter);
         asked.await.map_err(|error| {
-            let why = error.to_string();
             if !matches!(error, NoAnswer::NoRoom) {
-                self.complain(origin, stream, &why);
+                self.complain(origin, stream, &error.to_string());
             }
-            Refusal { answer: error.answer(), why: format!("origin: {why}") }
+            Refusal::from(error)
         })
     }
 }
@@ -312,18 +310,6 @@ impl<'a> Description<'a> {
 fn is_refusal(form: Form, text: &str) -> bool {
     let message = Message::parse(text).ok().filter(|_| form == Form::Json);
     message.and_then(|message| message.code).is_some_and(|code| code != 0)
-}
-
-/// RFC 9725 4.3.3: the descriptions of an ICE restart.
-fn restart<'a>(request: &'a Request, answered: &'a Answered) -> Option<(&'a str, &'a str)> {
-    let offer = str::from_utf8(&request.body).ok().filter(|sdp| has_ice(sdp))?;
-    let answer = answered.text().filter(|sdp| answered.is_success() && has_ice(sdp))?;
-    Some((offer, answer))
-}
-
-/// Whether a description names the side that it is of.
-fn has_ice(sdp: &str) -> bool {
-    sdp.lines().any(|line| line.starts_with("a=ice-ufrag:"))
 }
 
 fn refusal(answer: Answer, why: &dyn Display) -> Refusal {

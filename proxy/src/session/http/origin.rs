@@ -29,6 +29,15 @@ pub(super) struct Refusal {
     pub(super) why: String,
 }
 
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Down(why) => Self { answer: answer::UNREACHABLE, why },
+            DialError::OutOfResources(why) => Self { answer: answer::NO_ROOM, why },
+        }
+    }
+}
+
 /// Whose origin is wanted, and by which of its listeners.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted<'a> {

@@ -183,9 +183,7 @@ impl Http {
         request: Request,
         session: &Session,
     ) -> Result<Answered, Refusal> {
-        let question = self.question(request, self.settings.origin_timeout, session);
-        let asked = question.ask(origin).await;
-        asked.map_err(|why| Refusal { answer: answer::BAD_ANSWER, why: format!("origin: {why}") })
+        self.question(request, self.settings.origin_timeout, session).ask(origin).await
     }
 
     /// Asks the origin that has what is at this path: the one that had it a moment ago, or whoever

@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout_at;
 
 use super::heads::{Client, Hop};
-use super::whole::{self, Answered, Bounds, Request};
+use super::origin::Refusal;
+use super::whole::{self, Answered, Bounds, NoAnswer, Request};
 use crate::origin::{Listener, Origin};
 use crate::plane::Meter;
 use crate::proto::proxy_protocol::Ends;
@@ -32,25 +33,26 @@ pub(super) struct Question {
 
 impl Question {
     /// Asks one origin.
-    pub(super) async fn ask(&self, origin: &Origin) -> Result<Answered, String> {
+    pub(super) async fn ask(&self, origin: &Origin) -> Result<Answered, Refusal> {
         let asked = async {
             let dialled = self.dialer.dial(origin, Listener::Api, &self.ends).await;
-            let (socket, address) = dialled.map_err(|error| error.to_string())?;
+            let (socket, address) = dialled.map_err(Refusal::from)?;
             let Request { head, body, .. } = &self.request;
             let bytes = self.request.to_origin(Kind::Api, body, self.client, &self.hop, address);
             // What the proxy asks of its own accord is no traffic of a client's.
             let meter = Meter::default();
             let asked = whole::ask(socket, &bytes, &head.method, &self.bounds, &meter);
-            asked.await.map_err(|error| error.to_string())
+            asked.await.map_err(Refusal::from)
         };
-        timeout_at(self.bounds.deadline, asked).await.unwrap_or_else(|_| Err("it is late".into()))
+        let asked = timeout_at(self.bounds.deadline, asked).await;
+        asked.unwrap_or_else(|_| Err(NoAnswer::Late.into()))
     }
 
     /// Asks all of these, some at once, until `each` has heard enough. Gives the question back.
     pub(super) async fn ask_all(
         self,
         origins: Vec<Arc<Origin>>,
-        mut each: impl FnMut(&Arc<Origin>, Result<Answered, String>) -> Heard,
+        mut each: impl FnMut(&Arc<Origin>, Result<Answered, Refusal>) -> Heard,
     ) -> Arc<Self> {
         let question = Arc::new(self);
         let mut waiting = origins.into_iter();

@@ -12,9 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::{self, Answer};
+use super::answer;
 use super::client::Connection;
 use super::heads::{self, Encoding};
+use super::origin::Refusal;
 use super::room::{Room, Share};
 use super::{Http, Next};
 use crate::plane::{Leg, Meter};
@@ -323,14 +324,14 @@ async fn more(
     }
 }
 
-impl NoAnswer {
-    /// What the client is told.
-    pub(super) fn answer(&self) -> Answer {
-        match self {
-            Self::Late => answer::TOO_LATE,
-            Self::NoRoom => answer::NO_ROOM_FOR_BODY,
-            Self::Closed | Self::Bad(_) => answer::BAD_ANSWER,
-        }
+impl From<NoAnswer> for Refusal {
+    fn from(error: NoAnswer) -> Self {
+        let answer = match error {
+            NoAnswer::Late => answer::TOO_LATE,
+            NoAnswer::NoRoom => answer::NO_ROOM_FOR_BODY,
+            NoAnswer::Closed | NoAnswer::Bad(_) => answer::BAD_ANSWER,
+        };
+        Self { answer, why: format!("origin: {error}") }
     }
 }
 
