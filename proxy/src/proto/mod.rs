@@ -12,4 +12,5 @@ pub mod proxy_protocol;
 pub mod rtmp;
 pub mod sdp;
 pub mod signalling;
+pub mod srt;
 pub mod stun;

@@ -14,6 +14,7 @@ pub mod http;
 mod record;
 pub mod rtmp;
 mod serve;
+pub mod srt;
 mod table;
 pub mod webrtc;
 

@@ -24,6 +24,7 @@ mod oracle;
 mod proxy_protocol;
 mod signalling;
 mod split;
+mod srt;
 
 /// Random inputs of each target where no fuzzing engine runs.
 const RANDOM: usize = 1000;

@@ -11,6 +11,7 @@ const PURE: &[&str] = &[
     "proxy/src/session/flow",
     "proxy/src/session/http",
     "proxy/src/session/rtmp",
+    "proxy/src/session/srt",
     "proxy/src/session/webrtc",
     "proxy-ebpf/src",
 ];
