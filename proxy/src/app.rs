@@ -23,7 +23,7 @@ use crate::origin::Balancer;
 use crate::pages::Pages;
 use crate::plane::datagram::Train;
 use crate::plane::ebpf_object;
-use crate::session::http::{self, Http, HttpPeers};
+use crate::session::http::{self, Http, HttpApi, HttpPeers};
 use crate::session::rtmp::Rtmp;
 use crate::session::srt::Srt;
 use crate::session::webrtc::Webrtc;
@@ -111,6 +111,7 @@ impl App {
             vhosts,
             tokens: settings::tokens(config)?,
             pages: Arc::new(pages),
+            webrtc: Arc::clone(&webrtc),
             counts,
         };
         let http = Http::new(settings::http(config)?, peers, stop.draining.clone());
@@ -131,6 +132,8 @@ impl App {
         let listeners = self.listeners;
         open(&mut tasks, listeners.rtmp, &self.rtmp, &desk);
         open(&mut tasks, listeners.http, &self.http, &desk);
+        let http_api = Arc::new(HttpApi(Arc::clone(&self.http)));
+        open(&mut tasks, listeners.http_api, &http_api, &desk);
         open_webrtc(&mut tasks, listeners.webrtc_tcp, &self.webrtc, &desk);
         for socket in listeners.webrtc.sockets {
             let (webrtc, stop) = (Arc::clone(&self.webrtc), self.stop.sessions.clone());

@@ -167,9 +167,9 @@ fn a_page_says_in_words_why_nothing_plays() -> Result<()> {
         fails("hls", "stream=nothing&", &["404 Not Found", "nobody publishes this stream"])?;
         // It is there, and something else.
         fails("hls", "url=/style.css&", &["This is no HLS playlist"])?;
-        // The API of WebRTC is not served.
+        // nginx does not take part in WebRTC.
         for page in ["whep", "whip"] {
-            fails(page, "", &["501", "does not serve WebRTC"])?;
+            fails(page, "", &["503", "no origin of this stream"])?;
         }
         fails(
             "flv",
@@ -308,10 +308,10 @@ fn pages_and_streams_share_a_connection() -> Result<()> {
         assert_eq!(proxy.sessions()?.len(), 1, "one connection is one session");
         assert_eq!(origin.count(), 2);
         // What has a body that nobody reads is the last one.
-        client.ask("POST", "/rtc/v1/whip/?app=live&stream=show", "Content-Length: 3\r\n")?;
+        client.ask("POST", "/rtc/v1/nothing/?app=live&stream=show", "Content-Length: 3\r\n")?;
         client.send("v=0")?;
         let refused = client.answer("POST")?;
-        assert_eq!(refused.status(), 501);
+        assert_eq!(refused.status(), 405);
         client.must_be_closed_within(SOON)?;
         Ok(())
     })

@@ -270,6 +270,20 @@ impl Balancer {
         }
     }
 
+    /// The server of this name, if it is alive and has such a listener.
+    pub fn server(&self, server: &str, listener: Listener, now: Instant) -> Option<Arc<Origin>> {
+        let state = self.state.lock();
+        let member = state.registry.get(&ServerName::from(server), now)?;
+        member.origin.offers(listener).then(|| Arc::clone(&member.origin))
+    }
+
+    /// Every server that is alive and has such a listener.
+    pub fn servers(&self, listener: Listener, now: Instant) -> Vec<Arc<Origin>> {
+        let state = self.state.lock();
+        let alive = state.registry.alive(now).map(|member| &member.origin);
+        alive.filter(|origin| origin.offers(listener)).map(Arc::clone).collect()
+    }
+
     /// Every origin that is alive.
     pub fn origins(&self, now: Instant) -> Vec<OriginView> {
         let state = self.state.lock();
@@ -405,6 +419,16 @@ impl Lease {
         if let Some(generation) = self.generation {
             self.state.lock().routes.find(&self.key, generation);
         }
+    }
+
+    /// Another hold on the same route, which says nothing of whether the origin has the stream.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let mut state = self.state.lock();
+        let generation = self.generation.filter(|it| state.routes.rejoin(&self.key, *it));
+        drop(state);
+        let (origin, key) = (Arc::clone(&self.origin), self.key.clone());
+        Self { origin, key, generation, has_found: false, state: Arc::clone(&self.state) }
     }
 
     /// Gives the stream back: the origin does not have it. If nobody has found it there, no route

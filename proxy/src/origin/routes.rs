@@ -75,6 +75,12 @@ impl Routes {
         Some(route.generation)
     }
 
+    /// Adds a user to this very route of a stream. False if the stream has another one by now.
+    pub(super) fn rejoin(&mut self, key: &StreamKey, generation: Generation) -> bool {
+        let is_same = self.table.get(key).is_some_and(|route| route.generation == generation);
+        is_same && self.join(key).is_some()
+    }
+
     /// Gives a stream to a server, in place of what it had, and counts one user. None if the
     /// table is full of routes in use.
     pub(super) fn place(&mut self, key: &StreamKey, server: &ServerName) -> Option<Generation> {

@@ -52,9 +52,7 @@ impl Pages {
     /// The answer to a request of any method but OPTIONS. `Content-Length` is in every head but
     /// that of a 304; the body of an answer to HEAD is empty.
     pub async fn answer(&self, request: &Request<()>) -> Response<Body> {
-        let response = if request.uri().path().starts_with("/rtc/v1/") {
-            refusal(StatusCode::NOT_IMPLEMENTED, "this version of the proxy does not serve WebRTC")
-        } else if is_read(request) {
+        let response = if is_read(request) {
             self.get(request).await
         } else {
             let mut refusal = refusal(StatusCode::METHOD_NOT_ALLOWED, "method not allowed here");

@@ -100,8 +100,6 @@ async fn only_get_and_head_are_answered() {
         assert_eq!(answer.status, 405, "{method}");
         assert_eq!(answer.header(ALLOW), "GET, HEAD, OPTIONS");
     }
-    let whip = ask(&pages, Request::post("/rtc/v1/whip/?app=live&stream=show")).await;
-    assert_eq!(whip.status, 501, "{:?}", whip.body);
     for target in ["/", "/style.css", "/players/flv.html", "/api/v1/versions", "/nothing"] {
         let (get, head) = (get(&pages, target).await, ask(&pages, Request::head(target)).await);
         assert!(head.body.is_empty(), "{target}");

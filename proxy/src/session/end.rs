@@ -24,7 +24,7 @@ pub enum End {
     Answered,
     /// The handshake was not done in time.
     HandshakeTimeout,
-    /// A request's head was not complete in time.
+    /// A request's head, or an offer, was not complete in time.
     HeadTimeout,
     /// Neither publish nor play was said in time.
     CommandTimeout,

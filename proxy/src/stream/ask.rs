@@ -27,7 +27,7 @@ pub enum Ask<'a> {
         /// The request target, in origin or absolute form.
         target: &'a str,
     },
-    /// WHIP and WHEP, whose stream is in the query.
+    /// WHIP and WHEP, whose stream is in the query, or in the path behind the endpoint.
     Rtc {
         /// The `Host` header, with or without a port.
         host: Option<&'a str>,
@@ -86,10 +86,14 @@ impl<'a> Ask<'a> {
                 Ok(Place { host, app: String::new(), stream: path.to_owned() })
             }
             Self::Rtc { host, target } => {
-                let Target { host, query, .. } = Target::new(*host, target);
-                // SRS: app and stream have defaults, the path names the API.
-                let app = value(query, "app").unwrap_or("live");
-                let stream = value(query, "stream").unwrap_or("livestream");
+                let Target { host, path, query } = Target::new(*host, target);
+                // SRS: app and stream have defaults, and only the query names them. Other servers
+                // have them in the path.
+                let (app, stream) = match (value(query, "stream"), behind_endpoint(path)) {
+                    (Some(stream), _) => (value(query, "app").unwrap_or("live"), stream),
+                    (None, "") => (value(query, "app").unwrap_or("live"), "livestream"),
+                    (None, path) => (value(query, "app").unwrap_or_default(), path),
+                };
                 let host = vhost_of(&[query], host);
                 Ok(Place { host, app: app.to_owned(), stream: stream.to_owned() })
             }
@@ -202,6 +206,12 @@ impl<'a> Target<'a> {
         let (path, query) = at_query(target);
         Self { host, path, query }
     }
+}
+
+/// What stands behind `/rtc/v1/whip/` and its like, without slashes around it.
+fn behind_endpoint(path: &str) -> &str {
+    let rest = path.strip_prefix("/rtc/v1/").unwrap_or_default();
+    rest.split_once('/').map_or("", |(_, rest)| rest.trim_matches('/'))
 }
 
 /// SRS: `vhost`, else `domain`, of the first query that has one, else the host. The default

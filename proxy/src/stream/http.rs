@@ -17,11 +17,16 @@ pub enum Kind {
     Media,
     /// Nothing of a stream: the proxy's own pages and files.
     Page,
+    /// An offer of WebRTC, or what becomes of its session.
+    Signalling,
+    /// The HTTP API of the origins.
+    Api,
 }
 
 impl Kind {
     /// Every kind, in the order in which they are counted.
-    pub const ALL: [Self; 4] = [Self::Live, Self::Playlist, Self::Media, Self::Page];
+    pub const ALL: [Self; 6] =
+        [Self::Live, Self::Playlist, Self::Media, Self::Page, Self::Signalling, Self::Api];
 
     /// The word used in logs, metrics and the API.
     pub const fn as_str(self) -> &'static str {
@@ -30,6 +35,8 @@ impl Kind {
             Self::Playlist => "playlist",
             Self::Media => "media",
             Self::Page => "page",
+            Self::Signalling => "signalling",
+            Self::Api => "api",
         }
     }
 

@@ -9,5 +9,5 @@ mod vhosts;
 pub use ask::Ask;
 pub use http::{Candidates, Kind};
 pub use key::{BadStream, StreamKey};
-pub use token::{BadToken, Claim, Tokens};
+pub use token::{BadToken, Claim, SessionClaim, Tokens};
 pub use vhosts::Vhosts;

@@ -1,4 +1,4 @@
-//! The token that brings a request back to where its playlist came from.
+//! The token that brings a request back to where its playlist, or its session, came from.
 //!
 //! It says the stream and the origin, signed, so that any proxy with the same secret can route a
 //! segment without having seen its playlist.
@@ -46,33 +46,61 @@ impl Tokens {
     /// A token, at most 1050 characters of `A-Z a-z 0-9 - _`. Servers of more than 256 bytes
     /// have none that could be read.
     pub fn issue(&self, key: &StreamKey, server: &str) -> String {
-        let length = u16::try_from(server.len()).unwrap_or(u16::MAX).to_be_bytes();
         let mut token = vec![VERSION];
-        token.extend_from_slice(&length);
-        token.extend_from_slice(server.as_bytes());
+        push(&mut token, server);
         token.extend_from_slice(key.as_str().as_bytes());
-        let signature = self.mac.clone().chain_update(&token).finalize().into_bytes();
-        token.extend(signature.into_iter().take(SIGNATURE));
+        self.signed(token, &[])
+    }
+
+    /// A token of a session that opens this target alone. Sessions whose names have more than 600
+    /// bytes have none that could be read.
+    pub fn issue_session(&self, claim: &SessionClaim, target: &str) -> String {
+        let mut token = vec![SESSION_VERSION];
+        push(&mut token, &claim.server);
+        push(&mut token, &claim.name);
+        token.extend_from_slice(claim.key.as_str().as_bytes());
+        self.signed(token, &opened(target))
+    }
+
+    /// The token with its signature, which is of what stands behind it as well.
+    fn signed(&self, mut token: Vec<u8>, behind: &[u8]) -> String {
+        let mac = self.mac.clone().chain_update(&token).chain_update(behind);
+        token.extend(mac.finalize().into_bytes().into_iter().take(SIGNATURE));
         URL_SAFE_NO_PAD.encode(token)
     }
 
     /// What a token of this secret says.
     pub fn read(&self, token: &str) -> Result<Claim, BadToken> {
+        let signed = self.verified(token, VERSION, &[])?;
+        let (server, key) = split(&signed, MAX_SERVER).ok_or(BadToken::Malformed)?;
+        Ok(Claim { key: key_of(key)?, server: server.to_owned() })
+    }
+
+    /// What a token of a session says, if it opens this target.
+    pub fn read_session(&self, token: &str, target: &str) -> Result<SessionClaim, BadToken> {
+        let signed = self.verified(token, SESSION_VERSION, &opened(target))?;
+        let (server, rest) = split(&signed, MAX_SERVER).ok_or(BadToken::Malformed)?;
+        let (name, key) = split(rest, MAX_NAME).ok_or(BadToken::Malformed)?;
+        Ok(SessionClaim { key: key_of(key)?, server: server.to_owned(), name: name.to_owned() })
+    }
+
+    /// What a token of this version says, signed with what stands behind it.
+    fn verified(&self, token: &str, version: u8, behind: &[u8]) -> Result<Vec<u8>, BadToken> {
         if token.len() > MAX_TOKEN {
             return Err(BadToken::Malformed);
         }
         let token = URL_SAFE_NO_PAD.decode(token).map_err(|_| BadToken::Malformed)?;
         match token.first() {
-            Some(&VERSION) => {}
+            Some(&it) if it == version => {}
             Some(_) => return Err(BadToken::Version),
             None => return Err(BadToken::Malformed),
         }
         let (signed, signature) =
             token.split_last_chunk::<SIGNATURE>().ok_or(BadToken::Malformed)?;
-        let mac = self.mac.clone().chain_update(signed);
+        let mac = self.mac.clone().chain_update(signed).chain_update(behind);
         // Compares in constant time.
         mac.verify_truncated_left(signature).map_err(|_| BadToken::Forged)?;
-        claim(signed).ok_or(BadToken::Malformed)
+        Ok(signed.get(1..).unwrap_or_default().to_vec())
     }
 }
 
@@ -91,6 +119,17 @@ pub struct Claim {
     pub server: String,
 }
 
+/// Where a request about a session of WebRTC belongs, by its token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionClaim {
+    /// The stream that is published or played.
+    pub key: StreamKey,
+    /// The server id of the origin.
+    pub server: String,
+    /// The session's name: the ICE user names of answer and offer with a colon between them.
+    pub name: String,
+}
+
 /// Why a token is not believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadToken {
@@ -107,24 +146,47 @@ pub enum BadToken {
 
 const VERSION: u8 = 1;
 
+/// Of tokens of sessions.
+const SESSION_VERSION: u8 = 2;
+
 /// Bytes of the signature.
 const SIGNATURE: usize = 16;
 
 /// Longest server name, in bytes.
 const MAX_SERVER: usize = 256;
 
-/// Longest token, in characters.
-const MAX_TOKEN: usize = (3 + MAX_SERVER + StreamKey::MAX_BYTES + SIGNATURE).div_ceil(3) * 4;
+/// Longest name of a session, in bytes: two ICE user names of 256 (RFC 8839 5.4), and more.
+const MAX_NAME: usize = 600;
 
-/// Of bytes whose signature was right.
-fn claim(signed: &[u8]) -> Option<Claim> {
-    let ([_, length @ ..], rest) = signed.split_first_chunk::<3>()?;
-    let (server, key) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-    if server.len() > MAX_SERVER {
-        return None;
-    }
-    let key = StreamKey::of_claim(str::from_utf8(key).ok()?)?;
-    Some(Claim { key, server: str::from_utf8(server).ok()?.to_owned() })
+/// Longest token, in characters.
+const MAX_TOKEN: usize =
+    (5 + MAX_SERVER + MAX_NAME + StreamKey::MAX_BYTES + SIGNATURE).div_ceil(3) * 4;
+
+/// Appends a name behind its length.
+fn push(token: &mut Vec<u8>, name: &str) {
+    let length = u16::try_from(name.len()).unwrap_or(u16::MAX);
+    token.extend_from_slice(&length.to_be_bytes());
+    token.extend_from_slice(name.as_bytes());
+}
+
+/// A name of so many bytes at most, and what stands behind it.
+fn split(signed: &[u8], max: usize) -> Option<(&str, &[u8])> {
+    let (length, rest) = signed.split_first_chunk::<2>()?;
+    let length = usize::from(u16::from_be_bytes(*length));
+    let (name, rest) = rest.split_at_checked(length).filter(|_| length <= max)?;
+    Some((str::from_utf8(name).ok()?, rest))
+}
+
+fn key_of(text: &[u8]) -> Result<StreamKey, BadToken> {
+    let key = str::from_utf8(text).ok().and_then(StreamKey::of_claim);
+    key.ok_or(BadToken::Malformed)
+}
+
+/// A target as it is signed. Its length at the end tells where it begins, so that no other token and
+/// target have the same bytes together.
+fn opened(target: &str) -> Vec<u8> {
+    let length = (target.len() as u64).to_be_bytes();
+    [target.as_bytes(), &length].concat()
 }
 
 #[cfg(test)]
@@ -193,6 +255,41 @@ mod tests {
         assert_eq!(tokens.read(&"A".repeat(1 << 20)), Err(BadToken::Malformed));
         assert_eq!(tokens.read(""), Err(BadToken::Malformed));
         assert_eq!(tokens.read("AQ"), Err(BadToken::Malformed));
+    }
+
+    fn session(name: &str) -> SessionClaim {
+        SessionClaim { key: key("/live/show"), server: "vid-1".into(), name: name.into() }
+    }
+
+    #[test]
+    fn a_session_s_token_opens_its_own_target_alone() {
+        let (tokens, claim) = (Tokens::new(b"secret"), session("abcd:efgh"));
+        let target = "/rtc/v1/whip/?action=delete&session=abcd:efgh";
+        let token = tokens.issue_session(&claim, target);
+        assert_eq!(tokens.read_session(&token, target), Ok(claim.clone()));
+        for other in ["", "/", "/rtc/v1/whip/", &format!("{target}&"), &target[1..]] {
+            let read = tokens.read_session(&token, other);
+            assert_eq!(read, Err(BadToken::Forged), "{other}");
+        }
+        assert_eq!(tokens.read(&token), Err(BadToken::Version), "it lists nothing");
+        let listed = tokens.issue(&claim.key, &claim.server);
+        assert_eq!(tokens.read_session(&listed, target), Err(BadToken::Version));
+        let foreign = Tokens::new(b"other").issue_session(&claim, target);
+        assert_eq!(tokens.read_session(&foreign, target), Err(BadToken::Forged));
+        let mut longer = decoded(&token);
+        longer.splice(longer.len() - SIGNATURE..longer.len() - SIGNATURE, *b"/rtc");
+        let shifted = tokens.read_session(&URL_SAFE_NO_PAD.encode(longer), &target[4..]);
+        assert_eq!(shifted, Err(BadToken::Forged), "the key ends where it ended");
+    }
+
+    #[test]
+    fn what_a_session_s_token_may_say_is_bounded() {
+        let tokens = Tokens::new(b"secret");
+        let longest = session(&"n".repeat(MAX_NAME));
+        let token = tokens.issue_session(&longest, "/");
+        assert_eq!(tokens.read_session(&token, "/"), Ok(longest));
+        let token = tokens.issue_session(&session(&"n".repeat(MAX_NAME + 1)), "/");
+        assert_eq!(tokens.read_session(&token, "/"), Err(BadToken::Malformed));
     }
 
     #[test]

@@ -97,8 +97,8 @@ impl Origin {
     }
 }
 
-/// Registers an origin of HTTP with a proxy under this name. It has no RTMP, which an origin must
-/// offer.
+/// Registers an origin of HTTP, which also is its API, with a proxy under this name. It has no RTMP,
+/// which an origin must offer.
 pub fn register(origin: SocketAddr, proxy: SocketAddr, name: &str) -> Result<()> {
     let body = json!({
         "ip": origin.ip(),
@@ -107,6 +107,7 @@ pub fn register(origin: SocketAddr, proxy: SocketAddr, name: &str) -> Result<()>
         "pid": "1",
         "rtmp": [origin.port().to_string()],
         "http": [origin.port().to_string()],
+        "api": [origin.port().to_string()],
     });
     let answer = http::post(proxy, "/api/v1/srs/register", &body.to_string())?;
     ensure!(answer.status == 200, "{name}: {} {}", answer.status, answer.body);

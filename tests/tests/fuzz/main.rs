@@ -22,6 +22,7 @@ mod manifests;
 mod names;
 mod oracle;
 mod proxy_protocol;
+mod signalling;
 mod split;
 mod srt;
 

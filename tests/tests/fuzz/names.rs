@@ -108,6 +108,22 @@ fn token() {
     });
 }
 
+/// The input is the token and the target, in two lines. The secret is `secret`.
+#[test]
+fn session_token() {
+    check!().with_iterations(RANDOM).for_each(|input: &[u8]| {
+        let text = String::from_utf8_lossy(input);
+        let (token, target) = text.split_once('\n').unwrap_or((&text, "/"));
+        let tokens = Tokens::new(b"secret");
+        let Ok(claim) = tokens.read_session(token, target) else { return };
+        assert_eq!(tokens.issue_session(&claim, target), token, "another spelling of a token");
+        assert!(claim.server.len() <= 256 && claim.name.len() <= 600, "{claim:?}");
+        assert!(tokens.read_session(token, &format!("{target}/")).is_err(), "opens another");
+        assert!(tokens.read(token).is_err(), "lists something");
+        assert!(Tokens::new(b"other").read_session(token, target).is_err(), "any secret");
+    });
+}
+
 #[test]
 fn a_registration_cut_anywhere_registers_nothing() {
     for (name, body) in corpus::of("names__registration_body") {

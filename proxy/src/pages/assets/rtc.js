@@ -15,23 +15,27 @@ export async function connect(connection, { url, signal, fail, rate }) {
   });
   await connection.setLocalDescription();
   await gathered(connection);
+  if (signal.aborted) return;
+  // Not aborted with the rest: only the answer tells how a session that has begun is ended.
   const response = await fetch(url, {
     method: "POST",
     headers: { "Content-Type": "application/sdp" },
     body: connection.localDescription.sdp,
-    signal,
   });
+  const resource = response.ok && response.headers.get("Location");
+  const end = () => resource && remove(new URL(resource, response.url));
+  signal.addEventListener("abort", end);
+  if (signal.aborted) return end();
   const answer = await response.text();
-  const resource = response.headers.get("Location");
-  if (resource) signal.addEventListener("abort", () => remove(new URL(resource, response.url)));
+  if (signal.aborted) return;
   if (!response.ok || !answer.startsWith("v=0")) {
-    throw new Error(`The server says ${response.status} ${response.statusText}: ${words(answer)}`);
+    throw new Error(`The server says ${response.status} ${response.statusText}: ${words(answer)}`.trim());
   }
   await connection.setRemoteDescription({ type: "answer", sdp: answer });
   measure(connection, signal, rate);
 }
 
-/// What a refusal says: the `error` of the proxy's, or all of another server's.
+/// What a refusal says: its `error`, if it is in JSON that has one, or all of it.
 function words(answer) {
   try {
     return JSON.parse(answer).error ?? answer.slice(0, 500);

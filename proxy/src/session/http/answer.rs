@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use http::StatusCode;
 
 use super::heads::{connection, cross_origin, sign};
+use super::signal::Endpoint;
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
 
 /// What is answered, unless a page is.
@@ -12,10 +13,12 @@ use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     text: &'static str,
+    /// What is served instead of another method.
+    allow: Option<&'static str>,
 }
 
 const fn answer(status: StatusCode, text: &'static str) -> Answer {
-    Answer { status, text }
+    Answer { status, text, allow: None }
 }
 
 pub(super) const TOO_SLOW: Answer =
@@ -23,16 +26,36 @@ pub(super) const TOO_SLOW: Answer =
 pub(super) const BAD_STREAM: Answer = answer(StatusCode::BAD_REQUEST, "the URL names no stream");
 pub(super) const BAD_BODY: Answer =
     answer(StatusCode::BAD_REQUEST, "the request's body is malformed");
-pub(super) const BAD_METHOD: Answer =
-    answer(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here");
+pub(super) const BAD_METHOD: Answer = Answer {
+    allow: Some(METHODS),
+    ..answer(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here")
+};
+pub(super) const BAD_SIGNAL: Answer = Answer {
+    allow: Some(SIGNALLING_METHODS),
+    ..answer(StatusCode::METHOD_NOT_ALLOWED, "sessions begin by POST and end by DELETE")
+};
 pub(super) const NO_ORIGIN: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream over HTTP");
+pub(super) const NO_API: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "no origin of this stream has an HTTP API");
 pub(super) const NO_ROOM: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another stream");
 pub(super) const TOO_EARLY: Answer =
     answer(StatusCode::BAD_REQUEST, "too many requests ahead of a live stream's end");
 pub(super) const TOO_MANY_PLAYLISTS: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another playlist");
+pub(super) const TOO_LARGE: Answer =
+    answer(StatusCode::PAYLOAD_TOO_LARGE, "the request's body has more than 256 KiB");
+pub(super) const NO_ROOM_FOR_BODY: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another request");
+pub(super) const NOT_AN_OFFER: Answer =
+    answer(StatusCode::BAD_REQUEST, "the request has no session description as UTF-8");
+pub(super) const NO_ICE: Answer =
+    answer(StatusCode::BAD_REQUEST, "the session description has no ice-ufrag and ice-pwd");
+pub(super) const NO_SESSION: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another session");
+pub(super) const GONE: Answer =
+    answer(StatusCode::NOT_FOUND, "the session's origin is not there any more");
 pub(super) const IN_CIRCLES: Answer =
     answer(StatusCode::LOOP_DETECTED, "the request has been here before");
 pub(super) const UNREACHABLE: Answer =
@@ -46,8 +69,8 @@ impl Answer {
     /// The answer to this request, as bytes.
     pub(super) fn to(self, request: &RequestHead, stays_open: bool, now: SystemTime) -> Vec<u8> {
         let mut headers = Headers::default();
-        if self == BAD_METHOD {
-            headers.push("Allow", METHODS);
+        if let Some(methods) = self.allow {
+            headers.push("Allow", methods);
         }
         let is_head = request.method == "HEAD";
         write(self.status, headers, self.text, is_head, request.version, stays_open, now)
@@ -66,11 +89,19 @@ pub(super) fn bad_request(why: &str, now: SystemTime) -> Vec<u8> {
 
 const METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
+const SIGNALLING_METHODS: &str = "POST, PATCH, DELETE, OPTIONS";
+
 /// The answer to a page of another host that asks what it may do (WHATWG Fetch 3.2.2): as by the
 /// existing proxy, anything. `*` does not stand for `Authorization`.
 pub(super) fn preflight(request: &RequestHead, stays_open: bool, now: SystemTime) -> Vec<u8> {
     let mut headers = Headers::default();
-    headers.push("Allow", METHODS);
+    if Endpoint::of(request).is_some() {
+        headers.push("Allow", SIGNALLING_METHODS);
+        // RFC 9725 4.2
+        headers.push("Accept-Post", "application/sdp");
+    } else {
+        headers.push("Allow", METHODS);
+    }
     headers.push("Access-Control-Allow-Methods", "*");
     headers.push("Access-Control-Allow-Headers", "*, Authorization");
     headers.push("Access-Control-Max-Age", "86400");

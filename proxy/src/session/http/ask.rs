@@ -9,7 +9,7 @@ use super::answer;
 use super::attempt::{Attempt, Outcome};
 use super::client::Connection;
 use super::exchange::{Exchange, Fault, Token};
-use super::origin::{Reached, Unreached};
+use super::origin::{Reached, Refusal};
 use super::request::Request;
 use super::{Http, Next, heads};
 use crate::plane::{Outbox, StreamPair};
@@ -28,15 +28,15 @@ impl Http {
             progress.stream = Some(request.stream.clone());
         });
         let head = &request.head;
-        if head.headers.list("Via").any(|by| by.ends_with(&self.settings.hop.pseudonym)) {
+        if self.is_in_circles(head) {
             return self.refuse(client, answer::IN_CIRCLES, head, request.kind, session).await;
         }
         let deadline = Instant::now() + self.settings.setup_timeout;
         let mut may_be_used = request.can_be_repeated() && request.kind != Kind::Live;
         loop {
-            let reached = match self.reach(&request, session, may_be_used, deadline).await {
+            let reached = match self.reach(request.wanted(), session, may_be_used, deadline).await {
                 Ok(reached) => reached,
-                Err(Unreached { answer, why }) => {
+                Err(Refusal { answer, why }) => {
                     session.note(|progress| progress.why = Some(why));
                     return self.refuse(client, answer, head, request.kind, session).await;
                 }
@@ -68,7 +68,7 @@ impl Http {
             server: origin.server().clone(),
             host: heads::asked_by(head, session.client.ip(), &hop.trusted),
         };
-        let mut machine = Exchange::new(request, about, token, self.playlists.share());
+        let mut machine = Exchange::new(request, about, token, self.held.share());
         let body = match machine.begin(std::mem::take(&mut client.buffer)) {
             Ok(body) => body,
             Err(fault) => {
@@ -131,8 +131,13 @@ impl Http {
         Ok(Next::Over(end))
     }
 
+    /// Whether a request has passed this proxy before.
+    pub(super) fn is_in_circles(&self, head: &RequestHead) -> bool {
+        head.headers.list("Via").any(|by| by.ends_with(&self.settings.hop.pseudonym))
+    }
+
     /// What heads depend on.
-    fn about(&self, head: &RequestHead, session: &Session) -> heads::Client {
+    pub(super) fn about(&self, head: &RequestHead, session: &Session) -> heads::Client {
         heads::Client {
             address: session.client,
             version: head.version,

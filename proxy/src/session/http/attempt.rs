@@ -9,12 +9,12 @@ use super::Http;
 use super::answer::{self, Answer};
 use super::exchange::{Exchange, Fault, Reuse, Turn};
 use super::request::{Request, has_no_body};
-use crate::origin::Lease;
+use crate::origin::{Lease, Origin};
 use crate::plane::relay::filter::Filter;
 use crate::plane::relay::stream::{Exit, carry};
 use crate::plane::{Closed, Flow, Leg, StreamPair, StreamPlane};
 use crate::session::{End, Live, Session};
-use crate::stream::Kind;
+use crate::stream::{Kind, StreamKey};
 
 /// Why bytes do not move by the fastest way while the end of an answer is looked for.
 const WATCHED: &str = "the end of the answer is watched for, so that another request may follow";
@@ -169,8 +169,15 @@ impl Attempt<'_> {
     /// Tells the operator of an origin that takes connections and gives no valid answers.
     fn complain(&self, why: &str) {
         self.session().note(|progress| progress.why = Some(format!("origin: {why}")));
-        if let Some(unsaid) = self.http.bad_answers.say(Clock::now()) {
-            let (origin, stream) = (&**self.lease.origin().name(), &self.request.stream);
+        self.http.complain(self.lease.origin(), &self.request.stream, why);
+    }
+}
+
+impl Http {
+    /// Warns of an origin, once in a while.
+    pub(super) fn complain(&self, origin: &Origin, stream: &StreamKey, why: &str) {
+        if let Some(unsaid) = self.bad_answers.say(Clock::now()) {
+            let origin = &**origin.name();
             warn!(origin, %stream, why, unsaid, "origin gave no valid answer");
         }
     }

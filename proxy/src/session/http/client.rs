@@ -97,7 +97,7 @@ impl Connection {
     }
 
     /// Reads what is there into the buffer. Nothing is allocated before something is.
-    async fn read(&mut self) -> io::Result<usize> {
+    pub(super) async fn read(&mut self) -> io::Result<usize> {
         let Self { socket, buffer } = self;
         // Polled as the relay does: a read that empties the socket is known to have done so, and
         // the relay need not ask again.

@@ -486,10 +486,7 @@ impl Token {
         };
         let Some(rewritten) = rewritten else { return Ok(body) };
         headers.remove("Content-Encoding");
-        // They are those of the original.
-        for digest in ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"] {
-            headers.remove(digest);
-        }
+        heads::without_digests(headers);
         headers.remove("Accept-Ranges");
         // RFC 9110 8.8.1: the same playlist for all who play it, and no longer the same bytes.
         if let Some(tag) = headers.text("ETag").filter(|tag| tag.starts_with('"')) {

@@ -88,7 +88,7 @@ impl<'a> Both<'a> {
                 let closes = pieces & 0x80 != 0;
                 Some((Self { request, client: &asked[used..], origin, closes }, pieces.into()))
             }
-            Asked::Page(_) | Asked::Unclear(..) => None,
+            Asked::Page(_) | Asked::Session(_) | Asked::Unclear(..) => None,
         }
     }
 

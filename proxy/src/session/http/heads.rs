@@ -55,6 +55,11 @@ pub(super) fn for_origin(
         }
         // The connection is of use for nothing else behind it.
         Kind::Live => head.headers.push("Connection", "close"),
+        // Both at once.
+        Kind::Signalling | Kind::Api => {
+            head.headers.set("Accept-Encoding", "identity");
+            head.headers.push("Connection", "close");
+        }
         Kind::Media | Kind::Page => {}
     }
     forwarded(&mut head.headers, client, &hop.trusted);
@@ -232,12 +237,27 @@ pub(super) fn connection(headers: &mut Headers, version: Version, stays_open: bo
     }
 }
 
+/// What tells of the bytes of a body that is another one now.
+pub(super) fn without_digests(headers: &mut Headers) {
+    for digest in ["Content-MD5", "Digest", "Content-Digest", "Repr-Digest"] {
+        headers.remove(digest);
+    }
+}
+
 /// Pages of any host may play, as from the existing proxy; an origin that has its own rules
 /// keeps them.
 pub(super) fn cross_origin(headers: &mut Headers) {
     if !headers.has("Access-Control-Allow-Origin") {
         headers.push("Access-Control-Allow-Origin", "*");
         headers.push("Access-Control-Expose-Headers", "*");
+    }
+}
+
+/// Pages of other hosts may read what signalling tells in headers, also from an origin that lets
+/// them ask and does not say so.
+pub(super) fn exposed(headers: &mut Headers) {
+    if !headers.has("Access-Control-Expose-Headers") {
+        headers.push("Access-Control-Expose-Headers", "*, Location, ETag, Link, Retry-After");
     }
 }
 

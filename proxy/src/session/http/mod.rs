@@ -3,7 +3,9 @@
 //! [`request`] understands what is asked for; [`exchange`] is the machine of one request at one
 //! origin, and [`heads`] what is changed on the way. The drivers do what they say: [`client`] reads
 //! heads, [`origin`] finds somebody to ask, [`pool`] keeps connections for the next request, and
-//! this file goes from one to the other.
+//! this file goes from one to the other. What is changed inside, the descriptions of WebRTC, is
+//! held [`whole`]: [`negotiate`] takes them to an origin and back. [`origin_api`] leads to the API
+//! of the right origin.
 
 mod answer;
 mod ask;
@@ -14,12 +16,17 @@ mod exchange;
 #[cfg(test)]
 mod fuzz;
 mod heads;
+mod negotiate;
 mod origin;
+mod origin_api;
 mod pool;
 mod request;
 mod room;
+mod signal;
+mod survey;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 use std::io;
 use std::sync::Arc;
@@ -37,7 +44,9 @@ pub use self::heads::Hop;
 use self::pool::Pool;
 use self::request::{Asked, Request, Whence, has_no_body};
 use self::room::Room;
+use self::survey::Known;
 use super::close::close;
+use super::webrtc::Webrtc;
 use crate::origin::Balancer;
 use crate::pages::{Body, Pages};
 use crate::plane::Patience;
@@ -46,8 +55,8 @@ use crate::session::{Dialer, End, Live, Progress, Protocol, Serve, Session};
 use crate::stream::{Kind, Tokens, Vhosts};
 use crate::telemetry::Seldom;
 
-/// Bytes of playlists that all sessions together may hold.
-const PLAYLISTS: usize = 256 * 1024 * 1024;
+/// Bytes of bodies that all sessions together may hold.
+const HELD: usize = 256 * 1024 * 1024;
 
 /// Deadlines and limits of HTTP.
 #[derive(Clone, Debug)]
@@ -80,6 +89,8 @@ pub struct HttpPeers {
     pub tokens: Tokens,
     /// What is no stream.
     pub pages: Arc<Pages>,
+    /// Where the media of signalled sessions goes.
+    pub webrtc: Arc<Webrtc>,
     /// What is counted.
     pub counts: Arc<Counts>,
 }
@@ -93,8 +104,11 @@ pub struct Http {
     tokens: Arc<Tokens>,
     pages: Arc<Pages>,
     counts: Arc<Counts>,
+    webrtc: Arc<Webrtc>,
     pool: Pool,
-    playlists: Room,
+    held: Room,
+    /// Where streams and clients of the origins' API were found.
+    known: Known,
     draining: CancellationToken,
     /// Warnings of a host without resources, and of origins that answer badly.
     exhausted: Seldom,
@@ -113,6 +127,57 @@ impl Serve for Http {
     const PROTOCOL: Protocol = Protocol::Http;
 
     async fn run(&self, client: TcpStream, live: &Live) -> End {
+        self.serve(client, Door::Streams, live).await
+    }
+}
+
+/// The same, for clients that come to the listener of the API.
+pub struct HttpApi(pub Arc<Http>);
+
+impl Serve for HttpApi {
+    const PROTOCOL: Protocol = Protocol::Http;
+
+    async fn run(&self, client: TcpStream, live: &Live) -> End {
+        self.0.serve(client, Door::Api, live).await
+    }
+}
+
+/// Where a client has come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// Where streams are played.
+    Streams,
+    /// Where the origins' API is served as well.
+    Api,
+}
+
+impl Http {
+    /// Sessions that take no new request once `draining` is cancelled.
+    pub fn new(settings: HttpSettings, peers: HttpPeers, draining: CancellationToken) -> Arc<Self> {
+        let HttpPeers { balancer, dialer, vhosts, tokens, pages, webrtc, counts } = peers;
+        // A header in front of a connection tells of one client: it cannot serve the next one.
+        let per_origin = if dialer.announce.is_some() { 0 } else { settings.idle_connections };
+        let pool = Pool::new(per_origin);
+        Arc::new(Self {
+            settings,
+            balancer,
+            dialer,
+            vhosts,
+            tokens: Arc::new(tokens),
+            pages,
+            counts,
+            webrtc,
+            pool,
+            held: Room::new(HELD),
+            known: Known::default(),
+            draining,
+            exhausted: Seldom::default(),
+            bad_answers: Seldom::default(),
+        })
+    }
+
+    /// Serves a client to its last request.
+    async fn serve(&self, client: TcpStream, door: Door, live: &Live) -> End {
         let mut client = Connection::new(client);
         let HttpSettings { head_timeout: head, keepalive_timeout, .. } = self.settings;
         let mut patience = HeadPatience { first_byte: head, head };
@@ -124,7 +189,7 @@ impl Serve for Http {
             };
             // Kept off the session's own future: it is large, and gone between two requests.
             let next = match head {
-                Ok(head) => Box::pin(self.answer(client, head, live)).await,
+                Ok(head) => Box::pin(self.answer(client, head, door, live)).await,
                 Err(why) => Next::Over(Box::pin(self.give_up(client, why, live.session())).await),
             };
             match next {
@@ -137,30 +202,6 @@ impl Serve for Http {
             }
             patience.first_byte = keepalive_timeout;
         }
-    }
-}
-
-impl Http {
-    /// Sessions that take no new request once `draining` is cancelled.
-    pub fn new(settings: HttpSettings, peers: HttpPeers, draining: CancellationToken) -> Arc<Self> {
-        let HttpPeers { balancer, dialer, vhosts, tokens, pages, counts } = peers;
-        // A header in front of a connection tells of one client: it cannot serve the next one.
-        let per_origin = if dialer.announce.is_some() { 0 } else { settings.idle_connections };
-        let pool = Pool::new(per_origin);
-        Arc::new(Self {
-            settings,
-            balancer,
-            dialer,
-            vhosts,
-            tokens: Arc::new(tokens),
-            pages,
-            counts,
-            pool,
-            playlists: Room::new(PLAYLISTS),
-            draining,
-            exhausted: Seldom::default(),
-            bad_answers: Seldom::default(),
-        })
     }
 
     /// Closes connections to origins that nobody needs. To be called every few seconds.
@@ -195,7 +236,7 @@ impl Http {
     }
 
     /// Answers one request.
-    async fn answer(&self, client: Connection, head: RequestHead, live: &Live) -> Next {
+    async fn answer(&self, client: Connection, head: RequestHead, door: Door, live: &Live) -> Next {
         let session = live.session();
         let HttpSettings { hop, .. } = &self.settings;
         let forwarded_for = heads::on_behalf_of(&head.headers, session.client.ip(), &hop.trusted);
@@ -219,10 +260,15 @@ impl Http {
                 .say(client, &answer::preflight(&head, stays, SystemTime::now()), stays, session)
                 .await;
         }
-        if !matches!(method, "GET" | "HEAD" | "POST" | "PUT") {
-            return self.refuse(client, answer::BAD_METHOD, &head, Kind::Page, session).await;
-        }
+        let is_of_streams = matches!(method, "GET" | "HEAD" | "POST" | "PUT");
         match Request::understand(head, &self.tokens, &self.vhosts, &self.balancer) {
+            Asked::Session(signal) => self.signal(client, signal, session).await,
+            Asked::Page(head) if door == Door::Api && origin_api::is_asked(&head) => {
+                self.origin_api(client, head, session).await
+            }
+            Asked::Stream(Request { head, .. }) | Asked::Page(head) if !is_of_streams => {
+                self.refuse(client, answer::BAD_METHOD, &head, Kind::Page, session).await
+            }
             Asked::Stream(request) => match self.file(&request).await {
                 Some(file) => self.show(client, &request.head, file, session).await,
                 None => self.ask(client, request, live).await,

@@ -8,9 +8,9 @@ use tracing::warn;
 
 use super::Http;
 use super::answer::{self, Answer};
-use super::request::{Request, Whence};
 use crate::origin::{Lease, Listener, NoOrigin, ServerName};
 use crate::session::{DialError, Session};
+use crate::stream::StreamKey;
 
 /// An origin that can be asked.
 pub(super) struct Reached {
@@ -22,32 +22,51 @@ pub(super) struct Reached {
     pub(super) lease: Lease,
 }
 
-/// Why no origin can be asked, for the client and for the log.
-pub(super) struct Unreached {
+/// What the client is told instead of an origin's answer, and why, for the log.
+#[derive(Debug)]
+pub(super) struct Refusal {
     pub(super) answer: Answer,
     pub(super) why: String,
 }
 
+impl From<DialError> for Refusal {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::Down(why) => Self { answer: answer::UNREACHABLE, why },
+            DialError::OutOfResources(why) => Self { answer: answer::NO_ROOM, why },
+        }
+    }
+}
+
+/// Whose origin is wanted, and by which of its listeners.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) stream: &'a StreamKey,
+    /// This server rather than the stream's.
+    pub(super) server: Option<&'a str>,
+    pub(super) listener: Listener,
+}
+
 impl Http {
-    /// Tries the stream's origins until one accepts, or `deadline`. One that was `tried` in vain is
-    /// not tried again.
+    /// Tries the stream's origins until one accepts, or `deadline`. One that was tried in vain is
+    /// not tried again. Only connections of the listener of streams wait to be used again.
     pub(super) async fn reach(
         &self,
-        request: &Request,
+        wanted: Wanted<'_>,
         session: &Session,
         may_be_used: bool,
         deadline: Instant,
-    ) -> Result<Reached, Unreached> {
+    ) -> Result<Reached, Refusal> {
         let mut tried = Vec::new();
         loop {
-            let lease = self.pick(request, &tried)?;
+            let lease = self.pick(wanted, &tried)?;
             let origin = lease.origin();
             let now = Instant::now().into_std();
             if may_be_used && let Some((socket, address)) = self.pool.take(origin, now) {
                 return Ok(Reached { socket, address, is_used: true, lease });
             }
             let ends = session.ends();
-            let dialled = self.dialer.dial(origin, Listener::Http, &ends);
+            let dialled = self.dialer.dial(origin, wanted.listener, &ends);
             match timeout_at(deadline, dialled).await {
                 Ok(Ok((socket, address))) => {
                     self.balancer.reached(&lease);
@@ -62,10 +81,10 @@ impl Http {
                         let error = &why;
                         warn!(error, unsaid, "this host has no resources left for new sessions");
                     }
-                    return Err(Unreached { answer: answer::NO_ROOM, why });
+                    return Err(Refusal { answer: answer::NO_ROOM, why });
                 }
                 Err(_) => {
-                    return Err(Unreached {
+                    return Err(Refusal {
                         answer: answer::TOO_LATE,
                         why: "no origin was reached in time".into(),
                     });
@@ -75,26 +94,23 @@ impl Http {
     }
 
     /// The server that has listed the URI, if it is still there; else the stream's origin.
-    fn pick(&self, request: &Request, tried: &[ServerName]) -> Result<Lease, Unreached> {
+    fn pick(&self, wanted: Wanted<'_>, tried: &[ServerName]) -> Result<Lease, Refusal> {
         let now = Instant::now().into_std();
-        let stream = &request.stream;
-        let listed = match &request.whence {
-            Whence::Listed(server) => {
-                self.balancer.pick_at(stream, server, Listener::Http, tried, now)
-            }
-            Whence::Routed | Whence::Guessed => None,
-        };
+        let Wanted { stream, server, listener } = wanted;
+        let listed =
+            server.and_then(|server| self.balancer.pick_at(stream, server, listener, tried, now));
         let picked = match listed {
             Some(lease) => Ok(lease),
-            None => self.balancer.pick(stream, Listener::Http, tried, now),
+            None => self.balancer.pick(stream, listener, tried, now),
         };
         picked.map_err(|error| {
             let answer = match error {
                 NoOrigin::TooManyStreams => answer::NO_ROOM,
                 _ if !tried.is_empty() => answer::UNREACHABLE,
+                _ if listener == Listener::Api => answer::NO_API,
                 _ => answer::NO_ORIGIN,
             };
-            Unreached { answer, why: error.to_string() }
+            Refusal { answer, why: error.to_string() }
         })
     }
 }

@@ -1,6 +1,8 @@
 //! What a client asks for, understood once.
 
-use crate::origin::Balancer;
+use super::origin::Wanted;
+use super::signal::Signal;
+use crate::origin::{Balancer, Listener};
 use crate::proto::addition::take_parameter;
 use crate::proto::http::{BodyLength, RequestHead};
 use crate::session::Role;
@@ -32,6 +34,8 @@ pub(super) enum Whence {
 pub(super) enum Asked {
     /// The stream's origin.
     Stream(Request),
+    /// An origin, about a session of WebRTC.
+    Session(Signal),
     /// The proxy itself.
     Page(RequestHead),
     /// Nobody: a stream is meant, and none is named.
@@ -48,21 +52,28 @@ impl Request {
         balancer: &Balancer,
     ) -> Asked {
         let (token, target) = take_parameter(&head.target, Tokens::PARAMETER);
+        let (token, target) = (token.map(str::to_owned), target.into_owned());
+        head.target = target;
+        let session = token.as_deref().and_then(|token| {
+            // It opens nothing but what it was issued for.
+            tokens.read_session(token, &head.origin_form()).ok()
+        });
+        let head = match Signal::of(head, session) {
+            Ok(signal) => return Asked::Session(signal),
+            Err(head) => head,
+        };
         // A token that is not of this fleet, or none at all, is no fault: the path still tells.
-        let claim = token.and_then(|token| tokens.read(token).ok());
-        let kind = claim.as_ref().map(|claim| Kind::of_piece(&target, &claim.key));
+        let claim = token.and_then(|token| tokens.read(&token).ok());
+        let kind = claim.as_ref().map(|claim| Kind::of_piece(&head.target, &claim.key));
         let claim = claim.zip(kind).filter(|(_, kind)| {
             // A live stream is no piece of another: its name alone says where it is.
             is_read(&head) && matches!(kind, Kind::Playlist | Kind::Media)
         });
-        let target = target.into_owned();
         if let Some((Claim { key: stream, server }, kind)) = claim {
-            head.target = target;
             let whence = Whence::Listed(server);
             return Asked::Stream(Self { head, kind, stream, whence });
         }
-        let candidates = Candidates::of(head.headers.text("Host"), &target, vhosts);
-        head.target = target;
+        let candidates = Candidates::of(head.headers.text("Host"), &head.target, vhosts);
         match candidates {
             Err(error) => Asked::Unclear(head, error),
             Ok(None) => Asked::Page(head),
@@ -78,6 +89,15 @@ impl Request {
     /// Whether asking twice is asking once (RFC 9110 9.2.2), and nothing but the head is asked.
     pub(super) fn can_be_repeated(&self) -> bool {
         is_read(&self.head) && has_no_body(&self.head)
+    }
+
+    /// Who is to be asked.
+    pub(super) fn wanted(&self) -> Wanted<'_> {
+        let server = match &self.whence {
+            Whence::Listed(server) => Some(server.as_str()),
+            Whence::Routed | Whence::Guessed => None,
+        };
+        Wanted { stream: &self.stream, server, listener: Listener::Http }
     }
 
     /// What the client does with a live stream; none if it only fetches a piece.
@@ -106,7 +126,7 @@ mod tests {
 
     use super::super::tests::fed::understood;
     use super::*;
-    use crate::origin::{BalancerSettings, Listener, Origin, registration};
+    use crate::origin::{BalancerSettings, Origin, registration};
     use crate::stream::Ask;
 
     fn origin(server: &str) -> Origin {
@@ -141,6 +161,7 @@ mod tests {
                 Some((kind, path, server, head.target))
             }
             Asked::Page(_) => None,
+            Asked::Session(signal) => panic!("{target}: {signal:?}"),
             Asked::Unclear(_, error) => panic!("{target}: {error}"),
         }
     }

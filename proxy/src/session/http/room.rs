@@ -1,9 +1,10 @@
-//! Memory for playlists, which are the one body that is held: bounded for all sessions together.
+//! Memory for the bodies that are held, playlists and what is signalled: bounded for all sessions
+//! together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of playlists that may be held at once, collected or not yet written.
+/// Bytes of bodies that may be held at once, collected or not yet written.
 #[derive(Clone, Debug)]
 pub(super) struct Room(Arc<AtomicUsize>);
 

@@ -138,13 +138,14 @@ impl Draft {
     /// with the proxy's candidates, and the session's name: the ICE user names of answer and
     /// offer with a colon between them.
     pub fn accept(self, answer: &str) -> Result<(String, String), BadDescription> {
+        let (ice, origin) = match self.connect(answer) {
+            Ok(connected) => connected,
+            Err(error) => {
+                self.refuse(End::BadAnswer);
+                return Err(error);
+            }
+        };
         let Self { webrtc, invited, live, socket, offered } = self;
-        let ice = sdp::ice(answer)?;
-        let origin = media_address(&invited, answer).ok_or(BadDescription::NoCandidate)?;
-        if webrtc.is_own(origin) {
-            return Err(BadDescription::Circle);
-        }
-        socket.connect(origin).map_err(BadDescription::Socket)?;
         let name = named(&ice.ufrag, &offered.unwrap_or_default());
         let session = Arc::clone(live.session());
         let server = Arc::clone(invited.lease.origin().name());
@@ -168,6 +169,22 @@ impl Draft {
         let span = info_span!("session", id = %session.id);
         tokio::spawn(webrtc.serve(listed, lane, live, invited.role).instrument(span));
         Ok((answer, name))
+    }
+
+    /// Ends it: there is no answer that could be accepted.
+    pub fn refuse(self, end: End) {
+        self.live.end(end);
+    }
+
+    /// Names and password of the origin's side, and where it takes media from now on.
+    fn connect(&self, answer: &str) -> Result<(sdp::Ice, SocketAddr), BadDescription> {
+        let ice = sdp::ice(answer)?;
+        let origin = media_address(&self.invited, answer).ok_or(BadDescription::NoCandidate)?;
+        if self.webrtc.is_own(origin) {
+            return Err(BadDescription::Circle);
+        }
+        self.socket.connect(origin).map_err(BadDescription::Socket)?;
+        Ok((ice, origin))
     }
 }
 
