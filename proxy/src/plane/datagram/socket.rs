@@ -122,15 +122,14 @@ impl Socket {
                 // on is told by the system.
                 if came < BATCH_SIZE { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
             });
-            for (slice, meta) in slices.iter().zip(&metas).take(came) {
-                take(Train {
-                    source: meta.addr,
-                    destination: meta.dst_ip,
-                    bytes: slice.get(..meta.len).unwrap_or_default(),
-                    stride: meta.stride.max(1),
-                    ecn: meta.ecn,
-                });
-            }
+            let came = slices.iter().zip(&metas).take(came).map(|(slice, meta)| Train {
+                source: meta.addr,
+                destination: meta.dst_ip,
+                bytes: slice.get(..meta.len).unwrap_or_default(),
+                stride: meta.stride.max(1),
+                ecn: meta.ecn,
+            });
+            join(came, self.state.max_gso_segments(), &mut take);
             match received {
                 Ok(()) => Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
@@ -174,7 +173,9 @@ impl Socket {
         mut send: impl FnMut(&[u8], Option<usize>) -> io::Result<()>,
     ) -> Result<usize, (usize, io::Error)> {
         let mut taken = 0;
-        let many = self.state.max_gso_segments().min(MAX_GSO / train.stride).max(1);
+        let most = self.state.max_gso_segments().min(MAX_GSO / train.stride).max(1);
+        // One that is too large for the way would have the socket send no joined ones any more.
+        let many = if train.stride <= MAX_JOINED { most } else { 1 };
         for bytes in train.bytes.chunks(train.stride * many) {
             let is_one = bytes.len() <= train.stride;
             let result = send(bytes, (!is_one).then_some(train.stride));
@@ -198,6 +199,44 @@ impl Socket {
     }
 }
 
+/// Joins datagrams of one sender, as the system does where the network card has taken part: what
+/// is copied here costs less than a call of the system for each. Gives trains of at most `most`.
+fn join<'a>(
+    trains: impl Iterator<Item = Train<'a>>,
+    most: usize,
+    take: &mut impl FnMut(Train<'_>),
+) {
+    JOINED.with_borrow_mut(|joined| {
+        let mut trains = trains.peekable();
+        while let Some(first) = trains.next() {
+            let mut count = first.count();
+            let mut is_open = first.bytes.len() == count * first.stride;
+            joined.clear();
+            while let Some(next) = trains.next_if(|next| {
+                let is_alike = next.source == first.source
+                    && next.destination == first.destination
+                    && next.ecn == first.ecn;
+                let fits = next.bytes.len() <= first.stride
+                    && !next.bytes.is_empty()
+                    && first.bytes.len() + joined.len() + next.bytes.len() <= MAX_GSO;
+                is_open && is_alike && fits && count < most
+            }) {
+                if joined.is_empty() {
+                    joined.extend_from_slice(first.bytes);
+                }
+                joined.extend_from_slice(next.bytes);
+                count += 1;
+                is_open = next.bytes.len() == first.stride;
+            }
+            if joined.is_empty() {
+                take(first);
+            } else {
+                take(Train { bytes: joined, ..first });
+            }
+        }
+    });
+}
+
 /// Whether the next datagram may still go out: this one is too large, or the socket is full.
 fn is_of_this_datagram(error: &io::Error) -> bool {
     system::is_too_large(error) || error.kind() == io::ErrorKind::WouldBlock
@@ -209,9 +248,15 @@ const MAX_TRAIN: usize = 64 * 1024;
 /// The same for sending, without the headers.
 const MAX_GSO: usize = 65_000;
 
+/// Bytes of each of them, at most: what goes through the usual tunnels, with the headers of IPv6.
+const MAX_JOINED: usize = 1420 - 48;
+
 thread_local! {
     /// What was received last on this thread. The system gives memory for what is used of it.
     static BUFFERS: RefCell<Vec<u8>> = RefCell::new(vec![0; BATCH_SIZE * MAX_TRAIN]);
+
+    /// What was joined of it.
+    static JOINED: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(MAX_TRAIN));
 }
 
 /// A system that gives less than `bytes` gives what it can.
@@ -288,5 +333,60 @@ mod system {
     /// `EMSGSIZE` has a number of its own on each system, and no kind.
     pub(super) fn is_too_large(error: &io::Error) -> bool {
         matches!(error.raw_os_error(), Some(40 | 10040))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn alone(source: u8, bytes: &[u8]) -> Train<'_> {
+        let source = SocketAddr::new([192, 0, 2, source].into(), 5000);
+        Train { source, destination: None, bytes, stride: bytes.len().max(1), ecn: None }
+    }
+
+    fn joined(came: &[(u8, &[u8])], most: usize) -> Vec<(u8, usize, Vec<u8>)> {
+        let mut trains = Vec::new();
+        let came = came.iter().map(|&(source, bytes)| alone(source, bytes));
+        join(came, most, &mut |train| {
+            let IpAddr::V4(ip) = train.source.ip() else { panic!("{}", train.source) };
+            trains.push((ip.octets()[3], train.count(), train.bytes.to_vec()));
+        });
+        trains
+    }
+
+    #[test]
+    fn datagrams_of_one_sender_and_size_are_joined_and_a_shorter_one_ends_the_train() {
+        let came: &[(u8, &[u8])] = &[
+            (1, b"aaa"),
+            (1, b"bbb"),
+            (1, b"cc"),
+            (1, b"dd"),
+            (1, b"eee"),
+            (2, b"fff"),
+            (2, b""),
+            (2, b"ggg"),
+        ];
+        let expected = [
+            (1, 3, b"aaabbbcc".to_vec()),
+            (1, 1, b"dd".to_vec()),
+            (1, 1, b"eee".to_vec()),
+            (2, 1, b"fff".to_vec()),
+            (2, 0, Vec::new()),
+            (2, 1, b"ggg".to_vec()),
+        ];
+        assert_eq!(joined(came, 64), expected);
+        let one_by_one: Vec<_> = joined(came, 1).into_iter().map(|(.., bytes)| bytes).collect();
+        let sent: Vec<_> = came.iter().map(|(_, bytes)| bytes.to_vec()).collect();
+        assert_eq!(one_by_one, sent);
+    }
+
+    #[test]
+    fn a_train_is_no_longer_than_can_be_sent_at_once() {
+        let datagram = [7; 1000];
+        let came = vec![(1, datagram.as_slice()); 200];
+        let trains = joined(&came, 64);
+        assert_eq!(trains.iter().map(|(_, count, _)| count).sum::<usize>(), 200);
+        assert!(trains.iter().all(|(_, count, bytes)| *count <= 64 && bytes.len() <= MAX_GSO));
     }
 }
