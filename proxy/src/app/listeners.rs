@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -10,8 +9,8 @@ use tracing::info;
 
 use crate::config::{Config, ListenAddrs};
 use crate::listen::tcp::{self, Bound};
-use crate::listen::udp::{self, Group};
-use crate::plane::datagram::Socket;
+use crate::listen::udp::{self, Group, Opened};
+use crate::plane::datagram::Threads;
 
 /// Listeners and sockets, in the order of the configuration.
 pub(super) struct Listeners {
@@ -28,12 +27,12 @@ pub(super) struct Listeners {
 pub(super) struct Datagrams {
     /// Where they are; several sockets share each.
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) sockets: Vec<Arc<Socket>>,
+    pub(super) sockets: Vec<Opened>,
 }
 
 impl Listeners {
     /// Binds everything, or says what cannot be.
-    pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: &Config, threads: &Threads) -> anyhow::Result<Self> {
         let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
         let http = bind("PROXY_HTTP_SERVER", &config.http.listen)?;
         let http_api = bind("PROXY_HTTP_API", &config.http.api)?;
@@ -50,8 +49,8 @@ impl Listeners {
             http_api: listen("PROXY_HTTP_API", http_api)?,
             system_api: listen("PROXY_SYSTEM_API", system_api)?,
             webrtc_tcp: listen("PROXY_WEBRTC_TCP_SERVER", webrtc_tcp)?,
-            webrtc: open("PROXY_WEBRTC_SERVER", webrtc, config.udp_buffer)?,
-            srt: open("PROXY_SRT_SERVER", srt, config.udp_buffer)?,
+            webrtc: open("PROXY_WEBRTC_SERVER", webrtc, config.udp_buffer, threads)?,
+            srt: open("PROXY_SRT_SERVER", srt, config.udp_buffer, threads)?,
         })
     }
 
@@ -85,11 +84,17 @@ fn bind_udp(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<G
     udp::bind(addresses).with_context(|| format!("{name}=\"{addresses}\""))
 }
 
-fn open(name: &'static str, groups: Vec<Group>, buffer: usize) -> anyhow::Result<Datagrams> {
+fn open(
+    name: &'static str,
+    groups: Vec<Group>,
+    buffer: usize,
+    threads: &Threads,
+) -> anyhow::Result<Datagrams> {
     let (mut addresses, mut sockets) = (Vec::new(), Vec::new());
     for group in groups {
         let address = group.address();
-        let opened = group.open(buffer).with_context(|| format!("{name}: cannot listen"))?;
+        let opened =
+            group.open(buffer, threads).with_context(|| format!("{name}: cannot listen"))?;
         info!(server = name, %address, sockets = opened.len(), "listening");
         addresses.push(address);
         sockets.extend(opened);

@@ -5,11 +5,13 @@ mod lane;
 mod lanes;
 mod offload;
 mod socket;
+mod threads;
 
 pub use self::lane::{Exit, Gone, Lane, Outlet};
 pub use self::lanes::Lanes;
 pub use self::offload::{Delta, Flow, FlowKey, Offload, Refused};
 pub use self::socket::{Socket, Train};
+pub use self::threads::Threads;
 
 /// Why datagrams go through userspace.
 pub const WHY_RELAY: &str = "this version has no faster datagram plane";

@@ -170,7 +170,7 @@ impl Srt {
             drop(listed);
             live.end(end);
         };
-        tokio::spawn(session.instrument(span));
+        self.threads.next().spawn(session.instrument(span));
     }
 
     /// Tries the stream's origins until one answers.

@@ -39,7 +39,7 @@ use crate::drain::Stop;
 use crate::listen::source;
 use crate::origin::Balancer;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Outlet, Socket, Train};
+use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Outlet, Socket, Threads, Train};
 use crate::proto::proxy_protocol::Ends;
 use crate::proto::srt::packet::{Kind, Packet, SocketId};
 use crate::proto::srt::rejection::Rejection;
@@ -74,6 +74,7 @@ pub struct Srt {
     state: Mutex<State>,
     lanes: Lanes,
     drops: Arc<Drops>,
+    threads: Arc<Threads>,
     stop: Stop,
     /// Warnings of a host without resources.
     exhausted: Seldom,
@@ -117,6 +118,7 @@ impl Srt {
         balancer: Arc<Balancer>,
         vhosts: Vhosts,
         cookies: Cookies,
+        threads: Arc<Threads>,
         stop: Stop,
     ) -> Arc<Self> {
         let lanes = Lanes::default();
@@ -130,6 +132,7 @@ impl Srt {
             state: Mutex::new(State { table, calls: HashMap::new(), pending: HashMap::new() }),
             lanes,
             drops: Arc::default(),
+            threads,
             stop,
             exhausted: Seldom::default(),
         })

@@ -26,7 +26,7 @@ use super::flow::{Dropped, Drops, FlowId, FlowTable, Learnt, Media, Name};
 use super::{End, Ending, Sessions};
 use crate::config::Candidate;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Train};
+use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Threads, Train};
 use crate::proto::datagram::{Kind, is_dtls_alert};
 use crate::proto::sdp::{Offered, Transport};
 use crate::proto::stun::{Class, Message};
@@ -54,6 +54,7 @@ pub struct Webrtc {
     table: Mutex<FlowTable<Datagrams, Lanes>>,
     lanes: Lanes,
     drops: Arc<Drops>,
+    threads: Arc<Threads>,
     stop: CancellationToken,
 }
 
@@ -81,11 +82,12 @@ impl Webrtc {
     pub fn new(
         settings: WebrtcSettings,
         sessions: Arc<Sessions>,
+        threads: Arc<Threads>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let lanes = Lanes::default();
         let table = Mutex::new(FlowTable::new(lanes.clone()));
-        Arc::new(Self { settings, sessions, table, lanes, drops: Arc::default(), stop })
+        Arc::new(Self { settings, sessions, table, lanes, drops: Arc::default(), threads, stop })
     }
 
     /// Ends what is over. Returns never.

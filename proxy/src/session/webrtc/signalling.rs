@@ -6,6 +6,7 @@ use std::time::Instant;
 use std::{fmt, io};
 
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tracing::{Instrument, info_span};
 
 use super::{Datagrams, Ice, Known, Webrtc};
@@ -40,6 +41,8 @@ pub struct Draft {
     invited: Invited,
     live: Live,
     socket: Socket,
+    /// Where the socket is served.
+    thread: Handle,
     /// ICE user name of the offer.
     offered: Option<String>,
 }
@@ -69,9 +72,14 @@ impl Webrtc {
             progress.role = Some(invited.role);
             progress.stream = Some(invited.stream.clone());
         });
-        match Socket::at(invited.near, self.settings.buffer) {
+        let thread = self.threads.next();
+        let its_sockets = thread.enter();
+        let socket = Socket::at(invited.near, self.settings.buffer);
+        drop(its_sockets);
+        match socket {
             Ok(socket) => {
-                Ok(Draft { webrtc: Arc::clone(self), invited, live, socket, offered: None })
+                let (webrtc, thread) = (Arc::clone(self), thread.clone());
+                Ok(Draft { webrtc, invited, live, socket, thread, offered: None })
             }
             Err(error) => {
                 live.session().note(|progress| progress.why = Some(error.to_string()));
@@ -145,7 +153,7 @@ impl Draft {
                 return Err(error);
             }
         };
-        let Self { webrtc, invited, live, socket, offered } = self;
+        let Self { webrtc, invited, live, socket, thread, offered } = self;
         let name = named(&ice.ufrag, &offered.unwrap_or_default());
         let session = Arc::clone(live.session());
         let server = Arc::clone(invited.lease.origin().name());
@@ -167,7 +175,7 @@ impl Draft {
         let listed = Listed { webrtc: Arc::clone(&webrtc), id, ending, lease: invited.lease };
         let answer = sdp::with_candidates(answer, &webrtc.offered(reached));
         let span = info_span!("session", id = %session.id);
-        tokio::spawn(webrtc.serve(listed, lane, live, invited.role).instrument(span));
+        thread.spawn(webrtc.serve(listed, lane, live, invited.role).instrument(span));
         Ok((answer, name))
     }
 
