@@ -5,7 +5,6 @@
 //! kernel are in neither.
 
 mod load;
-mod stun;
 mod table;
 pub mod udp;
 

@@ -115,6 +115,13 @@ impl Proxy {
         Ok(sessions)
     }
 
+    /// The same, without those of HTTP, in which some others are opened.
+    pub fn media_of(&self, stream: &str) -> Result<Vec<Session>> {
+        let mut sessions = self.sessions_of(stream)?;
+        sessions.retain(|session| session.protocol != "http");
+        Ok(sessions)
+    }
+
     /// The sum of all samples of this metric whose labels have these values; 0 without any.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
         let text = http::get(self.system_api, "/metrics")?.body;
@@ -136,7 +143,7 @@ impl Proxy {
 pub struct Session {
     /// Its name.
     pub id: String,
-    /// `rtmp` or `http`.
+    /// `rtmp`, `http`, `webrtc` or `srt`.
     pub protocol: String,
     /// `publish` or `play`.
     pub role: String,

@@ -14,8 +14,8 @@ use socket2::SockRef;
 
 use self::packets::{Header, Kind, READ, SIZE};
 use self::traffic::Traffic;
-use super::{Client, Relay, stun};
-use crate::wait;
+use super::{Client, Relay};
+use crate::{stun, wait};
 
 /// What the sessions of a case carry.
 #[derive(Clone, Copy, Debug)]

@@ -7,10 +7,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
 /// What a binding request is told apart from others by.
-pub(super) type Transaction = [u8; 12];
+pub type Transaction = [u8; 12];
 
 /// A binding request of a client that is in control, for the user `answerer:offerer`.
-pub(super) fn request(transaction: Transaction, user: &str, password: &str) -> Result<Vec<u8>> {
+pub fn request(transaction: Transaction, user: &str, password: &str) -> Result<Vec<u8>> {
     let mut message = Message::new(REQUEST, transaction);
     message.attribute(USERNAME, user.as_bytes())?;
     message.attribute(PRIORITY, &0x6e00_1eff_u32.to_be_bytes())?;
@@ -20,11 +20,7 @@ pub(super) fn request(transaction: Transaction, user: &str, password: &str) -> R
 }
 
 /// The answer to this packet from there; none if it is no binding request.
-pub(super) fn success(
-    packet: &[u8],
-    from: SocketAddrV4,
-    password: &str,
-) -> Result<Option<Vec<u8>>> {
+pub fn success(packet: &[u8], from: SocketAddrV4, password: &str) -> Result<Option<Vec<u8>>> {
     let Some((REQUEST, transaction)) = kind(packet) else { return Ok(None) };
     let [high, low, ..] = COOKIE.to_be_bytes();
     let port = from.port() ^ u16::from_be_bytes([high, low]);
@@ -36,7 +32,7 @@ pub(super) fn success(
 }
 
 /// Whether this is the success of this request.
-pub(super) fn is_success(packet: &[u8], transaction: Transaction) -> bool {
+pub fn is_success(packet: &[u8], transaction: Transaction) -> bool {
     kind(packet) == Some((SUCCESS, transaction))
 }
 
@@ -70,9 +66,8 @@ impl Message {
     /// Ends it with MESSAGE-INTEGRITY and FINGERPRINT, RFC 8489 14.5 and 14.7: either covers what
     /// is in front of it, with a length as if it ended behind the attribute itself.
     fn seal(mut self, password: &str) -> Result<Vec<u8>> {
-        let mut mac = Hmac::<Sha1>::new_from_slice(password.as_bytes())?;
-        mac.update(&self.bytes(4 + 20)?);
-        self.attribute(MESSAGE_INTEGRITY, &mac.finalize().into_bytes())?;
+        let integrity = sha1_hmac(password.as_bytes(), &[&self.bytes(4 + 20)?]);
+        self.attribute(MESSAGE_INTEGRITY, &integrity)?;
         let fingerprint = crc32fast::hash(&self.bytes(4 + 4)?) ^ 0x5354_554e;
         self.attribute(FINGERPRINT, &fingerprint.to_be_bytes())?;
         self.bytes(0)
@@ -84,6 +79,16 @@ impl Message {
         let head = [self.kind.to_be_bytes(), length.to_be_bytes()].concat();
         Ok([&head, &COOKIE.to_be_bytes()[..], &self.transaction, &self.attributes].concat())
     }
+}
+
+/// What MESSAGE-INTEGRITY holds of a message in these parts, as str0m asks for it.
+pub fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
+    // A key of any length will do; none is no message's.
+    let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(key) else { return [0; 20] };
+    for part in parts {
+        mac.update(part);
+    }
+    mac.finalize().into_bytes().into()
 }
 
 const COOKIE: u32 = 0x2112_a442;
@@ -120,11 +125,5 @@ mod tests {
         assert!(read.is_successful_binding_response());
         assert_eq!(read.mapped_address(), Some(from.into()));
         assert!(read.verify(password.as_bytes(), sha1_hmac));
-    }
-
-    fn sha1_hmac(key: &[u8], parts: &[&[u8]]) -> [u8; 20] {
-        let mut mac = Hmac::<Sha1>::new_from_slice(key).expect("a key");
-        mac.update(&parts.concat());
-        mac.finalize().into_bytes().into()
     }
 }
