@@ -254,6 +254,8 @@ impl Drop for Swarm {
 struct Member {
     place: usize,
     socket: UdpSocket,
+    /// Kept, so that no other member gets its port and what is under way there.
+    former: Option<UdpSocket>,
     server: SocketAddr,
     username: String,
     password: String,
@@ -275,6 +277,7 @@ impl Member {
         Ok(Self {
             place,
             socket: socket()?,
+            former: None,
             server: SocketAddr::new(ip.parse()?, port.parse()?),
             username: format!("{}:{ufrag}", whip::ufrag(answer)?),
             password: whip::attribute(answer, "ice-pwd")?.to_owned(),
@@ -292,7 +295,7 @@ impl Member {
         let generation = state.generation.load(Ordering::Acquire);
         if self.generation != Some(generation) {
             if self.generation.replace(generation).is_some() {
-                self.socket = socket()?;
+                self.former = Some(std::mem::replace(&mut self.socket, socket()?));
                 self.next_check = Instant::now();
             }
             (self.is_connected, self.is_echoing) = (false, false);

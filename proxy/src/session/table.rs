@@ -191,6 +191,11 @@ impl Live {
         }
     }
 
+    /// The reason for which the session ends if nobody gives another.
+    pub fn presume(&mut self, end: End) {
+        self.end = end;
+    }
+
     /// Ends the session for this reason.
     pub fn end(mut self, end: End) {
         self.end = end;

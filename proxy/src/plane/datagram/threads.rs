@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 /// The threads. Their tasks end with the value.
 #[derive(Debug)]
 pub struct Threads {
-    handles: Vec<Handle>,
+    first: Handle,
+    others: Vec<Handle>,
     next: AtomicUsize,
     stop: CancellationToken,
 }
@@ -23,29 +24,29 @@ impl Threads {
     /// So many threads.
     pub fn start(count: usize) -> io::Result<Self> {
         let stop = CancellationToken::new();
-        let mut handles = Vec::new();
-        for index in 0..count.max(1) {
+        let start = |index: usize| {
             let runtime = Builder::new_current_thread().enable_all().build()?;
-            handles.push(runtime.handle().clone());
+            let handle = runtime.handle().clone();
             let stop = stop.clone();
             let run = move || runtime.block_on(stop.cancelled_owned());
             thread::Builder::new().name(format!("datagrams-{index}")).spawn(run)?;
-        }
-        Ok(Self { handles, next: AtomicUsize::new(0), stop })
+            Ok(handle)
+        };
+        let first = start(0)?;
+        let others = (1..count).map(start).collect::<io::Result<_>>()?;
+        Ok(Self { first, others, next: AtomicUsize::new(0), stop })
     }
 
     /// No thread of its own: the runtime that this is called in.
     pub fn here() -> Self {
         let (next, stop) = (AtomicUsize::new(0), CancellationToken::new());
-        Self { handles: vec![Handle::current()], next, stop }
+        Self { first: Handle::current(), others: Vec::new(), next, stop }
     }
 
     /// One of them: each in turn.
     pub fn next(&self) -> &Handle {
-        let next = self.next.fetch_add(1, Ordering::Relaxed);
-        // There is always one.
-        let [first, ..] = self.handles.as_slice() else { unreachable!("no thread") };
-        self.handles.get(next % self.handles.len()).unwrap_or(first)
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+        self.others.get(next).unwrap_or(&self.first)
     }
 }
 

@@ -180,8 +180,12 @@ impl Http {
         let origin = origin.ok_or_else(|| refusal(answer::GONE, &"it is not registered"))?;
         let (socket, address) = self.dial_server(&origin, session).await?;
         session.note(|progress| progress.origin = Some((origin.name().clone(), address)));
-        let mut answered =
-            self.put(request, &request.body, (socket, &origin), key, session).await?;
+        let fragment = str::from_utf8(&request.body)
+            .ok()
+            .filter(|text| request.head.method == "PATCH" && text.contains("a=candidate:"))
+            .map(|text| self.webrtc.fragment(name, text));
+        let body = fragment.as_ref().map_or(&*request.body, |fragment| fragment.as_bytes());
+        let mut answered = self.put(request, body, (socket, &origin), key, session).await?;
         match request.head.method.as_str() {
             "DELETE" if answered.is_success() => self.webrtc.delete(name),
             // RFC 9725 4.3.3

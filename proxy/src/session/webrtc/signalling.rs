@@ -67,7 +67,9 @@ pub enum BadDescription {
 impl Webrtc {
     /// Admits a session, counted against the limits, before its origin is asked.
     pub fn invite(self: &Arc<Self>, invited: Invited) -> Result<Draft, End> {
-        let live = self.sessions.admit(invited.client, Protocol::Webrtc)?;
+        let mut live = self.sessions.admit(invited.client, Protocol::Webrtc)?;
+        // Whoever asks the origin is only ever stopped by the end of all.
+        live.presume(End::Shutdown);
         live.session().note(|progress| {
             progress.role = Some(invited.role);
             progress.stream = Some(invited.stream.clone());
@@ -102,6 +104,17 @@ impl Webrtc {
         table.name(id, Name::Ice(renamed.into()));
         drop(table);
         Some(sdp::with_candidates(answer, &self.offered(reached)))
+    }
+
+    /// What a client has to say of this session's ICE later, for its origin: the proxy stays in the
+    /// client's place.
+    pub fn fragment(&self, name: &str, fragment: &str) -> String {
+        let table = self.table.lock();
+        let id = table.find(&Name::Ice(name.into()));
+        let lane = id.and_then(|id| table.get(id)).map(|(_, lane)| Arc::clone(lane));
+        drop(table);
+        let here = lane.map(|lane| Offered { address: lane.near(), transport: Transport::Udp });
+        sdp::with_candidates(fragment, here.as_slice())
     }
 
     /// Ends the session of this name, whose client has deleted it at the origin.
