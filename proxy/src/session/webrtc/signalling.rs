@@ -135,7 +135,10 @@ impl Webrtc {
             }
         });
         let end = tokio::select! {
-            Gone = heard => End::OriginLost,
+            Gone = heard => {
+                let table = self.table.lock();
+                table.get(id).map_or(End::OriginLost, |(known, _)| known.ice.end_without_origin())
+            }
             end = listed.ending.ended() => end,
             () = self.stop.cancelled() => End::Shutdown,
         };

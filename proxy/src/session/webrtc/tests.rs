@@ -9,7 +9,7 @@ use super::*;
 use crate::listen::{TrustedProxies, udp};
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin, registration};
 use crate::proto::proxy_protocol::Ends;
-use crate::session::{Role, SessionLimits};
+use crate::session::{End, Role, SessionLimits};
 use crate::stream::{Ask, StreamKey, Vhosts};
 
 const PASSWORD: &str = "the-password-of-the-answer";
