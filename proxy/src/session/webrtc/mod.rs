@@ -357,22 +357,16 @@ impl Webrtc {
     }
 }
 
-impl Webrtc {
-    /// Whether datagrams for this address come to this proxy.
-    fn is_own(&self, address: SocketAddr) -> bool {
-        self.settings.udp.iter().any(|own| {
-            let here =
-                own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
-            here && own.port() == address.port()
-        })
-    }
-}
-
 /// The port of these listeners for who comes to `ip`, which may be that of another host in front.
+/// None if none of them takes its family.
 fn port_at(listeners: &[SocketAddr], ip: IpAddr) -> Option<u16> {
     let serves = |listener: &&SocketAddr| {
         let any = listener.ip().is_unspecified() && (listener.is_ipv6() || ip.is_ipv4());
         any || listener.ip() == ip
     };
-    listeners.iter().find(serves).or(listeners.first()).map(SocketAddr::port)
+    let family = |listener: &&SocketAddr| {
+        listener.is_ipv4() == ip.is_ipv4() || listener.ip().is_unspecified() && ip.is_ipv4()
+    };
+    let mut listeners = listeners.iter();
+    listeners.clone().find(serves).or(listeners.find(family)).map(SocketAddr::port)
 }
