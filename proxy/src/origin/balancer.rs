@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::balance::{Candidate, Policy, choose, scramble};
+use super::health::Service;
 use super::origin::{Endpoint, Listener, Origin, ServerName};
 use super::registry::{Member, NotRegistered, Registered, Registry};
 use super::routes::{Generation, Routes};
@@ -107,13 +108,22 @@ impl Balancer {
         let known = origin.clone();
         let registered = self.at(now).registry.register(origin, now)?;
         if registered != Registered::Again {
-            let [rtmp, http] = [Listener::Rtmp, Listener::Http].map(|listener| {
+            let [rtmp, http, api, srt, rtc] = Listener::ALL.map(|listener| {
                 let targets = known.targets(listener).map(|(host, port)| format!("{host} {port}"));
                 let targets: Vec<_> = targets.collect();
                 (!targets.is_empty()).then(|| targets.join(", "))
             });
             let change = registered.as_str();
-            tracing::info!(origin = &**known.name(), rtmp, http, change, "origin registered");
+            tracing::info!(
+                origin = &**known.name(),
+                rtmp,
+                http,
+                api,
+                srt,
+                rtc,
+                change,
+                "origin registered"
+            );
         }
         Ok(registered)
     }
@@ -133,12 +143,13 @@ impl Balancer {
         tried: &[ServerName],
         now: Instant,
     ) -> Result<Lease, NoOrigin> {
+        let service = Service::of(listener);
         let mut state = self.at(now);
         let state = &mut *state;
         let (origin, generation) = match state.decide(key, listener, tried, now)? {
             Decision::Keep(member) => {
                 let origin = Arc::clone(&member.origin);
-                (origin, state.routes.join(key).ok_or(NoOrigin::TooManyStreams)?)
+                (origin, state.routes.join(key, service).ok_or(NoOrigin::TooManyStreams)?)
             }
             Decision::Place(candidates) => {
                 state.rolls = state.rolls.wrapping_add(GOLDEN_GAMMA);
@@ -146,16 +157,17 @@ impl Balancer {
                 let server = &chosen.ok_or(NoOrigin::NoneAlive)?.server;
                 let member = state.registry.get(server, now).ok_or(NoOrigin::NoneAlive)?;
                 let origin = Arc::clone(&member.origin);
-                let generation = state.routes.place(key, server);
+                let generation = state.routes.place(key, server, service);
                 tracing::debug!(stream = %key, origin = &**origin.name(), "stream placed");
                 (origin, generation.ok_or(NoOrigin::TooManyStreams)?)
             }
         };
         if let Some(member) = state.registry.same(&origin) {
-            member.health.hand_out(now);
+            member.health.hand_out(service, now);
         }
         let (generation, key) = (Some(generation), key.clone());
-        Ok(Lease { origin, key, generation, has_found: true, state: Arc::clone(&self.state) })
+        let state = Arc::clone(&self.state);
+        Ok(Lease { origin, key, service, generation, has_found: true, state })
     }
 
     /// This server for a piece of a stream that it has made: none if it is not there, in back-off
@@ -168,24 +180,27 @@ impl Balancer {
         tried: &[ServerName],
         now: Instant,
     ) -> Option<Lease> {
+        let service = Service::of(listener);
         let mut state = self.at(now);
         let state = &mut *state;
         let member = state.registry.get(&ServerName::from(server), now)?;
         let origin = Arc::clone(&member.origin);
-        if !origin.offers(listener) || member.health.is_down(now) || tried.contains(origin.server())
+        if !origin.offers(listener)
+            || member.health.is_down(service, now)
+            || tried.contains(origin.server())
         {
             return None;
         }
         let generation = match state.routes.get(key) {
-            Some((routed, _)) if routed == origin.server() => state.routes.join(key),
+            Some((routed, _)) if routed == origin.server() => state.routes.join(key, service),
             Some(_) => None,
-            None => state.routes.place(key, origin.server()),
+            None => state.routes.place(key, origin.server(), service),
         };
         if let Some(member) = state.registry.same(&origin) {
-            member.health.hand_out(now);
+            member.health.hand_out(service, now);
         }
         let (key, state) = (key.clone(), Arc::clone(&self.state));
-        Some(Lease { origin, key, generation, has_found: true, state })
+        Some(Lease { origin, key, service, generation, has_found: true, state })
     }
 
     /// The stream that a path belongs to, and whether that has an origin: the live stream of this
@@ -206,9 +221,10 @@ impl Balancer {
     pub fn failed(&self, lease: &Lease, why: &str, now: Instant) {
         let mut state = self.at(now);
         let member = state.registry.same(&lease.origin);
-        if member.is_some_and(|member| member.health.fail(now)) {
+        if member.is_some_and(|member| member.health.fail(lease.service, now)) {
             drop(state);
-            tracing::warn!(origin = &**lease.origin.name(), why, "origin down");
+            let service = lease.service.as_str();
+            tracing::warn!(origin = &**lease.origin.name(), service, why, "origin down");
         }
     }
 
@@ -216,9 +232,10 @@ impl Balancer {
     pub fn reached(&self, lease: &Lease) {
         let mut state = self.state.lock();
         let member = state.registry.same(&lease.origin);
-        if member.is_some_and(|member| member.health.clear()) {
+        if member.is_some_and(|member| member.health.clear(lease.service)) {
             drop(state);
-            tracing::info!(origin = &**lease.origin.name(), "origin up again");
+            let service = lease.service.as_str();
+            tracing::info!(origin = &**lease.origin.name(), service, "origin up again");
         }
     }
 
@@ -293,7 +310,11 @@ impl Balancer {
     /// How much there is of everything.
     pub fn counts(&self, now: Instant) -> Counts {
         let state = self.state.lock();
-        let down = state.registry.alive(now).filter(|member| member.health.is_failing()).count();
+        let down = state
+            .registry
+            .alive(now)
+            .filter(|member| member.health.is_failing(Service::Streams))
+            .count();
         Counts {
             up: state.registry.alive(now).count() - down,
             down,
@@ -328,7 +349,11 @@ impl State {
         tried: &[ServerName],
         now: Instant,
     ) -> Result<Decision<'_>, NoOrigin> {
+        let service = Service::of(listener);
         let untried = |member: &&Member| !tried.contains(member.origin.server());
+        if service != Service::Streams && self.is_held(key, service, tried, now) {
+            return Err(NoOrigin::AllTried);
+        }
         let routed = self.routes.get(key).and_then(|(server, in_use)| {
             let member = self.registry.get(server, now).filter(untried)?;
             Some((member, in_use))
@@ -337,7 +362,7 @@ impl State {
             if !member.origin.offers(listener) {
                 return Err(NoOrigin::NotOffered);
             }
-            if in_use || !member.health.is_down(now) {
+            if in_use || !member.health.is_down(service, now) {
                 return Ok(Decision::Keep(member));
             }
         }
@@ -352,7 +377,7 @@ impl State {
             let server = member.origin.server().clone();
             Candidate { streams: self.routes.of(&server), server }
         };
-        let up = |member: &&Member| !member.health.is_down(now);
+        let up = |member: &&Member| !member.health.is_down(service, now);
         let candidates: Vec<_> = offering().filter(untried).filter(up).map(candidate).collect();
         if !candidates.is_empty() {
             return Ok(Decision::Place(candidates));
@@ -366,6 +391,21 @@ impl State {
         } else {
             Ok(Decision::Place(candidates))
         }
+    }
+
+    /// Whether a stream stays where it was tried in vain by one service, because it is used there by
+    /// another that works.
+    fn is_held(
+        &self,
+        key: &StreamKey,
+        service: Service,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> bool {
+        let routed = self.routes.get(key).filter(|(server, _)| tried.contains(server));
+        let member = routed.and_then(|(server, _)| self.registry.get(server, now));
+        let mut others = self.routes.users(key).filter(|other| *other != service);
+        member.is_some_and(|member| others.any(|other| !member.health.is_failing(other)))
     }
 
     fn view(&self, member: &Member, now: Instant) -> OriginView {
@@ -382,7 +422,12 @@ impl State {
             device_id: origin.device_id().map(str::to_owned),
             ip: origin.host().as_str().to_owned(),
             endpoints: endpoints.collect(),
-            state: if health.is_failing() { "down" } else { "up" },
+            state: if health.is_failing(Service::Streams) { "down" } else { "up" },
+            failing: Service::ALL
+                .into_iter()
+                .filter(|it| health.is_failing(*it))
+                .map(Service::as_str)
+                .collect(),
             fixed: heard.is_none(),
             age_seconds: heard.map(|heard| seconds(now.saturating_duration_since(heard))),
             streams: self.routes.of(origin.server()),
@@ -396,6 +441,8 @@ impl State {
 pub struct Lease {
     origin: Arc<Origin>,
     key: StreamKey,
+    /// By what the origin is to be connected.
+    service: Service,
     /// None if the stream's route is another one's.
     generation: Option<Generation>,
     /// Whether the origin has the stream, as far as the client knows.
@@ -425,10 +472,12 @@ impl Lease {
     #[must_use]
     pub fn share(&self) -> Self {
         let mut state = self.state.lock();
-        let generation = self.generation.filter(|it| state.routes.rejoin(&self.key, *it));
+        let generation =
+            self.generation.filter(|it| state.routes.rejoin(&self.key, *it, self.service));
         drop(state);
         let (origin, key) = (Arc::clone(&self.origin), self.key.clone());
-        Self { origin, key, generation, has_found: false, state: Arc::clone(&self.state) }
+        let (service, state) = (self.service, Arc::clone(&self.state));
+        Self { origin, key, service, generation, has_found: false, state }
     }
 
     /// Gives the stream back: the origin does not have it. If nobody has found it there, no route
@@ -442,7 +491,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.state.lock();
         if let (Some(now), Some(generation)) = (state.latest, self.generation) {
-            state.routes.leave(&self.key, generation, self.has_found, now);
+            state.routes.leave(&self.key, generation, self.service, self.has_found, now);
         }
     }
 }
@@ -465,8 +514,11 @@ pub struct OriginView {
     pub ip: String,
     /// By listener; those without an endpoint are absent.
     pub endpoints: BTreeMap<&'static str, Vec<Endpoint>>,
-    /// `up`, or `down` while left alone after a failed connection.
+    /// `up`, or `down` while left alone after a failed connection of RTMP or HTTP.
     pub state: &'static str,
+    /// What could not be connected last time: `streams` (RTMP and HTTP), `api`, `srt`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<&'static str>,
     /// Whether it is the default origin, which sends no heartbeat.
     pub fixed: bool,
     /// Since the last heartbeat.

@@ -2,7 +2,85 @@
 
 use std::time::{Duration, Instant};
 
-/// Connect failures of one origin. After each, it is left alone for a while: one second at
+use super::origin::Listener;
+
+/// What is found out about an origin together. An origin may have its SRT switched off, or its API
+/// hidden, and serve everything else: a client that asks for what is not there must not take from
+/// others what is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Service {
+    /// RTMP and HTTP: what every origin has. If these cannot be connected, nothing can.
+    Streams,
+    /// The HTTP API, and WebRTC by it.
+    Api,
+    /// SRT.
+    Srt,
+}
+
+impl Service {
+    /// Every one, in the order in which they are kept.
+    pub(super) const ALL: [Self; 3] = [Self::Streams, Self::Api, Self::Srt];
+
+    /// The one that has this listener.
+    pub(super) const fn of(listener: Listener) -> Self {
+        match listener {
+            Listener::Rtmp | Listener::Http => Self::Streams,
+            Listener::Api | Listener::Rtc => Self::Api,
+            Listener::Srt => Self::Srt,
+        }
+    }
+
+    /// The word used in logs and the API.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Streams => "streams",
+            Self::Api => "api",
+            Self::Srt => "srt",
+        }
+    }
+}
+
+/// The health of one origin, service by service.
+#[derive(Debug, Default)]
+pub(super) struct Healths([Health; Service::ALL.len()]);
+
+impl Healths {
+    /// Notes a failed connection. True if this is what takes the service down.
+    pub(super) fn fail(&mut self, service: Service, now: Instant) -> bool {
+        self.0.get_mut(service as usize).is_some_and(|health| health.fail(now))
+    }
+
+    /// Notes that a client is about to connect.
+    pub(super) fn hand_out(&mut self, service: Service, now: Instant) {
+        if let Some(health) = self.0.get_mut(service as usize) {
+            health.hand_out(now);
+        }
+    }
+
+    /// Notes a connection that succeeded. True if the service had been failing.
+    pub(super) fn clear(&mut self, service: Service) -> bool {
+        self.0.get_mut(service as usize).is_some_and(Health::clear)
+    }
+
+    /// Whether the service is to be left alone now.
+    pub(super) fn is_down(&self, service: Service, now: Instant) -> bool {
+        let [streams, ..] = &self.0;
+        let own = self.0.get(service as usize);
+        streams.is_down(now) || own.is_some_and(|health| health.is_down(now))
+    }
+
+    /// Whether the last connection to this service failed.
+    pub(super) fn is_failing(&self, service: Service) -> bool {
+        self.0.get(service as usize).is_some_and(Health::is_failing)
+    }
+
+    /// Failed connections of this run at these addresses.
+    pub(super) fn failures(&self) -> u64 {
+        self.0.iter().map(Health::failures).sum()
+    }
+}
+
+/// Connect failures of one service of an origin. After each, it is left alone for a while: one second at
 /// first, twice as long each time, at most half a minute, until a connection succeeds.
 #[derive(Debug, Default)]
 pub(super) struct Health {
@@ -18,7 +96,7 @@ impl Health {
     /// Notes a failed connection. True if this is what takes the origin down.
     ///
     /// Clients that fail together are one strike: while down, a failure is only counted.
-    pub(super) fn fail(&mut self, now: Instant) -> bool {
+    fn fail(&mut self, now: Instant) -> bool {
         self.failures += 1;
         if self.is_down(now) && !self.is_probed {
             return false;
@@ -33,7 +111,7 @@ impl Health {
 
     /// Notes that a client is about to connect. The first one behind a back-off is a probe: the
     /// others leave the origin alone until it is known what became of that.
-    pub(super) fn hand_out(&mut self, now: Instant) {
+    fn hand_out(&mut self, now: Instant) {
         if self.strikes > 0 && !self.is_down(now) {
             self.is_probed = true;
             self.down_until = Some(now + PROBE);
@@ -41,24 +119,24 @@ impl Health {
     }
 
     /// Notes a connection that succeeded. True if the origin had been failing.
-    pub(super) fn clear(&mut self) -> bool {
+    fn clear(&mut self) -> bool {
         self.down_until = None;
         self.is_probed = false;
         std::mem::take(&mut self.strikes) > 0
     }
 
     /// Whether the origin is to be left alone now.
-    pub(super) fn is_down(&self, now: Instant) -> bool {
+    fn is_down(&self, now: Instant) -> bool {
         self.down_until.is_some_and(|until| now < until)
     }
 
     /// Whether the last connection failed, be the back-off over or not.
-    pub(super) fn is_failing(&self) -> bool {
+    fn is_failing(&self) -> bool {
         self.strikes > 0
     }
 
     /// Failed connections of this run at these addresses.
-    pub(super) fn failures(&self) -> u64 {
+    fn failures(&self) -> u64 {
         self.failures
     }
 }

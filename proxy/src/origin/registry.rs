@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::health::Health;
+use super::health::Healths;
 use super::origin::{Origin, ServerName};
 
 /// The origins, one per server. Bounded.
@@ -23,7 +23,7 @@ pub(super) struct Member {
     pub(super) origin: Arc<Origin>,
     /// The last heartbeat; none for the default origin.
     pub(super) heard: Option<Instant>,
-    pub(super) health: Health,
+    pub(super) health: Healths,
 }
 
 /// What a heartbeat changed.
@@ -69,7 +69,7 @@ impl Registry {
 
     /// Adds an origin that needs no heartbeat.
     pub(super) fn add_fixed(&mut self, origin: Origin) {
-        let member = Member { origin: origin.into(), heard: None, health: Health::default() };
+        let member = Member { origin: origin.into(), heard: None, health: Healths::default() };
         self.members.insert(member.origin.server().clone(), member);
     }
 
@@ -90,7 +90,7 @@ impl Registry {
             }
             let same_run = member.origin.id() == origin.id();
             if !(same_run && member.origin.is_where(&origin)) {
-                member.health = Health::default();
+                member.health = Healths::default();
             }
             member.origin = origin.into();
             return Ok(if same_run { Registered::Changed } else { Registered::Restarted });
@@ -101,7 +101,7 @@ impl Registry {
         if self.members.len() >= self.max {
             return Err(NotRegistered::Full);
         }
-        let member = Member { origin: origin.into(), heard: Some(now), health: Health::default() };
+        let member = Member { origin: origin.into(), heard: Some(now), health: Healths::default() };
         self.members.insert(member.origin.server().clone(), member);
         Ok(Registered::New)
     }

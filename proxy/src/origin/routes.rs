@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use super::health::Service;
 use super::origin::ServerName;
 use crate::stream::StreamKey;
 
@@ -24,11 +25,18 @@ pub(super) struct Routes {
 struct Route {
     server: ServerName,
     generation: Generation,
-    users: usize,
+    /// By the service through which they came.
+    users: [usize; Service::ALL.len()],
     /// Whether any of its users has found the stream.
     is_found: bool,
     /// Set while there are no users.
     idle_since: Option<Instant>,
+}
+
+impl Route {
+    fn is_used(&self) -> bool {
+        self.users.iter().any(|&users| users > 0)
+    }
 }
 
 /// Tells a route from those that its stream had before: who used an old one leaves the new one
@@ -49,12 +57,18 @@ impl Routes {
 
     /// The server of a stream, and whether the route has users.
     pub(super) fn get(&self, key: &StreamKey) -> Option<(&ServerName, bool)> {
-        self.table.get(key).map(|route| (&route.server, route.users > 0))
+        self.table.get(key).map(|route| (&route.server, route.is_used()))
+    }
+
+    /// The services through which a stream is used.
+    pub(super) fn users(&self, key: &StreamKey) -> impl Iterator<Item = Service> {
+        let users = self.table.get(key).map(|route| route.users).unwrap_or_default();
+        Service::ALL.into_iter().zip(users).filter(|(_, users)| *users > 0).map(|(it, _)| it)
     }
 
     /// Whether a stream has users, and one of them has found it.
     pub(super) fn is_alive(&self, key: &StreamKey) -> bool {
-        self.table.get(key).is_some_and(|route| route.users > 0 && route.is_found)
+        self.table.get(key).is_some_and(|route| route.is_used() && route.is_found)
     }
 
     /// Notes that a user of a stream's route has found it, if it still is the one that was joined.
@@ -66,24 +80,36 @@ impl Routes {
     }
 
     /// Adds a user to a stream's route.
-    pub(super) fn join(&mut self, key: &StreamKey) -> Option<Generation> {
+    pub(super) fn join(&mut self, key: &StreamKey, service: Service) -> Option<Generation> {
         let route = self.table.get_mut(key)?;
         if let Some(since) = route.idle_since.take() {
             self.idle.remove(&(since, route.generation));
         }
-        route.users += 1;
+        if let Some(users) = route.users.get_mut(service as usize) {
+            *users += 1;
+        }
         Some(route.generation)
     }
 
     /// Adds a user to this very route of a stream. False if the stream has another one by now.
-    pub(super) fn rejoin(&mut self, key: &StreamKey, generation: Generation) -> bool {
+    pub(super) fn rejoin(
+        &mut self,
+        key: &StreamKey,
+        generation: Generation,
+        service: Service,
+    ) -> bool {
         let is_same = self.table.get(key).is_some_and(|route| route.generation == generation);
-        is_same && self.join(key).is_some()
+        is_same && self.join(key, service).is_some()
     }
 
     /// Gives a stream to a server, in place of what it had, and counts one user. None if the
     /// table is full of routes in use.
-    pub(super) fn place(&mut self, key: &StreamKey, server: &ServerName) -> Option<Generation> {
+    pub(super) fn place(
+        &mut self,
+        key: &StreamKey,
+        server: &ServerName,
+        service: Service,
+    ) -> Option<Generation> {
         self.remove(key);
         if self.table.len() >= self.max {
             let (_, oldest) = self.idle.pop_first()?;
@@ -93,7 +119,7 @@ impl Routes {
         let route = Route {
             server: server.clone(),
             generation: self.last_generation,
-            users: 1,
+            users: Service::ALL.map(|it| usize::from(it == service)),
             is_found: false,
             idle_since: None,
         };
@@ -108,16 +134,20 @@ impl Routes {
         &mut self,
         key: &StreamKey,
         generation: Generation,
+        service: Service,
         has_found: bool,
         now: Instant,
     ) {
         let route = self.table.get_mut(key).filter(|route| route.generation == generation);
         let Some(route) = route else { return };
-        route.users = route.users.saturating_sub(1);
+        if let Some(users) = route.users.get_mut(service as usize) {
+            *users = users.saturating_sub(1);
+        }
         route.is_found |= has_found;
-        if route.users == 0 && !route.is_found {
+        let is_used = route.is_used();
+        if !is_used && !route.is_found {
             self.remove(key);
-        } else if route.users == 0 {
+        } else if !is_used {
             route.idle_since = Some(now);
             self.idle.insert((now, generation), key.clone());
         }
