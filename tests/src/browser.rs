@@ -173,7 +173,7 @@ fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
-const FLAGS: [&str; 13] = [
+const FLAGS: [&str; 14] = [
     "--headless",
     // Containers and root have no user namespaces for the sandbox.
     "--no-sandbox",
@@ -187,6 +187,8 @@ const FLAGS: [&str; 13] = [
     // A test picture for a camera, and nobody who has to allow it.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
+    // WebRTC leaves loopback out, and has no other.
+    "--allow-loopback-in-peer-connection",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
 ];

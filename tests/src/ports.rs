@@ -1,11 +1,11 @@
-//! Free TCP ports on loopback.
+//! Free ports on loopback.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Result, bail};
 
-/// An address on loopback on which nothing listens, given out once by this process.
+/// An address on loopback on which nothing listens, by TCP or UDP, given out once by this process.
 ///
 /// Its port is below those that the system gives to outgoing connections, so that none of
 /// those can take it before its listener starts.
@@ -17,7 +17,7 @@ pub fn free() -> Result<SocketAddr> {
         let offset = std::process::id().wrapping_mul(97).wrapping_add(step) % RANGE;
         let port = FIRST + u16::try_from(offset)?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if TcpListener::bind(address).is_ok() {
+        if TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok() {
             return Ok(address);
         }
     }
