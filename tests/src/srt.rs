@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -45,9 +45,9 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// One without encryption, and with the latency that libsrt has by itself.
+    /// One without encryption. On a busy machine libsrt's own latency, 120 ms, would be a race.
     pub fn plain(program: Program) -> Self {
-        Self { program, passphrase: None, latency: Duration::from_millis(120) }
+        Self { program, passphrase: None, latency: Duration::from_secs(1) }
     }
 
     /// The same with a passphrase.
@@ -56,7 +56,7 @@ impl Peer {
     }
 
     /// Starts a program that sends this file within so much time, whole chunks of it, from when it
-    /// is connected, and stays connected afterwards.
+    /// is connected; behind it go zeros, and the connection stays.
     pub fn send(
         self,
         folder: &Path,
@@ -141,28 +141,30 @@ impl Receiver {
         fs::metadata(&self.file).map(|file| file.len()).unwrap_or_default()
     }
 
-    /// Waits until it has received as much as was sent, and fails unless it is the same.
+    /// Waits until it has received as much as was sent, and fails unless that is the same.
     pub fn must_have_all_of(&self, sent: &Path, limit: Duration) -> Result<()> {
         let wanted = fs::metadata(sent)?.len();
-        wait::until("all that was sent", limit, || {
+        let what = format!("all that was sent in {}", self.file.display());
+        wait::until(&what, limit, || {
             let received = self.received();
             ensure!(received >= wanted, "{received} of {wanted} bytes have come");
             Ok(Some(()))
         })?;
-        let (own, other) = (hash(&self.file)?, hash(sent)?);
-        ensure!(
-            own == other,
-            "{} received, and something else: {own}, not {other}",
-            self.received()
-        );
+        let mut received = fs::read(&self.file)?;
+        received.truncate(usize::try_from(wanted)?);
+        let (own, other) = (hash(&received), hash(&fs::read(sent)?));
+        ensure!(own == other, "{what}: something else has come: {own}, not {other}");
         Ok(())
     }
 }
 
-/// Waits until a listener has its port.
+/// Waits until somebody listens on this port of UDP, as Linux tells: to try it would take it.
 pub fn must_listen(address: SocketAddr) -> Result<()> {
+    let port = format!(":{:04X} ", address.port());
     wait::until_true("a listener has its port", Duration::from_secs(10), || {
-        Ok(UdpSocket::bind(address).is_err())
+        let sockets = fs::read_to_string("/proc/net/udp")?;
+        let mut local = sockets.lines().filter_map(|line| line.split_once(": "));
+        Ok(local.any(|(_, it)| it.get(8..14).is_some_and(|own| own == port)))
     })
 }
 
@@ -198,10 +200,8 @@ pub fn transport_stream(folder: &Path, times: u32) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The digest of a file.
-pub fn hash(file: &Path) -> Result<String> {
-    let digest = Sha256::digest(fs::read(file)?);
-    Ok(data_encoding::HEXLOWER.encode(&digest))
+fn hash(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }
 
 fn transmit(from: &str, to: &str) -> Result<Command> {
@@ -227,7 +227,8 @@ fn feed(
     let chunks = bytes.chunks_exact(CHUNK);
     let interval = time.checked_div(u32::try_from(chunks.len()).unwrap_or(u32::MAX));
     let mut next = Instant::now();
-    for chunk in chunks {
+    let rest = [[0; CHUNK].as_slice(); HELD_BACK];
+    for chunk in chunks.chain(rest) {
         next += interval.unwrap_or_default();
         if is_over(next.saturating_duration_since(Instant::now()))
             || stdin.write_all(chunk).is_err()
@@ -241,6 +242,8 @@ fn feed(
 /// Seven packets of a transport stream, as SRT carries them.
 const CHUNK: usize = 7 * PACKET;
 const PACKET: usize = 188;
+/// More chunks than either program holds back until it is given another one.
+const HELD_BACK: usize = 16;
 /// What srt-live-transmit says when it may send: a caller, and a listener.
 const CONNECTED: &str = "SRT target connect";
 const PAUSE: Duration = Duration::from_millis(20);

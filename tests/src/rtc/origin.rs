@@ -171,7 +171,7 @@ impl Server {
         let mut rtc = Rtc::builder().set_ice_lite(true).set_rtp_mode(true).build(now);
         rtc.add_local_candidate(Candidate::host(self.media, "udp")?);
         let answer = rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer)?)?;
-        let answer = answer.to_sdp_string();
+        let answer = with_candidates_everywhere(&answer.to_sdp_string());
         let name = format!("{}:{}", whip::ufrag(&answer)?, whip::ufrag(&offer)?);
         let media = Vec::new();
         self.sessions.push(Session { name, role, stream, offer, rtc, media, heard: now });
@@ -276,6 +276,20 @@ impl Server {
             }
         }
     }
+}
+
+/// SRS repeats the candidates in every media section, and aiortc finds them only there.
+fn with_candidates_everywhere(sdp: &str) -> String {
+    let candidates: Vec<&str> =
+        sdp.lines().filter(|line| line.starts_with("a=candidate:")).collect();
+    let mut lines = Vec::new();
+    for line in sdp.lines().filter(|line| !candidates.contains(line)) {
+        lines.push(line);
+        if line.starts_with("a=setup:") {
+            lines.extend(&candidates);
+        }
+    }
+    lines.join("\r\n") + "\r\n"
 }
 
 /// `stun_timeout` of SRS.
