@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use srs_proxy_tests::browser::Browser;
 use srs_proxy_tests::ffmpeg::{self, Source};
+use srs_proxy_tests::lossy::Lossy;
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::nms::Nms;
 use srs_proxy_tests::packets::Kind;
@@ -15,7 +16,7 @@ use srs_proxy_tests::raw::live::{self, SEGMENT};
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
 use srs_proxy_tests::srt::{self, End, Peer};
 use srs_proxy_tests::whip::{self, Manner, Role};
-use srs_proxy_tests::{aiortc, ports, raw, rtc, story, usage, wait};
+use srs_proxy_tests::{aiortc, ice, ports, raw, rtc, story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -363,6 +364,40 @@ fn srt_programs_pass_files_as_they_are() -> Result<()> {
         for (_, receiver) in &running {
             receiver.must_have_all_of(&sent, 2 * SOON)?;
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn five_hundred_sessions_of_ice_move_and_end() -> Result<()> {
+    usage::allow_descriptors(4000)?;
+    let origin = ice::Origin::start()?;
+    let swarm = ice::Swarm::start(origin.http(), 500)?;
+    assert_eq!(origin.sessions(), 500);
+    swarm.must_all_echo(2 * SOON)?;
+    swarm.move_all(SOON)?;
+    swarm.must_all_echo(2 * SOON)?;
+    assert_eq!(swarm.foreign(), 0, "packets of others");
+    swarm.delete_all()?;
+    assert_eq!(origin.sessions(), 0);
+    Ok(())
+}
+
+#[test]
+fn srt_recovers_what_a_lossy_relay_loses() -> Result<()> {
+    story(|folder| {
+        let sent = srt::transport_stream(folder, 4)?;
+        let address = ports::free()?;
+        let receiver = Peer::plain(srt::Program::LiveTransmit);
+        let receiver = receiver.receive(folder, "receiver", End::Listener(address))?;
+        srt::must_listen(address)?;
+        let relay = Lossy::start(address, 5, 1)?;
+        let caller = End::Caller(relay.address(), "live/show");
+        let sender = Peer::plain(srt::Program::Ffmpeg);
+        let _sender = sender.send(folder, "sender", caller, &sent, SOON)?;
+        receiver.must_have_all_of(&sent, 2 * SOON)?;
+        let (passed, lost) = relay.passed_and_lost();
+        assert!(passed > 1000 && lost > passed / 40, "{lost} lost, {passed} passed");
         Ok(())
     })
 }
