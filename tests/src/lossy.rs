@@ -29,7 +29,8 @@ struct Shared {
 
 impl Lossy {
     /// Relays to `server`, and loses `percent` of the datagrams of each direction; which ones, this
-    /// seed decides.
+    /// seed decides. The first ten are spared: libsrt's caller does not get over the loss of the
+    /// listener's last word in the handshake.
     pub fn start(server: SocketAddr, percent: u64, seed: u64) -> Result<Self> {
         ensure!(percent < 100, "{percent} % is all of them");
         let socket = UdpSocket::bind(("127.0.0.1", 0))?;
@@ -97,10 +98,12 @@ impl Shared {
         mut pass: impl FnMut(&[u8], SocketAddr) -> Result<()>,
     ) {
         let mut buffer = vec![0; 65536];
+        let mut spared = SPARED;
         while !self.over.load(Ordering::Relaxed) {
             // A pause, or an answer of ICMP to an earlier datagram.
             let Ok((length, source)) = socket.recv_from(&mut buffer) else { continue };
-            let is_lost = dice.percent() < self.percent;
+            let is_lost = spared == 0 && dice.percent() < self.percent;
+            spared = spared.saturating_sub(1);
             let counter = if is_lost { &self.lost } else { &self.passed };
             counter.fetch_add(1, Ordering::Relaxed);
             if !is_lost && let Some(datagram) = buffer.get(..length) {
@@ -124,6 +127,8 @@ impl Dice {
     }
 }
 
+/// Datagrams of each direction that are passed before any is lost.
+const SPARED: u32 = 10;
 /// How long the end may go unnoticed.
 const PAUSE: Duration = Duration::from_millis(50);
 
