@@ -1,5 +1,6 @@
 //! Wiring: what listens, who serves it, and what they share.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,19 +15,25 @@ use crate::api::{self, ApiState};
 use crate::config::{Config, DefaultBackend, ListenAddrs};
 use crate::drain::Stop;
 use crate::listen::tcp::{self, Bound};
+use crate::listen::udp::{self, Group};
 use crate::listen::{Arrival, Entrance, NoArrival};
 use crate::metrics;
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
 use crate::pages::Pages;
+use crate::plane::datagram::{Socket, Train};
 use crate::plane::{Patience, ebpf_object};
 use crate::session::http::{self, Hop, Http, HttpPeers, HttpSettings};
 use crate::session::rtmp::{Rtmp, RtmpSettings};
+use crate::session::webrtc::{Webrtc, WebrtcSettings};
 use crate::session::{Dialer, End, Live, Protocol, Serve, SessionLimits, Sessions, serve};
 use crate::stream::Tokens;
 use crate::telemetry::Seldom;
 
 /// For all tasks to end when the proxy stops.
 const FINISH: Duration = Duration::from_secs(3);
+
+/// Receive buffer of a session's own socket towards its origin, in bytes: a second of media.
+const SESSION_BUFFER: usize = 1024 * 1024;
 
 /// How often what has expired is swept out.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -37,6 +44,9 @@ pub struct App {
     rtmp_listeners: Vec<TcpListener>,
     http: Arc<Http>,
     http_listeners: Vec<TcpListener>,
+    webrtc: Arc<Webrtc>,
+    webrtc_sockets: Vec<Arc<Socket>>,
+    webrtc_listeners: Vec<TcpListener>,
     api: ApiState,
     api_listeners: Vec<TcpListener>,
     balancer: Arc<Balancer>,
@@ -51,21 +61,41 @@ impl App {
         let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
         let http = bind("PROXY_HTTP_SERVER", &config.http.listen)?;
         let api = bind("PROXY_SYSTEM_API", &config.system_api.listen)?;
+        let webrtc = bind_udp("PROXY_WEBRTC_SERVER", &config.webrtc.listen)?;
+        let webrtc_tcp = config.webrtc.listen_tcp.as_ref();
+        let webrtc_tcp = webrtc_tcp.map(|listen| bind("PROXY_WEBRTC_TCP_SERVER", listen));
         // Not before all are bound: nobody is let in by a proxy that cannot start.
         let balancer = Arc::new(Balancer::new(balancer_settings(config)?));
         let rtmp_listeners = listen("PROXY_RTMP_SERVER", rtmp)?;
         let http_listeners = listen("PROXY_HTTP_SERVER", http)?;
         let api_listeners = listen("PROXY_SYSTEM_API", api)?;
+        let webrtc_tcp = webrtc_tcp.transpose()?.unwrap_or_default();
+        let webrtc_listeners = listen("PROXY_WEBRTC_TCP_SERVER", webrtc_tcp)?;
+        let webrtc_addresses: Vec<_> = webrtc.iter().map(Group::address).collect();
+        let webrtc_sockets = open_udp("PROXY_WEBRTC_SERVER", webrtc, config.udp_buffer)?;
         let stop = Stop::default();
         let sessions = Sessions::new(SessionLimits {
             total: most_sessions,
             per_client: config.session.max_per_client,
             shared: config.client.trusted.clone(),
         });
+        let webrtc = WebrtcSettings {
+            candidates: config.webrtc.candidates.clone(),
+            udp: webrtc_addresses,
+            tcp: addresses(&webrtc_listeners)?,
+            consent_timeout: config.webrtc.consent_timeout,
+            buffer: SESSION_BUFFER,
+        };
+        let webrtc = Webrtc::new(webrtc, Arc::clone(&sessions), stop.sessions.clone());
         let vhosts = config.balancer.vhosts.clone();
         let counts = Arc::new(http::Counts::default());
-        let metrics =
-            metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer), Arc::clone(&counts));
+        let drops = [Arc::clone(webrtc.drops()), Arc::default()];
+        let metrics = metrics::registry(
+            Arc::clone(&sessions),
+            Arc::clone(&balancer),
+            Arc::clone(&counts),
+            drops,
+        );
         let api = ApiState {
             balancer: Arc::clone(&balancer),
             sessions: Arc::clone(&sessions),
@@ -109,6 +139,9 @@ impl App {
             rtmp_listeners,
             http,
             http_listeners,
+            webrtc,
+            webrtc_sockets,
+            webrtc_listeners,
             api,
             api_listeners,
             balancer,
@@ -130,6 +163,16 @@ impl App {
         });
         open(&mut tasks, self.rtmp_listeners, &self.rtmp, &desk);
         open(&mut tasks, self.http_listeners, &self.http, &desk);
+        open_webrtc(&mut tasks, self.webrtc_listeners, &self.webrtc, &desk);
+        for socket in self.webrtc_sockets {
+            let (webrtc, stop) = (Arc::clone(&self.webrtc), self.stop.sessions.clone());
+            let arrived = move |socket: &_, train: Train<'_>| webrtc.arrived(socket, &train);
+            tasks.spawn(udp::receive(socket, stop, arrived));
+        }
+        let (webrtc, stop) = (Arc::clone(&self.webrtc), self.stop.sessions.clone());
+        tasks.spawn(async move {
+            let _stopped = stop.run_until_cancelled(webrtc.watch()).await;
+        });
         // The API answers to the very end, so that a drain can be watched.
         let allow = self.api.allow.clone();
         let router = api::router(self.api);
@@ -200,6 +243,30 @@ fn open<S: Serve>(
     }
 }
 
+/// Accepts connections that carry datagrams of WebRTC.
+fn open_webrtc(
+    tasks: &mut JoinSet<()>,
+    listeners: Vec<TcpListener>,
+    webrtc: &Arc<Webrtc>,
+    desk: &Arc<Desk>,
+) {
+    for listener in listeners {
+        let draining = desk.stop.draining.clone();
+        let (webrtc, desk) = (Arc::clone(webrtc), Arc::clone(desk));
+        let come = move |socket, peer| {
+            let (desk, webrtc) = (Arc::clone(&desk), Arc::clone(&webrtc));
+            tokio::spawn(async move {
+                let arrival = desk.receive(socket, peer, Protocol::Webrtc).await;
+                if let Some(Arrival { socket, ends, .. }) = arrival {
+                    let serve = webrtc.serve_tcp(socket, ends);
+                    let _stopped = desk.stop.sessions.run_until_cancelled(serve).await;
+                }
+            });
+        };
+        tasks.spawn(tcp::accept(listener, draining, come));
+    }
+}
+
 /// Lets clients in.
 struct Desk {
     entrance: Arc<Entrance>,
@@ -209,33 +276,51 @@ struct Desk {
 }
 
 impl Desk {
-    /// Waits until it is known who the client is. One that is refused is counted, and learns it by
-    /// the closed connection.
+    /// Waits until it is known who the client is, and lets it in. One that is refused is counted,
+    /// and learns it by the closed connection.
     async fn admit(
         &self,
         socket: TcpStream,
         peer: SocketAddr,
         protocol: Protocol,
     ) -> Option<(TcpStream, Live)> {
-        let (client, end, why) = match self.entrance.receive(socket, peer).await {
-            Ok(Arrival { socket, ends, .. }) => match self.sessions.admit(ends, protocol) {
-                Ok(live) => return Some((socket, live)),
-                Err(end) => (ends.source, end, None),
-            },
+        let Arrival { socket, ends, .. } = self.receive(socket, peer, protocol).await?;
+        match self.sessions.admit(ends, protocol) {
+            Ok(live) => Some((socket, live)),
+            Err(end) => {
+                self.say_refused(ends.source, end, None);
+                None
+            }
+        }
+    }
+
+    /// Waits until it is known who the client is.
+    async fn receive(
+        &self,
+        socket: TcpStream,
+        peer: SocketAddr,
+        protocol: Protocol,
+    ) -> Option<Arrival> {
+        match self.entrance.receive(socket, peer).await {
+            Ok(arrival) => Some(arrival),
             Err(error) => {
                 let end = End::from(&error);
                 self.sessions.refuse(protocol, end);
-                (SocketAddr::new(peer.ip().to_canonical(), peer.port()), end, Some(error))
+                // Health checks come and go without a word.
+                if !matches!(error, NoArrival::Silent | NoArrival::Lost(_)) {
+                    let client = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+                    self.say_refused(client, end, Some(error));
+                }
+                None
             }
-        };
-        // Health checks come and go without a word.
-        if !matches!(why, Some(NoArrival::Silent | NoArrival::Lost(_)))
-            && let Some(unsaid) = self.refusals.say(Instant::now())
-        {
+        }
+    }
+
+    fn say_refused(&self, client: SocketAddr, end: End, why: Option<NoArrival>) {
+        if let Some(unsaid) = self.refusals.say(Instant::now()) {
             let why = why.map(|why| why.to_string());
             warn!(%client, end = end.as_str(), why, unsaid, "client refused");
         }
-        None
     }
 }
 
@@ -260,6 +345,29 @@ fn listen(name: &'static str, bound: Vec<Bound>) -> anyhow::Result<Vec<TcpListen
         Ok(listener)
     };
     bound.into_iter().map(listen).collect()
+}
+
+fn addresses(listeners: &[TcpListener]) -> io::Result<Vec<SocketAddr>> {
+    listeners.iter().map(TcpListener::local_addr).collect()
+}
+
+fn bind_udp(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<Group>> {
+    udp::bind(addresses).with_context(|| format!("{name}=\"{addresses}\""))
+}
+
+fn open_udp(
+    name: &'static str,
+    groups: Vec<Group>,
+    buffer: usize,
+) -> anyhow::Result<Vec<Arc<Socket>>> {
+    let mut sockets = Vec::new();
+    for group in groups {
+        let address = group.address();
+        let opened = group.open(buffer).with_context(|| format!("{name}: cannot listen"))?;
+        info!(server = name, %address, sockets = opened.len(), "listening");
+        sockets.extend(opened);
+    }
+    Ok(sockets)
 }
 
 fn rtmp_settings(config: &Config) -> RtmpSettings {

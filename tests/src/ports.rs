@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Result, bail};
 
-/// An address on loopback on which nothing listens, by TCP or UDP, given out once by this process.
+/// An address on loopback on which nothing listens by TCP or UDP, given out once by this process.
 ///
 /// Its port is below those that the system gives to outgoing connections, so that none of
 /// those can take it before its listener starts.

@@ -20,6 +20,9 @@ pub struct Proxy {
     pub process: Process,
     rtmp: SocketAddr,
     http: SocketAddr,
+    http_api: SocketAddr,
+    webrtc: SocketAddr,
+    srt: SocketAddr,
     system_api: SocketAddr,
 }
 
@@ -32,16 +35,20 @@ impl Proxy {
     /// The same, one of several in a folder.
     pub fn start_named(folder: &Path, name: &str, variables: &[(&str, &str)]) -> Result<Self> {
         let (rtmp, http, system_api) = (ports::free()?, ports::free()?, ports::free()?);
+        let (http_api, webrtc, srt) = (ports::free()?, ports::free()?, ports::free()?);
         let mut command = command(folder)?;
         command.env("PROXY_RTMP_SERVER", rtmp.to_string());
         command.env("PROXY_HTTP_SERVER", http.to_string());
+        command.env("PROXY_HTTP_API", http_api.to_string());
+        command.env("PROXY_WEBRTC_SERVER", webrtc.to_string());
+        command.env("PROXY_SRT_SERVER", srt.to_string());
         command.env("PROXY_SYSTEM_API", system_api.to_string());
         command.envs(variables.iter().copied());
         let mut process = Process::start(&mut command, folder, name)?;
         process.wait_until_ready(Duration::from_secs(10), || {
             Ok(http::get(system_api, "/readyz")?.status == 200)
         })?;
-        Ok(Self { process, rtmp, http, system_api })
+        Ok(Self { process, rtmp, http, http_api, webrtc, srt, system_api })
     }
 
     /// Where it takes RTMP.
@@ -52,6 +59,21 @@ impl Proxy {
     /// Where it serves players over HTTP.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where it takes offers of WebRTC.
+    pub fn http_api(&self) -> SocketAddr {
+        self.http_api
+    }
+
+    /// Where it takes the media of WebRTC.
+    pub fn webrtc(&self) -> SocketAddr {
+        self.webrtc
+    }
+
+    /// Where it takes SRT.
+    pub fn srt(&self) -> SocketAddr {
+        self.srt
     }
 
     /// Where it takes registrations and questions.

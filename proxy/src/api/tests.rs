@@ -52,7 +52,12 @@ async fn start_behind(
         shared: TrustedProxies::default(),
     });
     let draining = CancellationToken::new();
-    let metrics = metrics::registry(Arc::clone(&sessions), Arc::clone(&balancer), Arc::default());
+    let metrics = metrics::registry(
+        Arc::clone(&sessions),
+        Arc::clone(&balancer),
+        Arc::default(),
+        Default::default(),
+    );
     let allow: Vec<IpNet> = allow.iter().map(|net| net.parse().unwrap()).collect();
     let router = router(ApiState {
         balancer: Arc::clone(&balancer),

@@ -40,45 +40,28 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
         );
         return wrong(&row::PROXY_ORIGIN_SETUP_TIMEOUT.setting, problem);
     }
-    let tcp = [
+    let webrtc_tcp = config.webrtc.listen_tcp.as_ref();
+    let tcp: Vec<_> = [
         (row::PROXY_RTMP_SERVER.setting, &config.rtmp.listen),
         (row::PROXY_SYSTEM_API.setting, &config.system_api.listen),
         (row::PROXY_HTTP_SERVER.setting, &config.http.listen),
-        (row::PROXY_HTTP_API.setting, &config.unserved.http_api),
-    ];
+        (row::PROXY_HTTP_API.setting, &config.http.api),
+    ]
+    .into_iter()
+    .chain(webrtc_tcp.map(|listen| (row::PROXY_WEBRTC_TCP_SERVER.setting, listen)))
+    .collect();
     let udp = [
-        (row::PROXY_WEBRTC_SERVER.setting, &config.unserved.webrtc),
-        (row::PROXY_SRT_SERVER.setting, &config.unserved.srt),
+        (row::PROXY_WEBRTC_SERVER.setting, &config.webrtc.listen),
+        (row::PROXY_SRT_SERVER.setting, &config.srt.listen),
     ];
-    // What is not served takes no port, unless somebody means it to.
-    let is_meant = |(setting, _): &(Setting, _)| {
-        let served = [
-            row::PROXY_RTMP_SERVER.setting,
-            row::PROXY_SYSTEM_API.setting,
-            row::PROXY_HTTP_SERVER.setting,
-        ];
-        served.contains(setting) || said.of(setting).source != Source::Default
-    };
-    for servers in [tcp.as_slice(), udp.as_slice()] {
-        let meant: Vec<_> = servers.iter().copied().filter(is_meant).collect();
-        one_server_per_port(&meant, said)?;
-    }
+    one_server_per_port(&tcp, said)?;
+    one_server_per_port(&udp, said)?;
     Ok(())
 }
 
 /// What the operator should know, one line each.
 pub(super) fn warnings(config: &Config, said: &Effective) -> Vec<String> {
     let mut warnings = said.warnings.clone();
-    let unserved = [
-        row::PROXY_HTTP_API.setting,
-        row::PROXY_WEBRTC_SERVER.setting,
-        row::PROXY_SRT_SERVER.setting,
-    ];
-    for setting in unserved {
-        if said.of(&setting).source != Source::Default {
-            warnings.push(format!("{} is not served by this version", said.spell(&setting)));
-        }
-    }
     let api = &config.system_api;
     if api.token.is_none() && api.allow.is_empty() && !api.listen.are_loopback() {
         warnings.push(format!(

@@ -332,14 +332,12 @@ mod tests {
         operator.environment("PROXY_ADDRESS_FORWARDING", "true");
         operator.environment("PROXY", "x");
         operator.dotenv("PROXY_REDIS_PASWORD=hunter2\nRTMP_PORT=1935");
-        operator.flag("--srt-server=10080");
         assert_eq!(
             operator.runs().1,
             [
                 "PROXY_REDIS_PASWORD (.env) is not a setting; did you mean PROXY_REDIS_PASSWORD?",
                 "PROXY_RTMP_SEVER (environment) is not a setting; did you mean PROXY_RTMP_SERVER?",
                 "PROXY_ADDRESS_FORWARDING (environment) is not a setting",
-                "--srt-server=\"10080\" (flag) is not served by this version",
             ]
         );
     }

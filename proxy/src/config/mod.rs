@@ -27,7 +27,7 @@ pub use self::listen::{ListenAddr, ListenAddrs};
 use self::settings as row;
 pub use self::settings::{Setting, settings};
 use self::source::Effective;
-pub use self::value::{AuthType, LoadBalancer, LogFormat, Secret};
+pub use self::value::{AuthType, Candidate, LoadBalancer, LogFormat, Secret};
 use crate::listen::TrustedProxies;
 use crate::origin::Policy;
 use crate::proto::proxy_protocol::Version;
@@ -40,8 +40,12 @@ pub struct Config {
     pub rtmp: Rtmp,
     /// HTTP clients.
     pub http: Http,
-    /// Addresses of protocols that this version does not serve.
-    pub unserved: Unserved,
+    /// WebRTC clients.
+    pub webrtc: Webrtc,
+    /// SRT clients.
+    pub srt: Srt,
+    /// Receive buffer of each UDP socket on which clients arrive, in bytes.
+    pub udp_buffer: usize,
     /// Folder of static files; none for the built-in pages.
     pub static_files: Option<PathBuf>,
     /// The API of origins and operators.
@@ -84,6 +88,8 @@ pub struct Rtmp {
 pub struct Http {
     /// Where they are accepted.
     pub listen: ListenAddrs,
+    /// Where WHIP, WHEP and the API of the origins are served as well.
+    pub api: ListenAddrs,
     /// Time for a request's head.
     pub head_timeout: Duration,
     /// Time between two requests.
@@ -96,15 +102,30 @@ pub struct Http {
     pub secret: Option<Secret>,
 }
 
-/// Addresses of protocols that this version does not serve.
+/// WebRTC clients.
 #[derive(Clone, Debug)]
-pub struct Unserved {
-    /// WHIP and WHEP, TCP.
-    pub http_api: ListenAddrs,
-    /// WebRTC, UDP.
-    pub webrtc: ListenAddrs,
-    /// SRT, UDP.
-    pub srt: ListenAddrs,
+pub struct Webrtc {
+    /// Where their media arrives, UDP.
+    pub listen: ListenAddrs,
+    /// Where it arrives over TCP, if it may.
+    pub listen_tcp: Option<ListenAddrs>,
+    /// Where clients reach it; empty for where they reached the API.
+    pub candidates: Vec<Candidate>,
+    /// A session ends this long after its origin's last answer to a connectivity check.
+    pub consent_timeout: Duration,
+}
+
+/// SRT clients.
+#[derive(Clone, Debug)]
+pub struct Srt {
+    /// Where they arrive, UDP.
+    pub listen: ListenAddrs,
+    /// A session of which a peer sends nothing ends after this time.
+    pub idle_timeout: Duration,
+    /// Time for an origin to shake hands.
+    pub origin_timeout: Duration,
+    /// Handshakes of one client address at once.
+    pub pending_per_client: usize,
 }
 
 /// The API of origins and operators.
@@ -235,17 +256,26 @@ impl Config {
             },
             http: Http {
                 listen: said.get(&row::PROXY_HTTP_SERVER)?,
+                api: said.get(&row::PROXY_HTTP_API)?,
                 head_timeout: said.get(&row::PROXY_HTTP_HEAD_TIMEOUT)?,
                 keepalive_timeout: said.get(&row::PROXY_HTTP_KEEPALIVE_TIMEOUT)?,
                 origin_timeout: said.get(&row::PROXY_HTTP_ORIGIN_TIMEOUT)?,
                 idle_connections: said.get(&row::PROXY_HTTP_ORIGIN_IDLE)?,
                 secret: said.get(&row::PROXY_SECRET)?,
             },
-            unserved: Unserved {
-                http_api: said.get(&row::PROXY_HTTP_API)?,
-                webrtc: said.get(&row::PROXY_WEBRTC_SERVER)?,
-                srt: said.get(&row::PROXY_SRT_SERVER)?,
+            webrtc: Webrtc {
+                listen: said.get(&row::PROXY_WEBRTC_SERVER)?,
+                listen_tcp: said.get(&row::PROXY_WEBRTC_TCP_SERVER)?,
+                candidates: said.get(&row::PROXY_CANDIDATE)?,
+                consent_timeout: said.get(&row::PROXY_WEBRTC_CONSENT_TIMEOUT)?,
             },
+            srt: Srt {
+                listen: said.get(&row::PROXY_SRT_SERVER)?,
+                idle_timeout: said.get(&row::PROXY_SRT_IDLE_TIMEOUT)?,
+                origin_timeout: said.get(&row::PROXY_SRT_ORIGIN_TIMEOUT)?,
+                pending_per_client: said.get(&row::PROXY_SRT_PENDING_PER_CLIENT)?,
+            },
+            udp_buffer: said.get(&row::PROXY_UDP_BUFFER)?,
             static_files: static_files(said)?,
             system_api: SystemApi {
                 listen: said.get(&row::PROXY_SYSTEM_API)?,

@@ -7,7 +7,8 @@ use ipnet::IpNet;
 
 use super::listen::ListenAddrs;
 use super::value::{
-    self, AuthType, LoadBalancer, LogFormat, Secret, count, duration, host, positive_duration,
+    self, AuthType, Candidate, LoadBalancer, LogFormat, Secret, count, duration, host,
+    positive_duration,
 };
 use crate::origin::Policy;
 use crate::proto::proxy_protocol::Version;
@@ -78,11 +79,13 @@ settings! {
     PROXY_HTTP_SERVER: ListenAddrs = ListenAddrs::parse, "18080", OPEN,
         "TCP addresses of HTTP-FLV, HTTP-TS, HLS, MPEG-DASH and static files.";
     PROXY_HTTP_API: ListenAddrs = ListenAddrs::parse, "11985", OPEN,
-        "TCP addresses of WHIP and WHEP. Not served by this version.";
+        "TCP addresses of WHIP, WHEP and the HTTP API of the origins.";
     PROXY_WEBRTC_SERVER: ListenAddrs = ListenAddrs::parse, "18000", OPEN,
-        "UDP addresses of WebRTC. Not served by this version.";
+        "UDP addresses of WebRTC.";
+    PROXY_WEBRTC_TCP_SERVER: Option<ListenAddrs> = value::optional_listen, "", OPEN,
+        "TCP addresses of WebRTC, for clients that cannot use UDP (ICE-TCP); empty for none.";
     PROXY_SRT_SERVER: ListenAddrs = ListenAddrs::parse, "20080", OPEN,
-        "UDP addresses of SRT. Not served by this version.";
+        "UDP addresses of SRT.";
     PROXY_SYSTEM_API: ListenAddrs = ListenAddrs::parse, "12025", OPEN,
         "TCP addresses of the system API, where origins register.";
     PROXY_STATIC_FILES: PathBuf = value::path, "../trunk/research", OPEN,
@@ -177,6 +180,18 @@ settings! {
         "Time for an origin to answer an HTTP request. A live stream may keep its players waiting for `PROXY_IDLE_TIMEOUT`.";
     PROXY_HTTP_ORIGIN_IDLE: usize = value::count_or_none, "32", OPEN,
         "Idle HTTP connections kept for each origin; `0` for none.";
+    PROXY_CANDIDATE: Vec<Candidate> = value::candidates, "", OPEN,
+        "Addresses at which clients reach WebRTC, each with a port if that is not the listener's; empty for the address at which they reached the API.";
+    PROXY_WEBRTC_CONSENT_TIMEOUT: Duration = positive_duration, "30s", OPEN,
+        "A WebRTC session ends this long after its origin has last answered a connectivity check of its client.";
+    PROXY_SRT_IDLE_TIMEOUT: Duration = positive_duration, "10s", OPEN,
+        "An SRT session of which a peer sends nothing ends after this time.";
+    PROXY_SRT_ORIGIN_TIMEOUT: Duration = positive_duration, "1s", OPEN,
+        "Time for an origin to shake hands over SRT.";
+    PROXY_SRT_PENDING_PER_CLIENT: usize = count, "64", OPEN,
+        "SRT handshakes of one client address that may be under way at once.";
+    PROXY_UDP_BUFFER: usize = value::size, "8MiB", OPEN,
+        "Receive buffer of each UDP socket on which clients arrive; the system may give less.";
     PROXY_SECRET: Option<Secret> = value::long_secret, "", SECRET,
         "Key by which the URIs in playlists are signed, at least 16 bytes, the same for all proxies of a fleet; random if empty.";
 

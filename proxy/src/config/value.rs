@@ -4,13 +4,14 @@
 //! what was expected and repeats nothing.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
+use super::listen::ListenAddrs;
 use crate::origin::{OriginHost, Policy};
 use crate::proto::proxy_protocol::Version;
 use crate::stream::Vhosts;
@@ -204,6 +205,37 @@ pub enum LogFormat {
 
 impl Word for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("human", Self::Human), ("json", Self::Json)];
+}
+
+/// An address at which clients reach WebRTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// IPv4 or IPv6.
+    pub ip: IpAddr,
+    /// If it is not that of the listener.
+    pub port: Option<u16>,
+}
+
+pub(super) fn candidates(text: &str) -> Result<Vec<Candidate>, String> {
+    const EXPECTED: &str = "expected IP addresses between commas, each with or without a port, \
+                            such as 203.0.113.7,[2001:db8::7]:8000";
+    let candidate = |item: &str| {
+        let bare = item.strip_prefix('[').and_then(|item| item.strip_suffix(']')).unwrap_or(item);
+        let (ip, port) = match (bare.parse::<IpAddr>(), item.parse::<SocketAddr>()) {
+            (Ok(ip), _) => (ip, None),
+            (_, Ok(address)) if address.port() > 0 => (address.ip(), Some(address.port())),
+            _ => return Err(EXPECTED.to_owned()),
+        };
+        if ip.is_unspecified() || ip.is_multicast() {
+            return Err("expected addresses that clients can reach".to_owned());
+        }
+        Ok(Candidate { ip: ip.to_canonical(), port })
+    };
+    items(text).map(candidate).collect()
+}
+
+pub(super) fn optional_listen(text: &str) -> Result<Option<ListenAddrs>, String> {
+    if text.is_empty() { Ok(None) } else { ListenAddrs::parse(text).map(Some) }
 }
 
 /// `*`, or names between commas; empty for none.

@@ -3,6 +3,7 @@
 mod arrival;
 pub mod tcp;
 mod trusted;
+pub mod udp;
 
 use std::net::{IpAddr, Ipv6Addr};
 

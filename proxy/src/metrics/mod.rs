@@ -13,18 +13,20 @@ use prometheus_client::registry::Registry;
 
 use crate::origin::Balancer;
 use crate::plane::Leg;
+use crate::session::flow::{Dropped, Drops};
 use crate::session::http::{Counts as HttpCounts, StatusClass};
 use crate::session::{End, Protocol, Role, Sessions};
 use crate::stream::Kind;
 
-/// A registry with everything in [`TABLE`].
+/// A registry with everything in [`TABLE`]; the drops are those of WebRTC and of SRT.
 pub fn registry(
     sessions: Arc<Sessions>,
     balancer: Arc<Balancer>,
     http: Arc<HttpCounts>,
+    drops: [Arc<Drops>; 2],
 ) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot { sessions, balancer, http }));
+    registry.register_collector(Box::new(Snapshot { sessions, balancer, http, drops }));
     registry
 }
 
@@ -93,12 +95,18 @@ const ROUTES: Family = Family {
     counter: false,
     help: "Streams that have an origin; idle ones have no client",
 };
+const DATAGRAMS_DROPPED: Family = Family {
+    name: "srs_proxy_datagrams_dropped",
+    labels: &["protocol", "reason"],
+    counter: true,
+    help: "Datagrams of clients and origins that went nowhere",
+};
 const BUILD_INFO: Family =
     Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
 
 /// Every family, in the order in which they are written.
-pub const TABLE: [Family; 8] =
-    [SESSIONS, SETUPS, ENDS, BYTES, HTTP_REQUESTS, ORIGINS, ROUTES, BUILD_INFO];
+pub const TABLE: [Family; 9] =
+    [SESSIONS, SETUPS, ENDS, BYTES, HTTP_REQUESTS, DATAGRAMS_DROPPED, ORIGINS, ROUTES, BUILD_INFO];
 
 /// Reads the tables at each scrape: nothing is counted twice.
 #[derive(Debug)]
@@ -106,6 +114,8 @@ struct Snapshot {
     sessions: Arc<Sessions>,
     balancer: Arc<Balancer>,
     http: Arc<HttpCounts>,
+    /// Of WebRTC and SRT.
+    drops: [Arc<Drops>; 2],
 }
 
 impl Collector for Snapshot {
@@ -121,6 +131,10 @@ impl Collector for Snapshot {
         let kinds = Kind::ALL.map(Kind::as_str);
         let classes = StatusClass::ALL.map(StatusClass::as_str);
         write(&mut encoder, HTTP_REQUESTS, crossed(kinds, &self.http.read(), classes))?;
+        let protocols = [Protocol::Webrtc, Protocol::Srt].map(Protocol::as_str);
+        let drops = self.drops.each_ref().map(|drops| drops.read());
+        let reasons = Dropped::ALL.map(Dropped::as_str);
+        write(&mut encoder, DATAGRAMS_DROPPED, crossed(protocols, &drops, reasons))?;
         let counts = self.balancer.counts(Instant::now());
         let states = [("up", counts.up), ("down", counts.down)];
         write(&mut encoder, ORIGINS, by_state(states))?;
@@ -191,7 +205,8 @@ mod tests {
         let fixed = Origin::fixed("127.0.0.1", &[(Listener::Rtmp, "1935")]).unwrap();
         let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
         let balancer = Arc::new(Balancer::new(settings));
-        let registry = registry(Arc::clone(&sessions), balancer, Arc::default());
+        let registry =
+            registry(Arc::clone(&sessions), balancer, Arc::default(), Default::default());
         let client = "192.0.2.1:5000".parse().unwrap();
         let ends = Ends { source: client, destination: client };
         let live = sessions.admit(ends, Protocol::Rtmp).unwrap();

@@ -1,5 +1,6 @@
 //! How bytes move once a session stands.
 
+pub mod datagram;
 pub mod ebpf_object;
 mod meter;
 pub mod relay;

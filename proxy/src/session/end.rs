@@ -62,13 +62,19 @@ pub enum End {
     TooManyFromClient,
     /// The proxy's own host has no more descriptors, ports or memory.
     OutOfResources,
+    /// The client deleted its session.
+    Deleted,
+    /// No connectivity check of a signalled session came in time.
+    NotConnected,
+    /// The origin has answered no connectivity check for the consent time.
+    NoConsent,
     /// The session's task ended without a word: a defect.
     Aborted,
 }
 
 impl End {
     /// Every reason, in the order in which they are counted.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::ClientClosed,
         Self::ClientLost,
         Self::OriginClosed,
@@ -97,6 +103,9 @@ impl End {
         Self::TooManySessions,
         Self::TooManyFromClient,
         Self::OutOfResources,
+        Self::Deleted,
+        Self::NotConnected,
+        Self::NoConsent,
         Self::Aborted,
     ];
 
@@ -131,6 +140,9 @@ impl End {
             Self::TooManySessions => "too_many_sessions",
             Self::TooManyFromClient => "too_many_from_client",
             Self::OutOfResources => "out_of_resources",
+            Self::Deleted => "deleted",
+            Self::NotConnected => "not_connected",
+            Self::NoConsent => "no_consent",
             Self::Aborted => "aborted",
         }
     }

@@ -8,14 +8,19 @@ mod dial;
 #[cfg(test)]
 mod dice;
 mod end;
+mod ending;
+pub mod flow;
 pub mod http;
 mod record;
 pub mod rtmp;
 mod serve;
+pub mod srt;
 mod table;
+pub mod webrtc;
 
 pub use self::dial::{DialError, Dialer};
 pub use self::end::End;
+use self::ending::Ending;
 pub use self::record::{Progress, Session, SessionId, SessionView};
 pub use self::serve::{Serve, serve};
 pub use self::table::{Live, SessionLimits, Sessions, Totals};
@@ -27,17 +32,23 @@ pub enum Protocol {
     Rtmp,
     /// HTTP over TCP.
     Http,
+    /// WebRTC, signalled by WHIP or WHEP.
+    Webrtc,
+    /// SRT over UDP.
+    Srt,
 }
 
 impl Protocol {
     /// Every protocol, in the order in which they are counted.
-    pub const ALL: [Self; 2] = [Self::Rtmp, Self::Http];
+    pub const ALL: [Self; 4] = [Self::Rtmp, Self::Http, Self::Webrtc, Self::Srt];
 
     /// The word used in logs, metrics and the API.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Rtmp => "rtmp",
             Self::Http => "http",
+            Self::Webrtc => "webrtc",
+            Self::Srt => "srt",
         }
     }
 }

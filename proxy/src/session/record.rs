@@ -62,7 +62,7 @@ pub struct Session {
     /// The address it came to.
     pub destination: SocketAddr,
     /// Bytes so far.
-    pub meter: Meter,
+    pub meter: Arc<Meter>,
     started: Instant,
     progress: Mutex<Progress>,
 }
@@ -74,7 +74,7 @@ impl Session {
             protocol,
             client: ends.source,
             destination: ends.destination,
-            meter: Meter::default(),
+            meter: Arc::default(),
             started: Instant::now(),
             progress: Mutex::default(),
         }

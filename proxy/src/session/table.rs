@@ -245,11 +245,11 @@ mod tests {
         live.session().meter.wrote(Leg::Client, 7);
         let name = live.session().id.to_string();
         assert!(sessions.get(&name).is_some());
-        assert_eq!(sessions.totals().bytes, [[0, 7], [0, 0]]);
+        assert_eq!(sessions.totals().bytes, [[0, 7], [0, 0], [0, 0], [0, 0]]);
         live.end(End::Idle);
         assert!(sessions.get(&name).is_none(), "{name} is gone");
         let totals = sessions.totals();
-        assert_eq!((totals.live, totals.bytes), ([0, 0], [[0, 7], [0, 0]]));
+        assert_eq!((totals.live, totals.bytes), ([0; 4], [[0, 7], [0, 0], [0, 0], [0, 0]]));
         assert_eq!(totals.ends[0][End::Idle as usize], 1);
         assert!(sessions.table.lock().clients.is_empty(), "a client without a session is kept");
     }

@@ -6,6 +6,7 @@ use percent_encoding::percent_decode_str;
 
 use super::key::BadStream;
 use super::vhosts::Vhosts;
+use crate::proto::srt::stream_id::{self, Mode};
 
 /// A client's request, in the words of its protocol.
 #[derive(Clone, Debug)]
@@ -149,8 +150,8 @@ fn rtmp(tc_url: &str, app: &str, stream: &str) -> Place {
     Place { host, app: app.to_owned(), stream: name.to_owned() }
 }
 
-/// SRS, `srs_app_srt_utility`: without `#!::` the id is a path. With it, it is pairs: `r` is the
-/// path; `h` the host, or a path, or both; `m` the mode.
+/// SRS, `srs_app_srt_utility`: without `#!::` the id is a path, whose first part is never a host.
+/// With it, it is pairs: `r` is the path; `h` the host, or a path, or both; `m` the mode.
 fn srt(stream_id: &str) -> Result<Place, BadStream> {
     let place = |host: &str, path: &str| Place {
         host: host.to_owned(),
@@ -160,11 +161,12 @@ fn srt(stream_id: &str) -> Result<Place, BadStream> {
     if stream_id.is_empty() {
         return Ok(place("", "live/livestream"));
     }
-    let Some(pairs) = stream_id.strip_prefix("#!::") else {
+    let Some(pairs) = stream_id::pairs(stream_id) else {
         return Ok(place("", at_query(stream_id).0));
     };
+    Mode::of(stream_id).map_err(|_| BadStream::Mode)?;
     let (mut host, mut path_in_host, mut path) = ("", None, None);
-    for (name, value) in pairs_of(pairs) {
+    for (name, value) in pairs {
         match (name, value.split_once('/')) {
             ("r", _) => path = Some(value),
             ("h", None) => host = value,
@@ -173,9 +175,6 @@ fn srt(stream_id: &str) -> Result<Place, BadStream> {
                 path_in_host = Some(rest);
             }
             ("h", Some(_)) => path_in_host = Some(value),
-            ("m", _) if !["publish", "request"].iter().any(|m| value.eq_ignore_ascii_case(m)) => {
-                return Err(BadStream::Mode);
-            }
             _ => {}
         }
     }

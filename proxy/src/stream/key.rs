@@ -219,6 +219,13 @@ mod tests {
             (srt("#!::h=host/live/livestream"), livestream),
             (srt("live/livestream"), livestream),
             (srt("livestream"), livestream),
+            (srt("/live/livestream"), livestream),
+            (srt("live/livestream?secret=1"), livestream),
+            (srt("#!::h=host,r=live/livestream,m=request"), livestream),
+            (srt("#!::h=host/live/livestream,m=publish"), livestream),
+            // Three parts without `#!::` are what RTMP says of the app `live/show`.
+            (srt("live/show/livestream"), "__defaultVhost__/live/show/livestream"),
+            (srt("#!::r=live/show/livestream"), "__defaultVhost__/live/show/livestream"),
             (srt(""), livestream),
         ];
         for (ask, expected) in table {

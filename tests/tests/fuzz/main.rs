@@ -17,11 +17,13 @@ mod chunk;
 mod corpus;
 mod handshake;
 mod http;
+mod ice;
 mod manifests;
 mod names;
 mod oracle;
 mod proxy_protocol;
 mod split;
+mod srt;
 
 /// Random inputs of each target where no fuzzing engine runs.
 const RANDOM: usize = 1000;

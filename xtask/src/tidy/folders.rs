@@ -8,8 +8,11 @@ const PURE: &[&str] = &[
     "proxy/src/sniff.rs",
     "proxy/src/stream",
     "proxy/src/origin",
+    "proxy/src/session/flow",
     "proxy/src/session/http",
     "proxy/src/session/rtmp",
+    "proxy/src/session/srt",
+    "proxy/src/session/webrtc",
     "proxy-ebpf/src",
 ];
 
@@ -23,6 +26,9 @@ const DRIVERS: &[&str] = &[
     "proxy/src/session/http/pool.rs",
     "proxy/src/session/rtmp/mod.rs",
     "proxy/src/session/rtmp/reach.rs",
+    "proxy/src/session/webrtc/mod.rs",
+    "proxy/src/session/webrtc/signalling.rs",
+    "proxy/src/session/webrtc/tcp.rs",
 ];
 
 /// What a pure file has no use for. A clock's type is fine: `now` is an argument.

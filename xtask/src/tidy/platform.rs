@@ -13,7 +13,9 @@ const UNSAFE: &[&str] = &[
 const SYSTEMS: &[&str] = &[
     "proxy/src/drain.rs",
     "proxy/src/listen/tcp.rs",
+    "proxy/src/listen/udp.rs",
     "proxy/src/pages/tests.rs",
+    "proxy/src/plane/datagram/socket.rs",
     "tests/tests/ebpf.rs",
     "xtask/src/command.rs",
 ];

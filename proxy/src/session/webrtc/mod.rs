@@ -1,0 +1,360 @@
+//! WebRTC: sessions that are signalled over HTTP, and whose media finds them by its ICE names.
+//!
+//! [`signalling`] makes a session of an offer and its answer. Its media is told apart here, by the
+//! first byte (RFC 7983): STUN names its session and is checked by the password of the answer;
+//! everything else goes by its address, which only STUN can teach. [`ice`] decides, the
+//! [`FlowTable`] remembers, and lanes carry. [`tcp`] is another way in for the same datagrams.
+
+mod ice;
+mod signalling;
+mod tcp;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, trace};
+
+use self::ice::{Check, Ice, TICK};
+pub use self::signalling::{BadDescription, Draft, Invited};
+use super::flow::{Dropped, Drops, FlowId, FlowTable, Learnt, Media, Name};
+use super::{End, Ending, Sessions};
+use crate::config::Candidate;
+use crate::plane::Leg;
+use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Socket, Train};
+use crate::proto::datagram::{Kind, is_dtls_alert};
+use crate::proto::sdp::{Offered, Transport};
+use crate::proto::stun::{Class, Message};
+
+/// Limits of WebRTC, and where clients reach it.
+#[derive(Clone, Debug)]
+pub struct WebrtcSettings {
+    /// Where clients reach it, as the operator says.
+    pub candidates: Vec<Candidate>,
+    /// Where it takes datagrams.
+    pub udp: Vec<SocketAddr>,
+    /// Where it takes them framed by TCP.
+    pub tcp: Vec<SocketAddr>,
+    /// How long a session lives without its origin's consent.
+    pub consent_timeout: Duration,
+    /// Receive buffer of each session's socket, in bytes.
+    pub buffer: usize,
+}
+
+/// What all WebRTC sessions share.
+#[derive(Debug)]
+pub struct Webrtc {
+    settings: WebrtcSettings,
+    sessions: Arc<Sessions>,
+    table: Mutex<FlowTable<Datagrams, Lanes>>,
+    lanes: Lanes,
+    drops: Arc<Drops>,
+    stop: CancellationToken,
+}
+
+/// What is kept for each session.
+#[derive(Debug)]
+struct Datagrams;
+
+impl Media for Datagrams {
+    type Session = Known;
+    type Lane = Arc<Lane>;
+    type Exit = Exit;
+}
+
+/// A session, to those who find it by a datagram.
+#[derive(Debug)]
+struct Known {
+    ice: Ice,
+    ending: Arc<Ending>,
+    /// The address at which its client reached the API.
+    reached: IpAddr,
+}
+
+impl Webrtc {
+    /// No session yet. All end when `stop` is cancelled.
+    pub fn new(
+        settings: WebrtcSettings,
+        sessions: Arc<Sessions>,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let lanes = Lanes::default();
+        let table = Mutex::new(FlowTable::new(lanes.clone()));
+        Arc::new(Self { settings, sessions, table, lanes, drops: Arc::default(), stop })
+    }
+
+    /// Ends what is over. Returns never.
+    pub async fn watch(&self) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let patience = self.settings.consent_timeout;
+        loop {
+            tick.tick().await;
+            let now = Instant::now();
+            let mut table = self.table.lock();
+            let over = table.tick(now, now.checked_sub(patience), |known, heard| {
+                let end = known.ice.judge(heard, patience, now)?;
+                Some((Arc::clone(&known.ending), end))
+            });
+            drop(table);
+            for (_, (ending, end)) in over {
+                ending.end(end);
+            }
+        }
+    }
+
+    /// What went nowhere.
+    pub fn drops(&self) -> &Arc<Drops> {
+        &self.drops
+    }
+
+    /// Takes what has come by a socket for datagrams.
+    pub fn arrived(&self, socket: &Arc<Socket>, train: &Train<'_>) {
+        let local = socket.local();
+        let local = SocketAddr::new(train.destination.unwrap_or(local.ip()), local.port());
+        let key = FlowKey { is_tcp: false, client: train.source, local, socket_id: None };
+        let from = train.destination.filter(|ip| !ip.is_multicast());
+        self.take(&key, train, || Exit::Udp { socket: Arc::clone(socket), to: train.source, from });
+    }
+
+    /// Takes what has come from a client, who is answered by the way of `exit`.
+    fn take(&self, key: &FlowKey, train: &Train<'_>, exit: impl Fn() -> Exit) {
+        if train.datagrams().all(|datagram| Kind::of(datagram) == Kind::Media) {
+            if train.bytes.is_empty() {
+                self.drops.count(Dropped::NotTheProtocol, 1);
+            } else {
+                self.pass(key, train);
+            }
+            return;
+        }
+        for datagram in train.datagrams() {
+            let one = train.part(datagram);
+            match Kind::of(datagram) {
+                Kind::Stun => self.stun(key, &one, &exit),
+                Kind::Media => self.pass(key, &one),
+                Kind::Dtls => {
+                    self.pass(key, &one);
+                    if is_dtls_alert(datagram) {
+                        self.alert(key);
+                    }
+                }
+                Kind::Zrtp | Kind::TurnChannel | Kind::Other => {
+                    self.drops.count(Dropped::NotTheProtocol, 1);
+                }
+            }
+        }
+    }
+
+    /// Passes on what names no session.
+    fn pass(&self, key: &FlowKey, train: &Train<'_>) {
+        if let Some(sent) = self.lanes.with(key, |lane| lane.to_origin(train)) {
+            if let Err(error) = sent {
+                self.complain(key, &error);
+            }
+            return;
+        }
+        // Media comes by the pair of addresses that the client has chosen: by another one than
+        // before, if it has proved that it is there.
+        let mut table = self.table.lock();
+        let Some(id) = table.owner(key) else {
+            drop(table);
+            self.drops.count(Dropped::UnknownFlow, train.count());
+            return;
+        };
+        if table.select(id, key) {
+            debug!(client = %key.client, "media comes from another address");
+        }
+        let lane = table.get(id).map(|(_, lane)| Arc::clone(lane));
+        drop(table);
+        if let Some(Err(error)) = lane.map(|lane| lane.to_origin(train)) {
+            self.complain(key, &error);
+        }
+    }
+
+    /// The system has said something of the origin of this flow.
+    fn complain(&self, key: &FlowKey, error: &std::io::Error) {
+        if is_gone(error) {
+            let table = self.table.lock();
+            if let Some((known, _)) = table.owner(key).and_then(|id| table.get(id)) {
+                known.ending.end(End::OriginLost);
+            }
+        }
+    }
+
+    /// The client has closed, or somebody who has its address says so.
+    fn alert(&self, key: &FlowKey) {
+        let mut table = self.table.lock();
+        if let Some(known) = table.owner(key).and_then(|id| table.session_mut(id)) {
+            known.ice.leave(Leg::Client, Instant::now());
+        }
+    }
+
+    /// Takes a message of a client's ICE agent.
+    fn stun(&self, key: &FlowKey, train: &Train<'_>, exit: &impl Fn() -> Exit) {
+        let sent = match Message::parse(train.bytes) {
+            Ok(message) if message.is_binding() => match message.class() {
+                Class::Request => self.check(key, train, &message, exit),
+                // What the client says to the origin's own checks.
+                Class::Indication | Class::Success | Class::Error => {
+                    self.pass(key, train);
+                    return;
+                }
+            },
+            Ok(_) => Err(Dropped::Unexpected),
+            Err(error) => {
+                trace!(client = %key.client, %error, "malformed");
+                Err(Dropped::Malformed)
+            }
+        };
+        match sent.map(|lane| lane.to_origin(train)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.complain(key, &error),
+            Err(dropped) => {
+                trace!(client = %key.client, dropped = dropped.as_str(), "dropped");
+                self.drops.count(dropped, 1);
+            }
+        }
+    }
+
+    /// Learns from a check where the client is, if it is the client's (RFC 8445 7.3).
+    fn check(
+        &self,
+        key: &FlowKey,
+        train: &Train<'_>,
+        message: &Message<'_>,
+        exit: &impl Fn() -> Exit,
+    ) -> Result<Arc<Lane>, Dropped> {
+        let username = message.username().ok_or(Dropped::UnknownName)?;
+        let (id, password) = self.named(username).ok_or(Dropped::UnknownName)?;
+        // Outside of the lock: whoever sends many of these delays nobody.
+        if !message.is_authentic(password.as_bytes()) {
+            return Err(Dropped::Forged);
+        }
+        let now = Instant::now();
+        let mut table = self.table.lock();
+        let known = table.session_mut(id).ok_or(Dropped::UnknownName)?;
+        if known.ice.check(message.transaction(), *key) == Check::Replayed {
+            return Err(Dropped::Replayed);
+        }
+        let learnt = table.learn(id, *key, exit(), now).ok_or(Dropped::UnknownName)?;
+        let is_first = table.flow(id).is_none();
+        // An address where the client was not before, which it nominates: it has moved. Of those
+        // that are known, media tells the one in use: an agent may nominate several.
+        if (is_first || (learnt == Learnt::New && message.has_use_candidate()))
+            && table.select(id, key)
+        {
+            debug!(client = %key.client, train.bytes = train.bytes.len(), "client found");
+        }
+        table.get(id).map(|(_, lane)| Arc::clone(lane)).ok_or(Dropped::UnknownName)
+    }
+
+    /// The session of this name, and the password of its checks.
+    fn named(&self, username: &str) -> Option<(FlowId, Arc<str>)> {
+        let table = self.table.lock();
+        let id = table.find(&Name::Ice(username.into()))?;
+        let (known, _) = table.get(id)?;
+        Some((id, known.ice.password(username)?))
+    }
+
+    /// Takes what has come from a session's origin. True if it is the first consent.
+    fn answered(&self, id: FlowId, lane: &Lane, train: &Train<'_>) -> bool {
+        if train.datagrams().all(|datagram| Kind::of(datagram) == Kind::Media) {
+            lane.to_client(train);
+            return false;
+        }
+        let mut is_first = false;
+        for datagram in train.datagrams() {
+            let one = train.part(datagram);
+            match Kind::of(datagram) {
+                Kind::Stun => is_first |= self.answered_stun(id, lane, &one),
+                kind => {
+                    lane.to_client(&one);
+                    if kind == Kind::Dtls && is_dtls_alert(datagram) {
+                        let mut table = self.table.lock();
+                        if let Some(known) = table.session_mut(id) {
+                            known.ice.leave(Leg::Origin, Instant::now());
+                        }
+                    }
+                }
+            }
+        }
+        is_first
+    }
+
+    /// Takes a message of the origin's ICE agent: an answer goes where it was asked from.
+    fn answered_stun(&self, id: FlowId, lane: &Lane, train: &Train<'_>) -> bool {
+        let Ok(message) = Message::parse(train.bytes) else {
+            self.drops.count(Dropped::Malformed, 1);
+            return false;
+        };
+        let is_answer = matches!(message.class(), Class::Success | Class::Error);
+        let mut table = self.table.lock();
+        let Some(known) = table.session_mut(id) else { return false };
+        let asked_from = known.ice.asked_from(message.transaction()).filter(|_| is_answer);
+        let is_consent = asked_from.is_some() && message.class() == Class::Success;
+        let is_first = is_consent && known.ice.consent(Instant::now());
+        let exit = match asked_from {
+            Some(key) => table.exit(id, &key),
+            // The origin checks the way back, to where media goes.
+            None => table
+                .flow(id)
+                .map(|flow| flow.key)
+                .and_then(|key| table.exit(id, &key))
+                .or_else(|| table.latest_exit(id)),
+        };
+        let exit = exit.cloned();
+        drop(table);
+        match exit {
+            Some(exit) => lane.to_client_by(&exit, train),
+            None => self.drops.count(Dropped::NotConnected, 1),
+        }
+        is_first
+    }
+
+    /// Where clients reach WebRTC, if they reached the API at `ip`.
+    fn offered(&self, ip: IpAddr) -> Vec<Offered> {
+        let WebrtcSettings { candidates, udp, tcp, .. } = &self.settings;
+        let here = [Candidate { ip: ip.to_canonical(), port: None }];
+        let candidates = if candidates.is_empty() { &here } else { candidates.as_slice() };
+        let offered = candidates.iter().flat_map(|&Candidate { ip, port }| {
+            let udp = port.or_else(|| port_at(udp, ip)).map(|port| (port, Transport::Udp));
+            let tcp = port_at(tcp, ip).map(|port| (port, Transport::Tcp));
+            let at =
+                move |(port, transport)| Offered { address: SocketAddr::new(ip, port), transport };
+            udp.into_iter().chain(tcp).map(at)
+        });
+        offered.collect()
+    }
+}
+
+impl Webrtc {
+    /// Whether datagrams for this address come to this proxy.
+    fn is_own(&self, address: SocketAddr) -> bool {
+        self.settings.udp.iter().any(|own| {
+            let here =
+                own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
+            here && own.port() == address.port()
+        })
+    }
+}
+
+/// The port of these listeners for who comes to `ip`, which may be that of another host in front.
+fn port_at(listeners: &[SocketAddr], ip: IpAddr) -> Option<u16> {
+    let serves = |listener: &&SocketAddr| {
+        let any = listener.ip().is_unspecified() && (listener.is_ipv6() || ip.is_ipv4());
+        any || listener.ip() == ip
+    };
+    listeners.iter().find(serves).or(listeners.first()).map(SocketAddr::port)
+}
+
+/// Whether the system says that nobody listens there. What it says of the way there may be
+/// otherwise in a moment.
+fn is_gone(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionRefused | ConnectionReset)
+}

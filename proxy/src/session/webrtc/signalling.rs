@@ -1,0 +1,230 @@
+//! A session out of an offer and its answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fmt, io};
+
+use thiserror::Error;
+use tokio::time::sleep;
+use tracing::{Instrument, debug, info_span};
+
+use super::{Datagrams, Ice, Known, Webrtc, is_gone};
+use crate::origin::{Lease, Listener};
+use crate::plane::datagram::{Lane, Lanes, Socket, WHY_RELAY};
+use crate::proto::proxy_protocol::Ends;
+use crate::proto::sdp::{self, BadSdp, Offered, Transport};
+use crate::session::flow::{FlowId, FlowTable, Name};
+use crate::session::{End, Ending, Live, Protocol, Role};
+use crate::stream::StreamKey;
+
+/// What signalling knows of a session that is to be.
+#[derive(Debug)]
+pub struct Invited {
+    /// Of the connection by which the offer came.
+    pub client: Ends,
+    /// The stream.
+    pub stream: StreamKey,
+    /// What the client does with it.
+    pub role: Role,
+    /// The origin that is asked.
+    pub lease: Lease,
+    /// The proxy's own address towards that origin.
+    pub near: IpAddr,
+    /// The origin's address.
+    pub far: IpAddr,
+}
+
+/// A session between its offer and its answer. Its drop ends it.
+pub struct Draft {
+    webrtc: Arc<Webrtc>,
+    invited: Invited,
+    live: Live,
+    socket: Socket,
+    /// ICE user name of the offer.
+    offered: Option<String>,
+}
+
+/// Why a description is not taken.
+#[derive(Debug, Error)]
+pub enum BadDescription {
+    /// The offer or the answer has no ICE user name or password that could be one.
+    #[error("{0}")]
+    Sdp(#[from] BadSdp),
+    /// Nothing in the answer tells where the origin takes media.
+    #[error("no candidate, and the origin has registered no rtc endpoint")]
+    NoCandidate,
+    /// The origin takes media where this proxy does.
+    #[error("its media would come back to this proxy")]
+    Circle,
+    /// There is no socket for its media.
+    #[error("{0}")]
+    Socket(io::Error),
+}
+
+impl Webrtc {
+    /// Admits a session, counted against the limits, before its origin is asked.
+    pub fn invite(self: &Arc<Self>, invited: Invited) -> Result<Draft, End> {
+        let live = self.sessions.admit(invited.client, Protocol::Webrtc)?;
+        live.session().note(|progress| {
+            progress.role = Some(invited.role);
+            progress.stream = Some(invited.stream.clone());
+        });
+        match Socket::at(invited.near, self.settings.buffer) {
+            Ok(socket) => {
+                Ok(Draft { webrtc: Arc::clone(self), invited, live, socket, offered: None })
+            }
+            Err(error) => {
+                live.session().note(|progress| progress.why = Some(error.to_string()));
+                live.end(End::OutOfResources);
+                Err(End::OutOfResources)
+            }
+        }
+    }
+
+    /// The offer's part in an ICE restart of this session, and its origin's answer to it: gives
+    /// the answer for the client. None if the session is not here, or is of no restart.
+    pub fn restart(&self, name: &str, offer: &str, answer: &str) -> Option<String> {
+        let (offer, ice) = (sdp::ice(offer).ok()?, sdp::ice(answer).ok()?);
+        let mut table = self.table.lock();
+        let id = table.find(&Name::Ice(name.into()))?;
+        let renamed = named(&ice.ufrag, &offer.ufrag);
+        let known = table.session_mut(id)?;
+        known.ice.restart(&renamed, &ice.password, FlowTable::<Datagrams, Lanes>::MAX_NAMES);
+        let reached = known.reached;
+        table.name(id, Name::Ice(renamed.into()));
+        drop(table);
+        Some(sdp::with_candidates(answer, &self.offered(reached)))
+    }
+
+    /// Ends the session of this name, whose client has deleted it at the origin.
+    pub fn delete(&self, name: &str) {
+        let table = self.table.lock();
+        let id = table.find(&Name::Ice(name.into()));
+        if let Some((known, _)) = id.and_then(|id| table.get(id)) {
+            known.ending.end(End::Deleted);
+        }
+    }
+
+    /// One session, from its answer to its end.
+    async fn serve(self: Arc<Self>, listed: Listed, lane: Arc<Lane>, live: Live, role: Role) {
+        let id = listed.id;
+        let heard = async {
+            loop {
+                let error = lane
+                    .listen(|train| {
+                        if self.answered(id, &lane, &train) {
+                            live.established(role);
+                        }
+                    })
+                    .await;
+                if is_gone(&error) {
+                    return End::OriginLost;
+                }
+                debug!(%error, "of the way to the origin");
+                sleep(PAUSE).await;
+            }
+        };
+        let end = tokio::select! {
+            end = heard => end,
+            end = listed.ending.ended() => end,
+            () = self.stop.cancelled() => End::Shutdown,
+        };
+        // The flow before its socket: nobody finds a session whose socket is another's by now.
+        drop(listed);
+        drop(lane);
+        live.end(end);
+    }
+}
+
+impl Draft {
+    /// The offer for the origin: the proxy takes the client's place among the candidates, or an
+    /// origin that can reach the client would meet it past the proxy.
+    pub fn offer(&mut self, offer: &str) -> Result<String, BadDescription> {
+        self.offered = Some(sdp::ice(offer)?.ufrag);
+        let here = Offered { address: self.socket.local(), transport: Transport::Udp };
+        Ok(sdp::with_candidates(offer, &[here]))
+    }
+
+    /// Takes the origin's answer. Media can come from here on. Gives the answer for the client,
+    /// with the proxy's candidates, and the session's name: the ICE user names of answer and
+    /// offer with a colon between them.
+    pub fn accept(self, answer: &str) -> Result<(String, String), BadDescription> {
+        let Self { webrtc, invited, live, socket, offered } = self;
+        let ice = sdp::ice(answer)?;
+        let origin = media_address(&invited, answer).ok_or(BadDescription::NoCandidate)?;
+        if webrtc.is_own(origin) {
+            return Err(BadDescription::Circle);
+        }
+        socket.connect(origin).map_err(BadDescription::Socket)?;
+        let name = named(&ice.ufrag, &offered.unwrap_or_default());
+        let session = Arc::clone(live.session());
+        let server = Arc::clone(invited.lease.origin().name());
+        session.note(|progress| {
+            progress.origin = Some((server, origin));
+            progress.plane = Some(("relay", WHY_RELAY));
+        });
+        let reached = session.destination.ip();
+        let lane = Arc::new(Lane::new(socket, origin, Arc::clone(&session.meter)));
+        let ending = Arc::new(Ending::default());
+        let now = Instant::now();
+        let ice = Ice::new(&name, &ice.password, now);
+        let known = Known { ice, ending: Arc::clone(&ending), reached };
+        let ends = (lane.near(), origin);
+        let mut table = webrtc.table.lock();
+        let id = table.insert(known, Arc::clone(&lane), ends, now);
+        table.name(id, Name::Ice(name.as_str().into()));
+        drop(table);
+        let listed = Listed { webrtc: Arc::clone(&webrtc), id, ending, lease: invited.lease };
+        let answer = sdp::with_candidates(answer, &webrtc.offered(reached));
+        let span = info_span!("session", id = %session.id);
+        tokio::spawn(webrtc.serve(listed, lane, live, invited.role).instrument(span));
+        Ok((answer, name))
+    }
+}
+
+impl fmt::Debug for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft").field("invited", &self.invited).finish_non_exhaustive()
+    }
+}
+
+/// A session's place in the table, and at its origin. Its drop gives up both.
+struct Listed {
+    webrtc: Arc<Webrtc>,
+    id: FlowId,
+    ending: Arc<Ending>,
+    #[expect(dead_code, reason = "held for its drop: the stream's route is in use until then")]
+    lease: Lease,
+}
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        self.webrtc.table.lock().remove(self.id);
+    }
+}
+
+/// How long the way to an origin may be broken before it is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// As in the USERNAME of the client's checks (RFC 8445 7.2.2).
+fn named(answer: &str, offer: &str) -> String {
+    format!("{answer}:{offer}")
+}
+
+/// Where the origin takes the media of this session: where it has registered to take all; else
+/// where the answer says, at the origin's own address if that is among the candidates.
+fn media_address(invited: &Invited, answer: &str) -> Option<SocketAddr> {
+    if let Some((_, port)) = invited.lease.origin().targets(Listener::Rtc).next() {
+        return Some(SocketAddr::new(invited.far, port));
+    }
+    let candidates = sdp::candidates(answer).into_iter();
+    let udp = candidates.filter(|candidate| candidate.transport == Transport::Udp);
+    let addresses = udp.filter_map(|candidate| {
+        Some(SocketAddr::new(candidate.address.parse().ok()?, candidate.port))
+    });
+    let addresses: Vec<_> = addresses.collect();
+    let same_family = |address: &&SocketAddr| address.is_ipv4() == invited.far.is_ipv4();
+    let at_origin = addresses.iter().find(|address| address.ip() == invited.far);
+    at_origin.or_else(|| addresses.iter().find(same_family)).copied()
+}
