@@ -86,6 +86,12 @@ impl Browser {
         })
     }
 
+    /// Runs this script in every page that is opened from now on, before the page's own.
+    pub fn run_first(&mut self, script: &str) -> Result<()> {
+        let script = json!({"source": script});
+        self.command("Page.addScriptToEvaluateOnNewDocument", &script).map(drop)
+    }
+
     /// The value of a JavaScript expression in the page; a promise is waited for.
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let answer = self.command(
