@@ -86,6 +86,12 @@ impl Browser {
         })
     }
 
+    /// Runs this script in every page that is opened from now on, before the page's own.
+    pub fn run_first(&mut self, script: &str) -> Result<()> {
+        let script = json!({"source": script});
+        self.command("Page.addScriptToEvaluateOnNewDocument", &script).map(drop)
+    }
+
     /// The value of a JavaScript expression in the page; a promise is waited for.
     pub fn evaluate(&mut self, expression: &str) -> Result<Value> {
         let answer = self.command(
@@ -173,7 +179,7 @@ fn at<'a>(value: &'a Value, pointer: &str) -> &'a Value {
     value.pointer(pointer).unwrap_or(&Value::Null)
 }
 
-const FLAGS: [&str; 13] = [
+const FLAGS: [&str; 14] = [
     "--headless",
     // Containers and root have no user namespaces for the sandbox.
     "--no-sandbox",
@@ -187,6 +193,8 @@ const FLAGS: [&str; 13] = [
     // A test picture for a camera, and nobody who has to allow it.
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
+    // WebRTC leaves loopback out, and has no other.
+    "--allow-loopback-in-peer-connection",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-port=0",
 ];

@@ -107,6 +107,15 @@ pub fn pack(folder: &Path, options: &[&str], file: &str) -> Result<()> {
     Ok(())
 }
 
+/// FFmpeg that passes bytes as they are, and holds none back.
+pub(crate) fn pass(from: &str, to: &str) -> Command {
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-hide_banner", "-nostats", "-loglevel", "level+verbose", "-y"]);
+    ffmpeg.args(["-f", "data", "-i", from, "-map", "0", "-c", "copy"]);
+    ffmpeg.args(["-flush_packets", "1", "-f", "data", to]);
+    ffmpeg
+}
+
 fn ffmpeg() -> Command {
     let mut ffmpeg = Command::new("ffmpeg");
     ffmpeg.args(["-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+verbose", "-y"]);

@@ -3,12 +3,16 @@
 //! The proxy is a child process, seen from outside only: sockets, its API, its log, its exit.
 //! Everything listens on loopback, lives in one temporary folder, and is gone when dropped.
 
+pub mod aiortc;
 pub mod bench;
 pub mod browser;
 pub mod cluster;
 pub mod ffmpeg;
 pub mod flv;
+pub mod heartbeat;
 pub mod http;
+pub mod ice;
+pub mod lossy;
 pub mod nginx;
 pub mod nms;
 pub mod packets;
@@ -16,11 +20,14 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod rtc;
 pub mod rtmp;
 mod skip;
+pub mod srt;
 pub mod story;
 pub mod usage;
 pub mod wait;
+pub mod whip;
 
 pub use self::skip::skip;
 pub use self::story::story;

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -23,11 +23,25 @@ pub struct Process {
 impl Process {
     /// Starts it; what it writes to stdout and stderr goes to `<folder>/<name>.log`.
     pub fn start(command: &mut Command, folder: &Path, name: &str) -> Result<Self> {
+        Self::spawn(command.stdin(Stdio::null()), folder, name)
+    }
+
+    /// The same, and what is written to its stdin.
+    pub fn start_fed(
+        command: &mut Command,
+        folder: &Path,
+        name: &str,
+    ) -> Result<(Self, ChildStdin)> {
+        let mut process = Self::spawn(command.stdin(Stdio::piped()), folder, name)?;
+        let stdin = process.child.stdin.take().context("it has no stdin")?;
+        Ok((process, stdin))
+    }
+
+    fn spawn(command: &mut Command, folder: &Path, name: &str) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         // A second life of the same name goes on in the same file.
         let file = File::options().create(true).append(true).open(&log)?;
         let child = command
-            .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()

@@ -4,16 +4,19 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use srs_proxy_tests::browser::Browser;
 use srs_proxy_tests::ffmpeg::{self, Source};
+use srs_proxy_tests::lossy::Lossy;
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::nms::Nms;
 use srs_proxy_tests::packets::Kind;
 use srs_proxy_tests::raw::live::{self, SEGMENT};
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
-use srs_proxy_tests::{raw, story, usage, wait};
+use srs_proxy_tests::srt::{self, End, Peer};
+use srs_proxy_tests::whip::{self, Manner, Role};
+use srs_proxy_tests::{aiortc, ice, ports, raw, rtc, story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -212,6 +215,191 @@ fn raw_peers_understand_each_other() -> Result<()> {
     assert_eq!(origin.faults().len(), 1, "{:?}", origin.faults());
     assert_eq!((origin.accepted(), origin.count()), (3, 6));
     Ok(())
+}
+
+#[test]
+fn aiortc_publishes_to_itself_and_plays_from_itself() -> Result<()> {
+    story(|folder| {
+        let origin = aiortc::Origin::start(folder, "origin")?;
+        let start = |name, role| aiortc::Client::start(folder, name, origin.http(), role, "show");
+        // As with SRS, who comes before the publisher waits for him.
+        let early = start("early", Role::Play)?;
+        let publisher = start("publisher", Role::Publish)?;
+        let late = start("late", Role::Play)?;
+        early.must_go_on_for(20, 2 * SOON)?;
+        late.must_go_on_for(20, 2 * SOON)?;
+        assert_eq!(late.state(), "connected");
+        assert_eq!(late.counters().lost.get("video"), Some(&0), "{:?}", late.counters());
+        assert_eq!(origin.sessions()?.len(), 3);
+        assert_eq!(late.delete()?, 200);
+        early.hang_up()?;
+        wait::until_true("both players have left", SOON, || Ok(origin.sessions()?.len() == 1))?;
+        publisher.must_go_on_for(20, SOON)?;
+        publisher.vanish()
+    })
+}
+
+#[test]
+fn str0m_counts_every_packet_that_moves_and_restarts_ice() -> Result<()> {
+    let origin = rtc::Origin::start()?;
+    let server = origin.http();
+    let publisher = rtc::Client::publish(server, "show", 200)?;
+    let player = rtc::Client::play(server, "show")?;
+    for client in [&publisher, &player] {
+        client.must_connect_within(SOON)?;
+    }
+    let tally = player.must_get(200, SOON)?;
+    assert_eq!((tally.missing, tally.repeated), (0, 0), "{tally:?}");
+    assert_eq!(origin.sessions(), 2);
+
+    let old = player.address()?;
+    player.move_to_new_port()?;
+    assert_ne!(player.address()?, old);
+    player.must_get(200, 2 * SOON)?;
+    publisher.move_to_new_port()?;
+    player.must_get(200, 2 * SOON)?;
+    for client in [&publisher, &player] {
+        client.restart_ice()?;
+        player.must_get(200, 2 * SOON)?;
+    }
+
+    player.hang_up()?;
+    player.must_be_closed_within(SOON)?;
+    wait::until_true("the origin has seen it", SOON, || Ok(origin.sessions() == 1))?;
+    assert_eq!(publisher.session().delete()?.status(), 200);
+    wait::until_true("the origin is empty", SOON, || Ok(origin.sessions() == 0))?;
+    assert_eq!(publisher.session().delete()?.status(), 200, "SRS says so as well");
+
+    origin.behave(Manner::Refuse("503 Busy", "Retry-After: 3\r\n", "later"));
+    let offer = Role::Publish.target("show");
+    let refusal = whip::ask(server, "POST", &offer, "", "v=0\r\n")?;
+    assert_eq!((refusal.status(), refusal.text().as_str()), (503, "later"));
+    origin.behave(Manner::Bearer("secret"));
+    assert_eq!(whip::ask(server, "POST", &offer, "", "v=0\r\n")?.status(), 401);
+    let lines = "Authorization: Bearer secret\r\n";
+    assert_eq!(whip::ask(server, "POST", &offer, lines, "v=0\r\n")?.status(), 400);
+    origin.behave(Manner::AbsoluteLocation);
+    let player = rtc::Client::play(server, "show")?;
+    assert_eq!(player.session().server, server, "the Location names this host");
+    assert_eq!(player.session().patch("")?.status(), 204);
+    Ok(())
+}
+
+#[test]
+fn the_browser_and_aiortc_understand_str0m() -> Result<()> {
+    story(|folder| {
+        let origin = rtc::Origin::start()?;
+        let mut publisher = Browser::start(folder, "publisher")?;
+        let mut player = Browser::start(folder, "player")?;
+        fs::write(folder.join("page.html"), "<video autoplay muted></video>")?;
+        let page = format!("file://{}", folder.join("page.html").display());
+        for (browser, role) in [(&mut publisher, Role::Publish), (&mut player, Role::Play)] {
+            browser.open(&page)?;
+            let url = format!("http://{}{}", origin.http(), role.target("show"));
+            browser.evaluate(&SIGNALLING.replace("URL", &url))?;
+        }
+        let aiortc = aiortc::Client::start(folder, "aiortc", origin.http(), Role::Play, "show")?;
+        wait::until_true("the browser has decoded a second", 3 * SOON, || {
+            let frames = player.evaluate("frames()")?;
+            ensure!(frames.as_u64() > Some(30), "{frames} frames");
+            Ok(true)
+        })?;
+        aiortc.must_go_on_for(20, 2 * SOON)
+    })
+}
+
+/// What the proxy's pages do, in short: a camera for who publishes, and a video for who plays.
+const SIGNALLING: &str = r#"(async () => {
+    const pc = window.pc = new RTCPeerConnection();
+    if ("URL".includes("whip")) {
+        const camera = await navigator.mediaDevices.getUserMedia({audio: true, video: true});
+        for (const track of camera.getTracks()) pc.addTransceiver(track, {direction: "sendonly"});
+    } else {
+        const stream = document.querySelector("video").srcObject = new MediaStream();
+        pc.ontrack = ({track}) => stream.addTrack(track);
+        for (const kind of ["audio", "video"]) pc.addTransceiver(kind, {direction: "recvonly"});
+    }
+    window.frames = async () => Math.max(0, ...[...(await pc.getStats()).values()]
+        .filter(it => it.type === "inbound-rtp").map(it => it.framesDecoded ?? 0));
+    await pc.setLocalDescription();
+    await new Promise(done => pc.onicegatheringstatechange = () =>
+        pc.iceGatheringState === "complete" && done());
+    const answer = await fetch("URL", {method: "POST", body: pc.localDescription.sdp});
+    await pc.setRemoteDescription({type: "answer", sdp: await answer.text()});
+})()"#;
+
+#[test]
+fn srt_programs_pass_files_as_they_are() -> Result<()> {
+    use srt::Program::{Ffmpeg, LiveTransmit};
+    story(|folder| {
+        let sent = srt::transport_stream(folder, 1)?;
+        let (plain, secret) = (Peer::plain, |it| Peer::secret(it, "a long secret of ours"));
+        let pairs = [
+            (plain(LiveTransmit), plain(Ffmpeg)),
+            (plain(Ffmpeg), plain(LiveTransmit)),
+            (secret(LiveTransmit), secret(LiveTransmit)),
+            (secret(Ffmpeg), secret(Ffmpeg)),
+        ];
+        let mut running = Vec::new();
+        for (place, (sender, receiver)) in pairs.into_iter().enumerate() {
+            for sender_listens in [true, false] {
+                let address = ports::free()?;
+                let ends = (End::Listener(address), End::Caller(address, "live/show"));
+                let (sends, gets) = if sender_listens { ends } else { (ends.1, ends.0) };
+                let name = |role| format!("{place}-{sender_listens}-{role}");
+                let get = || receiver.receive(folder, &name("receiver"), gets);
+                let start = || sender.send(folder, &name("sender"), sends, &sent, SOON);
+                // A caller does not try for ever.
+                running.push(if sender_listens {
+                    let sender = start()?;
+                    srt::must_listen(address)?;
+                    (sender, get()?)
+                } else {
+                    let get = get()?;
+                    srt::must_listen(address)?;
+                    (start()?, get)
+                });
+            }
+        }
+        for (_, receiver) in &running {
+            receiver.must_have_all_of(&sent, 2 * SOON)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn five_hundred_sessions_of_ice_move_and_end() -> Result<()> {
+    usage::allow_descriptors(4000)?;
+    let origin = ice::Origin::start()?;
+    let swarm = ice::Swarm::start(origin.http(), 500)?;
+    assert_eq!(origin.sessions(), 500);
+    swarm.must_all_echo(2 * SOON)?;
+    swarm.move_all(SOON)?;
+    swarm.must_all_echo(2 * SOON)?;
+    assert_eq!(swarm.foreign(), 0, "packets of others");
+    swarm.delete_all()?;
+    assert_eq!(origin.sessions(), 0);
+    Ok(())
+}
+
+#[test]
+fn srt_recovers_what_a_lossy_relay_loses() -> Result<()> {
+    story(|folder| {
+        let sent = srt::transport_stream(folder, 4)?;
+        let address = ports::free()?;
+        let receiver = Peer::plain(srt::Program::LiveTransmit);
+        let receiver = receiver.receive(folder, "receiver", End::Listener(address))?;
+        srt::must_listen(address)?;
+        let relay = Lossy::start(address, 5, 1)?;
+        let caller = End::Caller(relay.address(), "live/show");
+        let sender = Peer::plain(srt::Program::Ffmpeg);
+        let _sender = sender.send(folder, "sender", caller, &sent, SOON)?;
+        receiver.must_have_all_of(&sent, 2 * SOON)?;
+        let (passed, lost) = relay.passed_and_lost();
+        assert!(passed > 1000 && lost > passed / 40, "{lost} lost, {passed} passed");
+        Ok(())
+    })
 }
 
 #[test]

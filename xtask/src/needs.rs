@@ -27,6 +27,12 @@ pub(crate) const TESTS: &[Need] = &[
     Need { what: "Node.js", package: "nodejs", is_here: || find("node").is_some() },
     Need { what: "Chromium", package: "chromium", is_here: has_browser },
     Need { what: "npm", package: "npm", is_here: || find("npm").is_some() },
+    Need { what: "Python's venv", package: "python3-venv", is_here: has_venv },
+    Need {
+        what: "SRT's tools",
+        package: "srt-tools",
+        is_here: || find("srt-live-transmit").is_some(),
+    },
     HAPROXY,
 ];
 
@@ -76,23 +82,57 @@ fn has_browser() -> bool {
     ["chromium", "google-chrome"].into_iter().any(|browser| find(browser).is_some())
 }
 
-/// Puts node-media-server, as its lock file has it, into the target folder. Once it is there, the
-/// network is not asked again.
+/// Debian keeps the half of Python's venv that brings pip in a package of its own.
+fn has_venv() -> bool {
+    let Some(python) = find("python3") else {
+        return false;
+    };
+    Command::new(python)
+        .args(["-c", "import ensurepip, venv"])
+        .status()
+        .is_ok_and(|it| it.success())
+}
+
+/// Puts node-media-server, as its lock file has it, into the target folder.
 pub(crate) fn install_nms() -> Result<()> {
-    let (from, to) = (workspace()?.join("tests/nms"), target_dir()?.join("nms"));
-    let lock = fs::read(from.join("package-lock.json"))?;
+    install_once("nms", "package-lock.json", |from, to| {
+        for file in ["package.json", "package-lock.json"] {
+            fs::copy(from.join(file), to.join(file))?;
+        }
+        let mut npm = Command::new(find("npm").context("npm is not in PATH")?);
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
+        succeed(npm.current_dir(to))
+    })
+}
+
+/// Makes a Python environment in the target folder that has aiortc, as its lock file has it.
+pub(crate) fn install_aiortc() -> Result<()> {
+    install_once("aiortc", "requirements.txt", |from, to| {
+        let mut venv = Command::new(find("python3").context("python3 is not in PATH")?);
+        succeed(venv.args(["-m", "venv", "--clear"]).arg(to))?;
+        let mut pip = Command::new(to.join("bin/python"));
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+        pip.args(["--only-binary", ":all:", "--require-hashes", "-r"]);
+        succeed(pip.arg(from.join("requirements.txt")))
+    })
+}
+
+/// Fills the folder of this name in the target folder, by what the folder of this name in `tests`
+/// has. Once it is there, the network is not asked again until the lock file is another.
+fn install_once(
+    name: &str,
+    lock_file: &str,
+    install: impl FnOnce(&Path, &Path) -> Result<()>,
+) -> Result<()> {
+    let (from, to) = (workspace()?.join("tests").join(name), target_dir()?.join(name));
+    let lock = fs::read(from.join(lock_file))?;
     // Written last: an install that was cut short is begun anew.
     let installed = to.join("installed-lock.json");
     if fs::read(&installed).is_ok_and(|installed| installed == lock) {
         return Ok(());
     }
     fs::create_dir_all(&to)?;
-    for file in ["package.json", "package-lock.json"] {
-        fs::copy(from.join(file), to.join(file))?;
-    }
-    let mut npm = Command::new(find("npm").context("npm is not in PATH")?);
-    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]);
-    succeed(npm.current_dir(&to)).context("node-media-server")?;
+    install(&from, &to).with_context(|| format!("installing {name}"))?;
     Ok(fs::write(installed, lock)?)
 }
 

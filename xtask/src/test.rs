@@ -43,6 +43,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
         needs::install(needs::DEMO)?;
         needs::install(needs::TESTS)?;
         needs::install_nms()?;
+        needs::install_aiortc()?;
     }
     let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
     let mut sum = Tally::default();
