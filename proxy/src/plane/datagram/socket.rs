@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use socket2::{Domain, Protocol, SockRef, Type};
@@ -142,6 +142,13 @@ impl Socket {
     /// Sends to `to`, from the address `from` if it is given. Gives the bytes that were taken:
     /// what a full socket does not take is lost, as it would be anywhere else on the way.
     pub fn send_to(&self, to: SocketAddr, from: Option<IpAddr>, train: &Train<'_>) -> usize {
+        // Nobody can be reached there (RFC 768), but anybody can write that he is. The system's
+        // refusal would be taken for one of joined datagrams, which would then be over for all.
+        if to.port() == 0 {
+            return 0;
+        }
+        // What was sent to many is answered from an address that the system chooses.
+        let from = from.filter(|&ip| !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST));
         self.transmit(train, |bytes, segment_size| {
             let ecn = train.ecn;
             let transmit =
@@ -288,5 +295,27 @@ mod system {
     /// `EMSGSIZE` has a number of its own on each system, and no kind.
     pub(super) fn is_too_large(error: &io::Error) -> bool {
         matches!(error.raw_os_error(), Some(40 | 10040))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_sent_does_not_slow_those_that_can() {
+        let socket = Socket::at(Ipv4Addr::UNSPECIFIED.into(), 1 << 16).unwrap();
+        let joined = socket.state.max_gso_segments();
+        let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        for (to, from, sent) in [
+            (here(0), Ipv4Addr::LOCALHOST, 0),
+            (here(9), Ipv4Addr::BROADCAST, 6),
+            (here(9), Ipv4Addr::new(224, 0, 0, 1), 6),
+        ] {
+            let train =
+                Train { source: to, destination: None, bytes: b"answer", stride: 6, ecn: None };
+            assert_eq!(socket.send_to(to, Some(from.into()), &train), sent, "{to} from {from}");
+            assert_eq!(socket.state.max_gso_segments(), joined, "{to} from {from}");
+        }
     }
 }

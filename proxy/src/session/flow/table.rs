@@ -125,7 +125,8 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
             return true;
         }
         entry.names.push(name.clone());
-        let oldest = (entry.names.len() > Self::MAX_NAMES).then(|| entry.names.remove(0));
+        // The first is the one by which signalling knows the session, to its end.
+        let oldest = (entry.names.len() > Self::MAX_NAMES).then(|| entry.names.remove(1));
         self.by_name.entry(name).or_default().push(id);
         if let Some(oldest) = oldest {
             self.forget_name(&oldest, id);
@@ -135,10 +136,15 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
 
     /// The session of this name, if there is one, and only one.
     pub fn find(&self, name: &Name) -> Option<FlowId> {
-        match self.by_name.get(name)?.as_slice() {
+        match self.named(name) {
             &[id] => Some(id),
             _ => None,
         }
+    }
+
+    /// All sessions of this name, the oldest first.
+    pub fn named(&self, name: &Name) -> &[FlowId] {
+        self.by_name.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// The session whose client was seen there.

@@ -18,7 +18,7 @@ pub(super) struct Ice {
     next: usize,
     invited: Instant,
     consent: Option<Instant>,
-    leaving: Option<(Leg, Instant)>,
+    leaving: Option<Leaving>,
 }
 
 /// Checks whose answers may still be under way. An agent has one under way for each pair of
@@ -31,6 +31,15 @@ const SILENCE: Duration = Duration::from_secs(2);
 
 /// How often the table is asked, and so how late it knows what was heard.
 pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// A leg that has said that it closes.
+#[derive(Debug)]
+struct Leaving {
+    leg: Leg,
+    since: Instant,
+    /// The first tick since: what was heard up to then may have been heard before.
+    told: Option<Instant>,
+}
 
 /// What a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,7 +108,7 @@ impl Ice {
     /// This leg has said that it closes.
     pub(super) fn leave(&mut self, leg: Leg, now: Instant) {
         if self.leaving.is_none() {
-            self.leaving = Some((leg, now));
+            self.leaving = Some(Leaving { leg, since: now, told: None });
         }
     }
 
@@ -110,21 +119,60 @@ impl Ice {
         consent_timeout: Duration,
         now: Instant,
     ) -> Option<End> {
-        if let Some((leg, since)) = self.leaving
-            && now.saturating_duration_since(since) >= SILENCE
-        {
-            // What was heard up to then is known one tick later.
-            let goes_on = heard.get(leg as usize).is_some_and(|&heard| heard > since + TICK);
-            if !goes_on {
-                return Some(match leg {
-                    Leg::Client => End::ClientClosed,
-                    Leg::Origin => End::OriginClosed,
-                });
+        if let Some(Leaving { leg, since, told }) = &mut self.leaving {
+            let (leg, told) = (*leg, *told.get_or_insert(now));
+            if now > told && now.saturating_duration_since(*since) >= SILENCE {
+                let goes_on = heard.get(leg as usize).is_some_and(|&heard| heard > told);
+                if !goes_on {
+                    return Some(match leg {
+                        Leg::Client => End::ClientClosed,
+                        Leg::Origin => End::OriginClosed,
+                    });
+                }
+                self.leaving = None;
             }
-            self.leaving = None;
         }
         let since = self.consent.unwrap_or(self.invited);
         (now.saturating_duration_since(since) >= consent_timeout)
             .then_some(if self.consent.is_some() { End::NoConsent } else { End::NotConnected })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ticks at these milliseconds behind an alert of the client; with those marked true something
+    /// was heard of it since the tick before. How it ends, and at which tick.
+    fn after_an_alert(ticks: &[(u64, bool)]) -> Option<(u64, End)> {
+        let start = Instant::now();
+        let mut ice = Ice::new("a:b", "password", start);
+        ice.consent(start);
+        ice.leave(Leg::Client, start);
+        let mut heard = [start; Leg::ALL.len()];
+        ticks.iter().find_map(|&(milliseconds, is_heard)| {
+            let now = start + Duration::from_millis(milliseconds);
+            if is_heard {
+                heard[Leg::Client as usize] = now;
+            }
+            Some((milliseconds, ice.judge(heard, Duration::from_secs(30), now)?))
+        })
+    }
+
+    #[test]
+    fn a_client_that_closes_and_is_silent_is_believed_however_late_the_ticks_are() {
+        for first in [1, 500, 999, 1000, 1001, 1030, 1999, 5000] {
+            let ticks: Vec<_> =
+                [0, 1000, 2000, 3000].map(|more| (first + more, more == 0)).to_vec();
+            let end = after_an_alert(&ticks);
+            let due = ticks.iter().skip(1).find(|tick| tick.0 >= 2000).unwrap().0;
+            assert_eq!(end, Some((due, End::ClientClosed)), "the first tick after {first} ms");
+        }
+    }
+
+    #[test]
+    fn a_client_that_goes_on_has_not_closed() {
+        let ticks = [(400, true), (1400, true), (2400, true), (3400, false), (9400, false)];
+        assert_eq!(after_an_alert(&ticks), None);
     }
 }

@@ -22,6 +22,7 @@ use tracing::{debug, trace};
 
 use self::ice::{Check, Ice, TICK};
 pub use self::signalling::{BadDescription, Draft, Invited};
+use self::tcp::Strangers;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Learnt, Media, Name};
 use super::{End, Ending, Sessions};
 use crate::config::Candidate;
@@ -54,6 +55,7 @@ pub struct Webrtc {
     table: Mutex<FlowTable<Datagrams, Lanes>>,
     lanes: Lanes,
     drops: Arc<Drops>,
+    strangers: Strangers,
     stop: CancellationToken,
 }
 
@@ -76,6 +78,9 @@ struct Known {
     reached: IpAddr,
 }
 
+/// Sessions of one name that can be reached by it: the oldest, so that nobody is crowded out.
+const MAX_NAMESAKES: usize = 4;
+
 impl Webrtc {
     /// No session yet. All end when `stop` is cancelled.
     pub fn new(
@@ -85,7 +90,8 @@ impl Webrtc {
     ) -> Arc<Self> {
         let lanes = Lanes::default();
         let table = Mutex::new(FlowTable::new(lanes.clone()));
-        Arc::new(Self { settings, sessions, table, lanes, drops: Arc::default(), stop })
+        let (drops, strangers) = (Arc::default(), Strangers::default());
+        Arc::new(Self { settings, sessions, table, lanes, drops, strangers, stop })
     }
 
     /// Ends what is over. Returns never.
@@ -118,7 +124,7 @@ impl Webrtc {
         let local = socket.local();
         let local = SocketAddr::new(train.destination.unwrap_or(local.ip()), local.port());
         let key = FlowKey { is_tcp: false, client: train.source, local, socket_id: None };
-        let from = train.destination.filter(|ip| !ip.is_multicast());
+        let from = train.destination;
         self.take(&key, train, || Exit::Udp { socket: Arc::clone(socket), to: train.source, from });
     }
 
@@ -138,10 +144,11 @@ impl Webrtc {
                 Kind::Stun => self.stun(key, &one, &exit),
                 Kind::Media => self.pass(key, &one),
                 Kind::Dtls => {
-                    self.pass(key, &one);
+                    // Before the origin can say the same: who was first has closed.
                     if is_dtls_alert(datagram) {
                         self.alert(key);
                     }
+                    self.pass(key, &one);
                 }
                 Kind::Zrtp | Kind::TurnChannel | Kind::Other => {
                     self.drops.count(Dropped::NotTheProtocol, 1);
@@ -228,11 +235,13 @@ impl Webrtc {
         exit: &impl Fn() -> Exit,
     ) -> Result<Arc<Lane>, Dropped> {
         let username = message.username().ok_or(Dropped::UnknownName)?;
-        let (id, password) = self.named(username).ok_or(Dropped::UnknownName)?;
-        // Outside of the lock: whoever sends many of these delays nobody.
-        if !message.is_authentic(password.as_bytes()) {
-            return Err(Dropped::Forged);
+        let named = self.named(username);
+        if named.is_empty() {
+            return Err(Dropped::UnknownName);
         }
+        // Outside of the lock: whoever sends many of these delays nobody.
+        let of = |password: &str| message.is_authentic(password.as_bytes());
+        let (id, _) = named.into_iter().find(|(_, it)| of(it)).ok_or(Dropped::Forged)?;
         let now = Instant::now();
         let mut table = self.table.lock();
         let known = table.session_mut(id).ok_or(Dropped::UnknownName)?;
@@ -251,12 +260,13 @@ impl Webrtc {
         table.get(id).map(|(_, lane)| Arc::clone(lane)).ok_or(Dropped::UnknownName)
     }
 
-    /// The session of this name, and the password of its checks.
-    fn named(&self, username: &str) -> Option<(FlowId, Arc<str>)> {
+    /// The sessions of this name, and the passwords of their checks. Two have one name only if a
+    /// client or an origin wants it so; its password tells which one a check is of.
+    fn named(&self, username: &str) -> Vec<(FlowId, Arc<str>)> {
         let table = self.table.lock();
-        let id = table.find(&Name::Ice(username.into()))?;
-        let (known, _) = table.get(id)?;
-        Some((id, known.ice.password(username)?))
+        let ids = table.named(&Name::Ice(username.into())).iter().take(MAX_NAMESAKES);
+        let known = ids.filter_map(|&id| Some((id, table.get(id)?.0.ice.password(username)?)));
+        known.collect()
     }
 
     /// Takes what has come from a session's origin. True if it is the first consent.
@@ -327,17 +337,6 @@ impl Webrtc {
             udp.into_iter().chain(tcp).map(at)
         });
         offered.collect()
-    }
-}
-
-impl Webrtc {
-    /// Whether datagrams for this address come to this proxy.
-    fn is_own(&self, address: SocketAddr) -> bool {
-        self.settings.udp.iter().any(|own| {
-            let here =
-                own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
-            here && own.port() == address.port()
-        })
     }
 }
 

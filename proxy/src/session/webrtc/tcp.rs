@@ -1,24 +1,33 @@
 //! ICE-TCP: datagrams framed by a connection (RFC 6544, RFC 4571), for clients without UDP.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::Webrtc;
+use crate::listen::source;
 use crate::plane::datagram::{Exit, FlowKey, Outlet, Train};
 use crate::proto::datagram::Kind;
 use crate::proto::framing::{Deframer, frame};
 use crate::proto::proxy_protocol::Ends;
 
-/// Connections whose clients have not yet proved a session, in all.
-static STRANGERS: Semaphore = Semaphore::const_new(256);
+/// Connections whose clients have not yet proved a session, by [`source`].
+#[derive(Debug, Default)]
+pub(super) struct Strangers(Mutex<HashMap<IpAddr, usize>>);
+
+/// How many there may be in all.
+const STRANGERS: usize = 256;
+
+/// How many there may be of one client, so that no one keeps out all others.
+const STRANGERS_PER_CLIENT: usize = 64;
 
 /// For a connection to prove its session.
 const PROOF: Duration = Duration::from_secs(10);
@@ -35,9 +44,11 @@ const FRAME: u16 = 4096;
 impl Webrtc {
     /// Serves one connection for as long as it belongs to a session.
     pub async fn serve_tcp(self: Arc<Self>, stream: TcpStream, ends: Ends) {
-        let Ok(stranger) = STRANGERS.try_acquire() else { return };
-        let mut stranger = Some(stranger);
         let (client, local) = (ends.source, ends.destination);
+        let mut stranger = self.strangers.admit(client.ip());
+        if stranger.is_none() {
+            return;
+        }
         let key = FlowKey { is_tcp: true, client, local, socket_id: None };
         let leg = Arc::new(Leg::default());
         let mut frames = Deframer::new(FRAME);
@@ -100,6 +111,38 @@ impl Webrtc {
             let stride = datagram.len().max(1);
             let train = Train { source, destination: None, bytes: datagram, stride, ecn: None };
             self.take(key, &train, || Exit::Other(Arc::clone(leg) as Arc<dyn Outlet>));
+        }
+    }
+}
+
+impl Strangers {
+    /// One more of this client, if there may be.
+    fn admit(&self, client: IpAddr) -> Option<Stranger<'_>> {
+        let client = source(client.to_canonical());
+        let mut waiting = self.0.lock();
+        let own = waiting.get(&client).copied().unwrap_or_default();
+        if own >= STRANGERS_PER_CLIENT || waiting.values().sum::<usize>() >= STRANGERS {
+            return None;
+        }
+        waiting.insert(client, own + 1);
+        Some(Stranger { strangers: self, client })
+    }
+}
+
+/// A connection whose client has not yet proved a session. Its drop is the end of that.
+struct Stranger<'a> {
+    strangers: &'a Strangers,
+    client: IpAddr,
+}
+
+impl Drop for Stranger<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.strangers.0.lock();
+        if let Some(own) = waiting.get_mut(&self.client) {
+            *own -= 1;
+            if *own == 0 {
+                waiting.remove(&self.client);
+            }
         }
     }
 }

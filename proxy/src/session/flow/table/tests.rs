@@ -132,6 +132,7 @@ fn addresses_and_names_of_a_session_are_bounded_and_those_in_use_stay() {
     let id = table.insert(7, "a", ends(), now);
     table.learn(id, key(1), 1, now);
     table.select(id, &key(1));
+    table.name(id, ice("first:x"));
     for port in 2..1000 {
         let now = now + Duration::from_millis(port.into());
         table.learn(id, key(port), port, now);
@@ -143,6 +144,8 @@ fn addresses_and_names_of_a_session_are_bounded_and_those_in_use_stay() {
     assert_eq!(table.owner(&key(999)), Some(id), "the latest");
     assert_eq!(table.owner(&key(2)), None, "the one seen last of all");
     assert_eq!(table.find(&ice("999:x")), Some(id));
+    assert_eq!(table.find(&ice("first:x")), Some(id), "the one that signalling knows");
+    assert_eq!(table.find(&ice("2:x")), None);
     assert_eq!(table.latest_exit(id), Some(&999));
     assert_eq!(plane.told(), ["install a 1 by 1 #1"]);
     table.remove(id);
@@ -158,6 +161,7 @@ fn a_name_that_two_sessions_have_names_neither() {
         id
     });
     assert_eq!(table.find(&Name::SocketId(77)), None);
+    assert_eq!(table.named(&Name::SocketId(77)), [a, b]);
     table.remove(a);
     assert_eq!(table.find(&Name::SocketId(77)), Some(b));
 }
