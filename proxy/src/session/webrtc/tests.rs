@@ -279,7 +279,7 @@ async fn who_closes_and_falls_silent_has_left_and_who_talks_on_has_not() {
         assert_eq!(receive(&rig.origin).0, ALERT);
         client
     });
-    for _ in 0..50 {
+    for _ in 0..100 {
         clients[1].send_to(MEDIA, rig.proxy).unwrap();
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
