@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use srs_proxy_tests::ice::{self, binding_request};
-use srs_proxy_tests::ice_client::{Client, offer};
+use srs_proxy_tests::ice_client::{Client, Come, offer};
 use srs_proxy_tests::proxy::Proxy;
 use srs_proxy_tests::srt_call::{self, Caller, Handshake, INDUCTION};
 use srs_proxy_tests::whip::{self, Endpoint, Media, Role, Session};
@@ -142,6 +143,32 @@ fn two_sessions_of_one_name_are_told_apart_by_their_passwords() -> Result<()> {
             let labels = [("protocol", "webrtc"), ("reason", "forged")];
             Ok(proxy.metric("srs_proxy_datagrams_dropped_total", &labels)? == 1)
         })
+    })
+}
+
+#[test]
+fn an_alert_with_a_forged_address_ends_no_session_that_goes_on_however_quietly() -> Result<()> {
+    story(|folder| {
+        let proxy = Proxy::start(folder, &[])?;
+        let origin = ice::Origin::start()?;
+        origin.register_at(proxy.system_api(), "origin")?;
+        // A player that only checks for consent, as often as RFC 7675 5.1 wants it at least.
+        let client = Client::open(proxy.http_api(), Role::Play, "show", "c0000000")?;
+        client.connect()?;
+        client.alert()?;
+        let begin = Instant::now();
+        // The origin sends it back, as everything.
+        wait::until_true("the alert has been there", SOON, || {
+            Ok(client.next() == Some(Come::Other))
+        })?;
+        for second in [5, 11] {
+            let due = begin + Duration::from_secs(second);
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            client.check()?;
+        }
+        client.must_echo(1)?;
+        ensure!(webrtc_sessions(&proxy)? == 1, "it was believed");
+        Ok(())
     })
 }
 
