@@ -3,16 +3,16 @@
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use str0m::ice::StunMessage;
 
-use crate::whip::{self, Endpoint, Media, Role, Session};
-use crate::{heartbeat, stun, wait};
+use crate::whip::{Endpoint, Media, Role};
+use crate::{heartbeat, stun};
 
 /// An origin of one UDP port that answers ICE and sends every other packet back to whom it came
 /// from. Ended when dropped.
@@ -154,242 +154,6 @@ fn description(ufrag: &str, password: &str, direction: &str, setup: &str, more: 
     )
 }
 
-/// Clients in one thread, each with its socket and a stream of its own, that send a packet every half
-/// second and expect it back. They vanish when dropped.
-pub struct Swarm {
-    sessions: Vec<Session>,
-    state: Arc<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// How often all have moved.
-    generation: AtomicU64,
-    /// Clients that have moved so often as well.
-    moved: AtomicUsize,
-    /// Clients that got back a packet they sent since.
-    echoing: AtomicUsize,
-    foreign: AtomicU64,
-    over: AtomicBool,
-}
-
-impl Swarm {
-    /// Opens so many sessions at this server, and starts their clients.
-    pub fn start(server: SocketAddr, count: usize) -> Result<Self> {
-        let open = |place: usize| -> Result<(Session, Member)> {
-            let password = format!("{:024x}", mix(u64::try_from(place)?));
-            let ufrag = format!("c{place:07x}");
-            let offer = description(&ufrag, &password, "sendonly", "actpass", "");
-            let stream = format!("swarm{place}");
-            let session = Session::open(server, Role::Publish, &stream, &offer)?;
-            let member = Member::new(place, &ufrag, &session.answer)?;
-            Ok((session, member))
-        };
-        let places: Vec<usize> = (0..count).collect();
-        let opened: Vec<_> = thread::scope(|scope| {
-            let parts = places.chunks(count.div_ceil(DOORS).max(1));
-            let threads: Vec<_> = parts
-                .map(|part| scope.spawn(|| part.iter().map(|it| open(*it)).collect::<Vec<_>>()))
-                .collect();
-            threads.into_iter().flat_map(|it| it.join().unwrap_or_default()).collect()
-        });
-        let opened: Result<Vec<_>> = opened.into_iter().collect();
-        let (sessions, members): (Vec<_>, Vec<_>) = opened?.into_iter().unzip();
-        ensure!(sessions.len() == count, "{} of {count} sessions were opened", sessions.len());
-        let state = Arc::<State>::default();
-        let inside = Arc::clone(&state);
-        thread::spawn(move || inside.run(members));
-        Ok(Self { sessions, state })
-    }
-
-    /// The sessions as HTTP knows them.
-    pub fn sessions(&self) -> &[Session] {
-        &self.sessions
-    }
-
-    /// Waits until every client has got back a packet that it sent from where it is now.
-    pub fn must_all_echo(&self, limit: Duration) -> Result<()> {
-        let (all, state) = (self.sessions.len(), &self.state);
-        wait::until("every client's packets come back", limit, || {
-            let moved = state.moved.load(Ordering::Relaxed);
-            let echoing = state.echoing.load(Ordering::Relaxed);
-            ensure!(moved == all && echoing == all, "{moved} are there, {echoing} of {all} echo");
-            Ok(Some(()))
-        })
-    }
-
-    /// Moves every client to a new port, and waits until it is there. All must echo before.
-    pub fn move_all(&self, limit: Duration) -> Result<()> {
-        self.state.echoing.store(0, Ordering::Relaxed);
-        self.state.moved.store(0, Ordering::Relaxed);
-        self.state.generation.fetch_add(1, Ordering::Release);
-        wait::until_true("every client has moved", limit, || {
-            Ok(self.state.moved.load(Ordering::Relaxed) == self.sessions.len())
-        })
-    }
-
-    /// Packets that came to a client and were another's.
-    pub fn foreign(&self) -> u64 {
-        self.state.foreign.load(Ordering::Relaxed)
-    }
-
-    /// Asks for the end of every session.
-    pub fn delete_all(&self) -> Result<()> {
-        for session in &self.sessions {
-            let status = session.delete()?.status();
-            if status != 200 {
-                bail!("{}: {status}", session.target);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Swarm {
-    fn drop(&mut self) {
-        self.state.over.store(true, Ordering::Relaxed);
-    }
-}
-
-struct Member {
-    place: usize,
-    socket: UdpSocket,
-    /// Kept, so that no other member gets its port and what is under way there.
-    former: Option<UdpSocket>,
-    server: SocketAddr,
-    username: String,
-    password: String,
-    /// Of the swarm when this one moved last; none before its first step.
-    generation: Option<u64>,
-    is_connected: bool,
-    is_echoing: bool,
-    sent: u64,
-    next_check: Instant,
-    next_packet: Instant,
-}
-
-impl Member {
-    fn new(place: usize, ufrag: &str, answer: &str) -> Result<Self> {
-        let candidate = whip::attribute(answer, "candidate")?;
-        let mut words = candidate.split(' ').skip(4);
-        let (ip, port) = words.next().zip(words.next()).context("a candidate cut short")?;
-        let now = Instant::now();
-        Ok(Self {
-            place,
-            socket: socket()?,
-            former: None,
-            server: SocketAddr::new(ip.parse()?, port.parse()?),
-            username: format!("{}:{ufrag}", whip::ufrag(answer)?),
-            password: whip::attribute(answer, "ice-pwd")?.to_owned(),
-            generation: None,
-            is_connected: false,
-            is_echoing: false,
-            sent: 0,
-            next_check: now,
-            next_packet: now,
-        })
-    }
-
-    /// Does what is due; an error is one of the socket's.
-    fn step(&mut self, state: &State) -> Result<()> {
-        let generation = state.generation.load(Ordering::Acquire);
-        if self.generation != Some(generation) {
-            if self.generation.replace(generation).is_some() {
-                self.former = Some(std::mem::replace(&mut self.socket, socket()?));
-                self.next_check = Instant::now();
-            }
-            (self.is_connected, self.is_echoing) = (false, false);
-            state.moved.fetch_add(1, Ordering::Relaxed);
-        }
-        let mut buffer = [0; DATAGRAM];
-        while let Ok((length, _)) = self.socket.recv_from(&mut buffer) {
-            if let Some(datagram) = buffer.get(..length) {
-                self.take(datagram, state);
-            }
-        }
-        let now = Instant::now();
-        if now >= self.next_check {
-            let transaction = self.transaction();
-            let request = stun::request(transaction, &self.username, &self.password)?;
-            self.send(&request);
-            self.next_check = now + if self.is_connected { CONSENT } else { RETRY };
-        }
-        if self.is_connected && now >= self.next_packet {
-            let packet = self.packet();
-            self.send(&packet);
-            self.next_packet = now + PACE;
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, datagram: &[u8], state: &State) {
-        if let Ok(answer) = StunMessage::parse(datagram) {
-            let password = self.password.as_bytes();
-            let is_own =
-                answer.is_successful_binding_response() && answer.verify(password, stun::sha1_hmac);
-            self.is_connected |= is_own;
-            state.foreign.fetch_add(u64::from(!is_own), Ordering::Relaxed);
-            return;
-        }
-        let (ssrc, generation) = (datagram.get(8..12), datagram.get(12..20));
-        let is_own = ssrc == Some(&self.ssrc());
-        state.foreign.fetch_add(u64::from(!is_own), Ordering::Relaxed);
-        let is_new = generation == Some(&self.generation.unwrap_or_default().to_be_bytes());
-        if is_own && is_new && !self.is_echoing {
-            self.is_echoing = true;
-            state.echoing.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// RTP (RFC 3550 5.1) of this member and generation, and chance.
-    fn packet(&mut self) -> Vec<u8> {
-        self.sent += 1;
-        let [.., s1, s2] = self.sent.to_be_bytes();
-        let mut packet = vec![0x80, 111, s1, s2, 0, 0, s1, s2];
-        packet.extend(self.ssrc());
-        packet.extend(self.generation.unwrap_or_default().to_be_bytes());
-        let chance = (0..20).flat_map(|step| mix(self.sent ^ (step << 32)).to_be_bytes());
-        packet.extend(chance);
-        packet
-    }
-
-    fn ssrc(&self) -> [u8; 4] {
-        u32::try_from(self.place).unwrap_or(u32::MAX).to_be_bytes()
-    }
-
-    fn transaction(&mut self) -> [u8; 12] {
-        self.sent += 1;
-        let mut transaction = [0; 12];
-        let number = [self.ssrc().as_slice(), &self.sent.to_be_bytes()].concat();
-        transaction.copy_from_slice(&number);
-        transaction
-    }
-
-    fn send(&self, datagram: &[u8]) {
-        // What a full socket does not take is lost, as on any way.
-        let _ = self.socket.send_to(datagram, self.server);
-    }
-}
-
-impl State {
-    fn run(&self, mut members: Vec<Member>) {
-        while !self.over.load(Ordering::Relaxed) {
-            for member in &mut members {
-                if member.step(self).is_err() {
-                    return;
-                }
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-fn socket() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(("127.0.0.1", 0))?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
-}
-
 /// Thousands of clients send at once.
 fn enlarge(socket: &UdpSocket) -> Result<()> {
     Ok(socket2::SockRef::from(socket).set_recv_buffer_size(4 << 20)?)
@@ -407,12 +171,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 const DATAGRAM: usize = 2000;
-/// Between two checks of a client that has no answer yet, and of one that has.
-const RETRY: Duration = Duration::from_millis(500);
-const CONSENT: Duration = Duration::from_secs(2);
-/// Between two packets.
-const PACE: Duration = Duration::from_millis(500);
-/// Threads that open sessions.
-const DOORS: usize = 8;
 /// How long the end may go unnoticed.
 const PAUSE: Duration = Duration::from_millis(50);

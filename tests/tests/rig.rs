@@ -16,7 +16,7 @@ use srs_proxy_tests::raw::live::{self, SEGMENT};
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
 use srs_proxy_tests::srt::{self, End, Peer};
 use srs_proxy_tests::whip::{self, Manner, Role};
-use srs_proxy_tests::{aiortc, ice, ports, raw, rtc, story, usage, wait};
+use srs_proxy_tests::{aiortc, ports, raw, rtc, story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -366,21 +366,6 @@ fn srt_programs_pass_files_as_they_are() -> Result<()> {
         }
         Ok(())
     })
-}
-
-#[test]
-fn five_hundred_sessions_of_ice_move_and_end() -> Result<()> {
-    usage::allow_descriptors(4000)?;
-    let origin = ice::Origin::start()?;
-    let swarm = ice::Swarm::start(origin.http(), 500)?;
-    assert_eq!(origin.sessions(), 500);
-    swarm.must_all_echo(2 * SOON)?;
-    swarm.move_all(SOON)?;
-    swarm.must_all_echo(2 * SOON)?;
-    assert_eq!(swarm.foreign(), 0, "packets of others");
-    swarm.delete_all()?;
-    assert_eq!(origin.sessions(), 0);
-    Ok(())
 }
 
 #[test]

@@ -5,7 +5,7 @@ pub mod tcp;
 mod trusted;
 pub mod udp;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use tracing::{info, warn};
 
@@ -22,6 +22,16 @@ pub fn source(ip: IpAddr) -> IpAddr {
         IpAddr::V4(_) => ip,
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
     }
+}
+
+/// Whether what this host sends from `near` to `address` comes to one of these listeners.
+pub fn is_served(listeners: &[SocketAddr], address: SocketAddr, near: IpAddr) -> bool {
+    // To one of its own addresses a host sends from that address.
+    let is_this_host = address.ip().is_loopback() || address.ip() == near;
+    listeners.iter().any(|own| {
+        let is_here = own.ip().is_unspecified() && is_this_host || own.ip() == address.ip();
+        own.port() == address.port() && is_here
+    })
 }
 
 /// How many of these sessions the process may have open files for, after raising its limit as
@@ -46,4 +56,25 @@ pub fn room_for(sessions: usize) -> usize {
         );
     }
     room.min(sessions)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sent_to_an_own_address_comes_back() {
+        let [own, other]: [IpAddr; 2] = ["192.0.2.1", "192.0.2.2"].map(|ip| ip.parse().unwrap());
+        let served = |listener: &str, address: &str, near| {
+            is_served(&[listener.parse().unwrap()], address.parse().unwrap(), near)
+        };
+        assert!(served("[::]:8000", "127.0.0.1:8000", Ipv4Addr::LOCALHOST.into()));
+        assert!(served("0.0.0.0:8000", "192.0.2.1:8000", own));
+        assert!(served("192.0.2.1:8000", "192.0.2.1:8000", own));
+        assert!(!served("192.0.2.2:8000", "192.0.2.1:8000", own), "somebody else's listener");
+        assert!(!served("0.0.0.0:8000", "192.0.2.1:8000", other), "another host");
+        assert!(!served("0.0.0.0:8000", "192.0.2.1:8001", own));
+    }
 }

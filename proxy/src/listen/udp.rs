@@ -1,7 +1,7 @@
 //! UDP listeners: bound all or none, each one a group of sockets that share its port.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,17 +94,6 @@ pub async fn receive(
         }
     };
     let _stopped = stop.run_until_cancelled(serve).await;
-}
-
-/// Whether what is sent to this address comes to one of these listeners, and so back to this proxy.
-pub fn comes_back(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
-    let (ip, port) = (address.ip().to_canonical(), address.port());
-    let mut at_port = listeners.iter().filter(|listener| listener.port() == port);
-    // An address that can be bound is this host's.
-    at_port.any(|listener| {
-        let own = listener.ip().to_canonical();
-        own == ip || own.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
-    })
 }
 
 fn is_of_a_peer(error: &io::Error) -> bool {

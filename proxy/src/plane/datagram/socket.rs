@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -144,6 +144,13 @@ impl Socket {
         joins: &Joins,
         train: &Train<'_>,
     ) -> Sent {
+        // Nobody can be reached there (RFC 768), but anybody can write that he is. The system's
+        // refusal would be taken for one of joined datagrams, which would then be over for all.
+        if to.port() == 0 {
+            return Sent { bytes: 0, lost: train.count() };
+        }
+        // What was sent to many is answered from an address that the system chooses.
+        let from = from.filter(|&ip| !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST));
         let sent = self.transmit(train, joins, true, |state, bytes, segment_size| {
             let ecn = train.ecn;
             let transmit =
@@ -255,5 +262,46 @@ fn enlarge(socket: &socket2::Socket, bytes: usize) {
     if !system::force_buffers(socket, bytes) {
         let _less = socket.set_recv_buffer_size(bytes);
         let _less = socket.set_send_buffer_size(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_sent_does_not_slow_those_that_can() {
+        let socket = Socket::at(Ipv4Addr::UNSPECIFIED.into(), 1 << 16).unwrap();
+        let joined = || socket.state.load().max_gso_segments();
+        let before = joined();
+        let here = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        for (to, from, bytes) in [
+            (here(0), Ipv4Addr::LOCALHOST, 0),
+            (here(9), Ipv4Addr::BROADCAST, 6),
+            (here(9), Ipv4Addr::new(224, 0, 0, 1), 6),
+        ] {
+            let train = Train::alone(to, b"answer");
+            let sent = socket.send_to(to, Some(from.into()), &Joins::default(), &train);
+            assert_eq!(sent.bytes, bytes, "{to} from {from}");
+            assert_eq!(joined(), before, "{to} from {from}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_no_joined_ones_gets_them_one_by_one() {
+        let [here, there] = [(); 2].map(|()| Socket::at(Ipv4Addr::LOCALHOST.into(), 1 << 20));
+        let (here, there) = (here.unwrap(), there.unwrap());
+        let bytes = [7; 5000];
+        let train = Train { stride: 1000, ..Train::alone(here.local(), &bytes) };
+        let joins = Joins::default();
+        here.join_no_more(&joins, 64);
+        let sent = here.send_to(there.local(), None, &joins, &train);
+        assert_eq!(sent, Sent { bytes: 5000, lost: 0 });
+        let mut came = 0;
+        while came < 5 {
+            there.readable().await.unwrap();
+            there.receive(|train| came += train.count()).unwrap();
+        }
+        assert!(Joins::default().0.load(Ordering::Relaxed), "the others' are joined as before");
     }
 }

@@ -11,6 +11,7 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::{Action, Asked, Caller, Established, OriginHandshake, Pending, Srt};
+use crate::listen::is_served;
 use crate::origin::{Lease, Listener, NoOrigin};
 use crate::plane::datagram::{Exit, Gone, Outlet, Socket, Train};
 use crate::proto::srt::rejection::Rejection;
@@ -252,12 +253,7 @@ impl Srt {
         let found = timeout(self.settings.origin_timeout, lookup_host(target)).await;
         let found = found.map_err(|_| "its name is not found in time")?;
         let mut found = found.map_err(|error| error.to_string())?;
-        let address = found.next().ok_or("its name has no address")?;
-        let is_own = self.settings.udp.iter().any(|own| {
-            let is_here = own.ip().is_unspecified() && address.ip().is_loopback();
-            own.port() == address.port() && (is_here || own.ip() == address.ip())
-        });
-        if is_own { Err("it is this proxy itself".into()) } else { Ok(address) }
+        found.next().ok_or_else(|| "its name has no address".to_owned())
     }
 
     /// Shakes hands with one origin.
@@ -267,6 +263,9 @@ impl Srt {
             Err(error) if is_of_the_way(&error) => return Attempt::Down(error.to_string()),
             Err(error) => return Attempt::OutOfResources(error),
         };
+        if is_served(&self.settings.udp, address, socket.local().ip()) {
+            return Attempt::Down("it is this proxy itself".to_owned());
+        }
         let mut actions = call.machine(|handshake, now| handshake.begin(address.ip(), now));
         let mut has_answered = false;
         loop {

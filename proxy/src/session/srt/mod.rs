@@ -179,7 +179,7 @@ impl Srt {
             local,
             socket_id: Some(socket_id),
         };
-        let from = train.destination.filter(|ip| !ip.is_multicast());
+        let from = train.destination;
         let exit = || Exit::udp(socket, train.source, from);
         if train.bytes.is_empty() {
             self.drops.count(Dropped::NotTheProtocol, 1);

@@ -20,7 +20,7 @@ pub(super) struct Ice {
     consent: Option<Instant>,
     /// Whether the client goes on checking once it is connected (RFC 7675).
     renews: bool,
-    leaving: Option<(Leg, Instant)>,
+    leaving: Option<Leaving>,
 }
 
 /// Checks whose answers may still be under way. An agent has one under way for each pair of
@@ -39,6 +39,15 @@ pub(super) const UNCHECKED: Duration = Duration::from_secs(8);
 
 /// How often the table is asked, and so how late it knows what was heard.
 pub(super) const TICK: Duration = Duration::from_secs(1);
+
+/// A leg that has said that it closes.
+#[derive(Debug)]
+struct Leaving {
+    leg: Leg,
+    since: Instant,
+    /// The first tick since: what was heard up to then may have been heard before.
+    told: Option<Instant>,
+}
 
 /// What a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,19 +118,19 @@ impl Ice {
 
     /// Somebody who knows the password is at the client's side: it has not left.
     pub(super) fn stay(&mut self) {
-        self.leaving.take_if(|(leg, _)| *leg == Leg::Client);
+        self.leaving.take_if(|leaving| leaving.leg == Leg::Client);
     }
 
     /// Why the session ends if its origin is not there any more: one that has closed may well not
     /// be.
     pub(super) fn end_without_origin(&self) -> End {
-        self.leaving.map_or(End::OriginLost, |(leg, _)| left(leg))
+        self.leaving.as_ref().map_or(End::OriginLost, |leaving| left(leaving.leg))
     }
 
     /// This leg has said that it closes.
     pub(super) fn leave(&mut self, leg: Leg, now: Instant) {
         if self.leaving.is_none() {
-            self.leaving = Some((leg, now));
+            self.leaving = Some(Leaving { leg, since: now, told: None });
         }
     }
 
@@ -132,15 +141,14 @@ impl Ice {
         consent_timeout: Duration,
         now: Instant,
     ) -> Option<End> {
-        if let Some((leg, since)) = self.leaving
-            && now.saturating_duration_since(since) >= SILENCE
-        {
-            // What was heard up to then is known one tick later.
-            let goes_on = heard.get(leg as usize).is_some_and(|&heard| heard > since + TICK);
-            if !goes_on {
-                return Some(left(leg));
+        if let Some(Leaving { leg, since, told }) = &mut self.leaving {
+            let (leg, told) = (*leg, *told.get_or_insert(now));
+            if now > told && now.saturating_duration_since(*since) >= SILENCE {
+                if heard.get(leg as usize).is_none_or(|&heard| heard <= told) {
+                    return Some(left(leg));
+                }
+                self.leaving = None;
             }
-            self.leaving = None;
         }
         let mut since = self.consent.unwrap_or(self.invited);
         if self.consent.is_some() && !self.renews {
@@ -200,26 +208,46 @@ mod tests {
         assert_eq!(judge(130, 100, 130), Some(End::NoConsent), "the origin is silent");
     }
 
-    #[test]
-    fn who_has_closed_is_believed_after_a_silence_unless_it_checks_again() {
+    /// Ticks at these milliseconds behind an alert of the client; with those marked true something
+    /// was heard of it since the tick before. How it ends, and at which tick.
+    fn after_an_alert(ticks: &[(u64, bool)]) -> Option<(u64, End)> {
         let start = Instant::now();
         let mut ice = Ice::new("a:o", "password", start);
         ice.consent(start);
-        let judge = |ice: &mut Ice, heard: [u64; 2], now| {
-            ice.judge(heard.map(|heard| at(start, heard)), PATIENCE, at(start, now))
-        };
-        ice.leave(Leg::Client, at(start, 1));
+        ice.leave(Leg::Client, start);
         assert_eq!(ice.end_without_origin(), End::ClientClosed);
-        assert_eq!(judge(&mut ice, [7, 2], 7), None);
-        assert_eq!(judge(&mut ice, [8, 2], 8), Some(End::ClientClosed));
-        ice.leave(Leg::Client, at(start, 1));
+        let mut heard = [start; Leg::ALL.len()];
+        ticks.iter().find_map(|&(milliseconds, is_heard)| {
+            let now = start + Duration::from_millis(milliseconds);
+            if is_heard {
+                heard[Leg::Client as usize] = now;
+            }
+            Some((milliseconds, ice.judge(heard, PATIENCE, now)?))
+        })
+    }
+
+    #[test]
+    fn a_client_that_closes_and_is_silent_is_believed_however_late_the_ticks_are() {
+        for first in [1, 500, 999, 1000, 1001, 1030, 1999, 9000] {
+            let ticks: Vec<_> = (0..9).map(|n| (first + n * 1000, n == 0)).collect();
+            let end = after_an_alert(&ticks);
+            let due = ticks.iter().skip(1).find(|tick| tick.0 >= 7000).unwrap().0;
+            assert_eq!(end, Some((due, End::ClientClosed)), "the first tick after {first} ms");
+        }
+    }
+
+    #[test]
+    fn a_client_that_goes_on_or_checks_again_has_not_closed() {
+        let ticks = [(400, true), (1400, false), (6400, true), (7400, false), (20_400, false)];
+        assert_eq!(after_an_alert(&ticks), None);
+        let start = Instant::now();
+        let mut ice = Ice::new("a:o", "password", start);
+        ice.consent(start);
+        ice.leave(Leg::Client, start);
         ice.stay();
-        assert_eq!(judge(&mut ice, [8, 2], 8), None, "it was not the client who closed");
-        ice.leave(Leg::Origin, at(start, 8));
-        ice.stay();
-        assert_eq!(judge(&mut ice, [9, 15], 15), Some(End::OriginClosed));
-        ice.leave(Leg::Origin, at(start, 15));
-        assert_eq!(judge(&mut ice, [20, 15], 22), None, "the origin goes on");
         assert_eq!(ice.end_without_origin(), End::OriginLost);
+        ice.leave(Leg::Origin, start);
+        ice.stay();
+        assert_eq!(ice.end_without_origin(), End::OriginClosed, "a check is the client's");
     }
 }

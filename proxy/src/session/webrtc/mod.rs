@@ -138,7 +138,7 @@ impl Webrtc {
         let local = socket.local();
         let local = SocketAddr::new(train.destination.unwrap_or(local.ip()), local.port());
         let key = FlowKey { is_tcp: false, client: train.source, local, socket_id: None };
-        let from = train.destination.filter(|ip| !ip.is_multicast());
+        let from = train.destination;
         self.take(&key, train, || Exit::udp(socket, train.source, from));
     }
 
@@ -158,10 +158,11 @@ impl Webrtc {
                 Kind::Stun => self.stun(key, &one, &exit),
                 Kind::Media => self.pass(key, &one, true),
                 Kind::Dtls => {
-                    self.pass(key, &one, true);
+                    // Before the origin can say the same: who was first has closed.
                     if is_dtls_alert(datagram) {
                         self.alert(key);
                     }
+                    self.pass(key, &one, true);
                 }
                 Kind::Zrtp | Kind::TurnChannel | Kind::Other => {
                     self.drops.count(Dropped::NotTheProtocol, 1);
@@ -282,7 +283,10 @@ impl Webrtc {
         let table = self.table.lock();
         let name = Name::Ice(username.into());
         let here = table.owner(key).filter(|id| table.find_all(&name).any(|named| named == *id));
-        let ids = here.into_iter().chain(table.find_all(&name)).take(MAX_NAMESAKES);
+        // The oldest then, so that nobody is crowded out.
+        let mut ids: Vec<_> = table.find_all(&name).collect();
+        ids.reverse();
+        let ids = here.into_iter().chain(ids).take(MAX_NAMESAKES);
         ids.filter_map(|id| Some((id, table.get(id)?.0.ice.password(username)?))).collect()
     }
 

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tracing::{Instrument, info_span};
 
 use super::{Datagrams, Ice, Known, Webrtc};
-use crate::listen::udp::comes_back;
+use crate::listen::is_served;
 use crate::origin::{Lease, Listener};
 use crate::plane::datagram::{Gone, Lane, Lanes, Socket, WHY_RELAY};
 use crate::proto::proxy_protocol::Ends;
@@ -205,7 +205,7 @@ impl Draft {
     fn connect(&self, answer: &str) -> Result<(sdp::Ice, SocketAddr), BadDescription> {
         let ice = sdp::ice(answer)?;
         let origin = media_address(&self.invited, answer).ok_or(BadDescription::NoCandidate)?;
-        if comes_back(origin, &self.webrtc.settings.udp) {
+        if is_served(&self.webrtc.settings.udp, origin, self.invited.near) {
             return Err(BadDescription::Circle);
         }
         self.socket.connect(origin).map_err(BadDescription::Socket)?;

@@ -21,7 +21,7 @@ use crate::proto::proxy_protocol::Ends;
 use crate::session::flow::Dropped;
 
 /// Connections whose clients have not yet proved a session: of all, and of one client.
-const STRANGERS: [usize; 2] = [256, 32];
+const STRANGERS: [usize; 2] = [256, 64];
 
 /// For a connection to prove its session.
 const PROOF: Duration = Duration::from_secs(10);
