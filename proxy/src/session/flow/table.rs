@@ -141,6 +141,11 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         }
     }
 
+    /// Every session of this name, the newest first.
+    pub fn find_all(&self, name: &Name) -> impl Iterator<Item = FlowId> {
+        self.by_name.get(name).into_iter().flatten().rev().copied()
+    }
+
     /// The session whose client was seen there.
     pub fn owner(&self, key: &FlowKey) -> Option<FlowId> {
         self.by_key.get(key).copied()
