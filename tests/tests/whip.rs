@@ -1,6 +1,5 @@
 //! Signalling of WebRTC over HTTP: WHIP, WHEP and the JSON of SRS, on both listeners.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,6 +15,9 @@ const SOON: Duration = Duration::from_secs(10);
 const AT_ONCE: Duration = Duration::from_secs(3);
 const WHIP: &str = "/rtc/v1/whip/?app=live&stream=show";
 const SDP: &str = "Content-Type: application/sdp\r\n";
+
+/// What a client says later, of an address that no origin is to know.
+const TRICKLED: &str = "a=mid:0\r\na=candidate:1 1 udp 1 192.0.2.1 9 typ host\r\n";
 
 /// A description of one side, whose ICE names nobody else has.
 fn description(setup: &str) -> String {
@@ -47,6 +49,11 @@ fn serve(name: &str, request: &Request, exchange: &mut Exchange<'_>) -> Result<(
             }
             "PATCH" if request.body.is_empty() => exchange.answer("204 No Content", &own, ""),
             "PATCH" => exchange.answer("200 OK", &format!("{own}{trickle}"), &request.body),
+            "DELETE" if request.head.field("x-over").is_some() => {
+                let status = request.head.field("x-over").unwrap_or_default();
+                let location = "Location: http://10.0.0.1:1985/rtc/v1/whip/1?a=b\r\n";
+                exchange.answer(status, &format!("{own}{location}"), "")
+            }
             _ => exchange.answer("200 OK", &own, ""),
         };
     }
@@ -171,8 +178,8 @@ fn a_session_s_url_leads_back_to_its_origin() -> Result<()> {
             let refused = send(&mut client, "PATCH", location, stale, "a=candidate:1")?;
             assert_eq!((refused.status(), whose(&refused)), (412, home));
             let known = "If-Match: \"1\"\r\n";
-            let taken = send(&mut client, "PATCH", location, known, "a=candidate:1")?;
-            assert_eq!((taken.status(), taken.text()), (200, "a=candidate:1".to_owned()));
+            let taken = send(&mut client, "PATCH", location, known, TRICKLED)?;
+            assert_eq!((taken.status(), taken.text()), (200, "a=mid:0\r\n".to_owned()));
             assert_eq!(taken.head.field("etag"), Some("\"2\""));
             let fragment = description("passive").split_off("v=0\r\n".len());
             let restarted = send(&mut client, "PATCH", location, "If-Match: \"*\"\r\n", &fragment)?;
@@ -183,6 +190,10 @@ fn a_session_s_url_leads_back_to_its_origin() -> Result<()> {
             let gone = client.request("DELETE", location, "Authorization: Bearer x\r\n")?;
             assert_eq!((gone.status(), whose(&gone)), (200, home));
             let origin = if home == "a" { &origins[0] } else { &origins[1] };
+            for request in origin.requests() {
+                let body = String::from_utf8(request.body)?;
+                assert!(!body.contains("192.0.2.1"), "the client's own candidate: {body}");
+            }
             let last = origin.requests().pop().context("a request")?;
             assert_eq!((last.method(), last.target()), ("DELETE", &*own), "without the token");
             assert_eq!(last.head.field("authorization"), Some("Bearer x"));
@@ -226,6 +237,61 @@ fn a_token_opens_the_url_of_its_session_and_nothing_else() -> Result<()> {
         let origin = if home == "a" { &origins[0] } else { &origins[1] };
         let last = origin.requests().pop().context("a request")?;
         assert_eq!(last.target(), format!("{WHIP}&session=1"));
+        let patched = send(&mut client, "PATCH", WHIP, "", TRICKLED)?;
+        assert_eq!((patched.status(), patched.text()), (200, "a=mid:0\r\n".to_owned()));
+        let last = origin.requests().pop().context("a request")?;
+        assert_eq!(String::from_utf8(last.body)?, "a=mid:0\r\n", "no candidate of the client's");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_session_that_its_origin_does_not_have_any_more_ends_here_too() -> Result<()> {
+    story(|folder| {
+        let (proxy, _origins) = start(folder)?;
+        let mut client = Client::connect(proxy.http())?;
+        for (status, ended) in
+            [("409 Conflict", 0), ("307 Elsewhere", 0), ("404 Not Found", 1), ("410 Gone", 2)]
+        {
+            let answer = post(&mut client, WHIP, SDP, offer())?;
+            let location = answer.head.field("location").context("a location")?;
+            let over = format!("X-Over: {status}\r\n");
+            let told = client.request("DELETE", location, &over)?;
+            assert!(status.starts_with(&told.status().to_string()));
+            assert_eq!(told.head.field("location"), Some("/rtc/v1/whip/1?a=b"), "{status}");
+            wait::until_true("the ends", SOON, || Ok(proxy.ends("deleted")? == ended))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_path_that_an_origin_could_read_otherwise_is_refused() -> Result<()> {
+    story(|folder| {
+        let (proxy, origins) = start(folder)?;
+        for listener in [proxy.http(), proxy.http_api()] {
+            let mut client = Client::connect(listener)?;
+            for path in [
+                "../../../api/v1/clients/xyz",
+                "%2e%2e/%2E%2e/%2e./api/v1/clients/xyz",
+                "%252e%252e/%252e%252e/%252e%252e/api/v1/clients/xyz",
+                "..%2f..%2f..%2fapi/v1/clients/xyz",
+                "..%5c..\\..%5capi/v1/clients/xyz",
+                "..;/..;x=y/..%3b/api/v1/clients/xyz",
+                "/api/v1/clients/xyz",
+                "live/./s",
+                "..",
+            ] {
+                for endpoint in ["whip", "whep", "whip-play", "publish", "play"] {
+                    let target = format!("/rtc/v1/{endpoint}/{path}?app=live&stream=s");
+                    for method in ["POST", "PATCH", "DELETE", "GET"] {
+                        let refused = send(&mut client, method, &target, SDP, "")?;
+                        assert_eq!(refused.status(), 400, "{method} {target}");
+                    }
+                }
+            }
+        }
+        assert_eq!(origins.iter().map(Origin::count).sum::<usize>(), 0);
         Ok(())
     })
 }
@@ -263,6 +329,11 @@ fn what_the_origin_refuses_is_told_in_its_own_words() -> Result<()> {
                 let location = "Location: https://other.example/whip/1\r\n";
                 exchange.answer("307 Temporary Redirect", location, "")
             }
+            Some("inside") => {
+                let location = "Location: http://10.0.0.1:1985/rtc/v1/whip/live/x?spt=1&a=b\r\n";
+                exchange.answer("307 Temporary Redirect", location, "")
+            }
+            Some("nowhere") => exchange.answer("409 No", "Location: ftp://10.0.0.1/\r\n", ""),
             Some("chunks") => exchange.send(
                 "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\nHTTP/1.1 409 Conflict\r\n\
                  Content-Type: text/x\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -296,8 +367,15 @@ fn what_the_origin_refuses_is_told_in_its_own_words() -> Result<()> {
         assert_eq!(refused.head.field("www-authenticate"), Some("Bearer realm=\"live\""));
         let refused = ask("busy")?;
         assert_eq!((refused.status(), refused.head.field("retry-after")), (503, Some("7")));
-        let refused = ask("moved")?;
-        assert_eq!(refused.head.field("location"), Some("https://other.example/whip/1"));
+        // Only the proxy can be reached by a client.
+        for (name, location) in [
+            ("moved", Some("/whip/1")),
+            ("inside", Some("/rtc/v1/whip/live/x?a=b")),
+            ("nowhere", None),
+        ] {
+            let refused = ask(name)?;
+            assert_eq!(refused.head.field("location"), location, "{name}");
+        }
         let refused = ask("chunks")?;
         assert_eq!((refused.status(), refused.text()), (409, "busy ab".to_owned()));
         assert_eq!(refused.head.field("content-type"), Some("text/x"));
@@ -313,7 +391,7 @@ fn what_the_origin_refuses_is_told_in_its_own_words() -> Result<()> {
             let labels = [("protocol", "webrtc"), ("reason", reason)];
             proxy.metric("srs_proxy_session_ends_total", &labels)
         };
-        let expected = [("origin_refused", 5), ("bad_answer", 6), ("origin_unreachable", 1)];
+        let expected = [("origin_refused", 7), ("bad_answer", 6), ("origin_unreachable", 1)];
         for (reason, count) in expected {
             assert_eq!(ends(reason)?, count, "{reason}");
         }
@@ -496,100 +574,6 @@ fn pages_of_other_hosts_may_ask_and_what_has_no_meaning_is_refused() -> Result<(
         let none = Proxy::start_named(folder, "alone", &[])?;
         let mut client = Client::connect(none.http_api())?;
         assert_eq!(post(&mut client, WHIP, SDP, offer())?.status(), 503, "no origin");
-        Ok(())
-    })
-}
-
-/// SRS's API at an origin of this name, with one stream and one client.
-fn serve_api(name: &str, request: &Request, exchange: &mut Exchange<'_>) -> Result<()> {
-    let own = format!("X-Origin: {name}\r\nContent-Type: application/json\r\n");
-    let path = request.path().trim_end_matches('/');
-    if path == "/api/v1/vhosts" && request.head.field("authorization").is_none() {
-        let asks = format!("{own}WWW-Authenticate: Basic realm=\"SRS\"\r\n");
-        return exchange.answer("401 Unauthorized", &asks, "");
-    }
-    let body = match path {
-        "/api/v1/streams" => {
-            format!(
-                "{{\"code\":0,\"server\":\"{name}\",\"streams\":[{{\"z\":1.50,\"id\":\"s-{name}\"}}]}}"
-            )
-        }
-        _ if path.ends_with(&format!("/c-{name}")) => "{\"code\":0,\"client\":{}}".to_owned(),
-        "/api/v1/summaries" => format!("{{\"code\":0,\"data\":\"{name}\"}}"),
-        // As SRS says that it does not know.
-        _ => "{\"code\":2049}".to_owned(),
-    };
-    exchange.answer("200 OK", &own, body)
-}
-
-#[test]
-fn the_origins_api_is_one() -> Result<()> {
-    story(|folder| {
-        let start =
-            |name| Origin::start(move |request, exchange| serve_api(name, request, exchange));
-        let origins = [start("a")?, start("b")?];
-        let proxy = Proxy::start(folder, &[])?;
-        origins[0].register_at(proxy.system_api(), "a")?;
-        let mut client = Client::connect(proxy.http_api())?;
-        let only = client.get("/api/v1/summaries")?;
-        assert_eq!((only.status(), whose(&only)), (200, "a"));
-        origins[1].register_at(proxy.system_api(), "b")?;
-        let dead: SocketAddr = ports::free()?;
-        register(dead, proxy.system_api(), "dead")?;
-
-        let list = client.get("/api/v1/streams/?count=10")?.text();
-        let both = "\"streams\":[{\"z\":1.50,\"id\":\"s-a\"},{\"z\":1.50,\"id\":\"s-b\"}]}";
-        assert!(list.starts_with("{\"code\":0,") && list.ends_with(both), "{list}");
-        assert!(list.contains("\"missing\":[\"vid-dead\"]"), "{list}");
-        assert_eq!(
-            origins[0].requests().pop().context("a request")?.target(),
-            "/api/v1/streams/?count=10"
-        );
-
-        for name in ["a", "b"] {
-            for method in ["GET", "DELETE", "DELETE"] {
-                let found = client.request(method, &format!("/api/v1/clients/c-{name}"), "")?;
-                assert_eq!((found.status(), whose(&found)), (200, name), "{method}");
-            }
-        }
-        let kicked = |origin: &Origin| {
-            let methods = origin.requests();
-            methods.iter().filter(|request| request.method() == "DELETE").count()
-        };
-        assert_eq!(origins.each_ref().map(kicked), [2, 2], "nobody else is kicked");
-        for (path, code) in [("/api/v1/clients/x", 2049), ("/api/v1/streams/x", 2048)] {
-            for method in ["GET", "DELETE"] {
-                let none = client.request(method, path, "")?;
-                assert_eq!((none.status(), none.text()), (404, format!("{{\"code\":{code}}}")));
-            }
-        }
-        let which = client.get("/api/v1/summaries")?;
-        assert_eq!(which.status(), 400);
-        for server in ["vid-a", "vid-b", "vid-dead"] {
-            assert!(which.text().contains(server), "{}", which.text());
-        }
-        let locked = client.get("/api/v1/vhosts")?;
-        assert_eq!(locked.status(), 401);
-        assert_eq!(locked.head.field("www-authenticate"), Some("Basic realm=\"SRS\""));
-        let named = client.get("/api/v1/summaries?server=vid-b")?;
-        assert_eq!((named.status(), whose(&named)), (200, "b"));
-        let asked = origins[1].requests().pop().context("a request")?;
-        assert_eq!(asked.target(), "/api/v1/summaries");
-        assert_eq!(client.get("/api/v1/summaries?server=vid-x")?.status(), 404);
-        assert_eq!(client.get("/api/v1/summaries?server=vid-dead")?.status(), 502);
-        let head = client.request("HEAD", "/api/v1/streams", "")?;
-        assert_eq!((head.status(), head.body.len()), (200, 0));
-        assert!(head.head.field("content-length").is_some_and(|length| length != "0"));
-
-        // The proxy's own, and nothing of the origins where anybody plays.
-        let version: Value = serde_json::from_str(&client.get("/api/v1/versions")?.text())?;
-        assert_eq!(version["code"], 0);
-        let mut player = Client::connect(proxy.http())?;
-        for path in ["/api/v1/streams", "/api/v1/clients/c-a", "/api/v1/summaries?server=vid-b"] {
-            assert_eq!(player.get(path)?.status(), 404, "{path}");
-        }
-        let refused = player.request("DELETE", "/api/v1/clients/c-a", "")?;
-        assert_eq!(refused.status(), 405);
         Ok(())
     })
 }

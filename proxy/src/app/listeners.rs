@@ -40,8 +40,8 @@ impl Listeners {
         let webrtc_tcp = config.webrtc.listen_tcp.as_ref();
         let webrtc_tcp = webrtc_tcp.map(|listen| bind("PROXY_WEBRTC_TCP_SERVER", listen));
         let webrtc_tcp = webrtc_tcp.transpose()?.unwrap_or_default();
-        let webrtc = bind_udp("PROXY_WEBRTC_SERVER", &config.webrtc.listen)?;
-        let srt = bind_udp("PROXY_SRT_SERVER", &config.srt.listen)?;
+        let webrtc = bind_udp("PROXY_WEBRTC_SERVER", &config.webrtc.listen, threads)?;
+        let srt = bind_udp("PROXY_SRT_SERVER", &config.srt.listen, threads)?;
         // Not before all are bound: nobody is let in by a proxy that cannot start.
         Ok(Self {
             rtmp: listen("PROXY_RTMP_SERVER", rtmp)?,
@@ -80,8 +80,12 @@ fn listen(name: &'static str, bound: Vec<Bound>) -> anyhow::Result<Vec<TcpListen
     bound.into_iter().map(listen).collect()
 }
 
-fn bind_udp(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<Group>> {
-    udp::bind(addresses).with_context(|| format!("{name}=\"{addresses}\""))
+fn bind_udp(
+    name: &'static str,
+    addresses: &ListenAddrs,
+    threads: &Threads,
+) -> anyhow::Result<Vec<Group>> {
+    udp::bind(addresses, threads).with_context(|| format!("{name}=\"{addresses}\""))
 }
 
 fn open(
@@ -95,7 +99,8 @@ fn open(
         let address = group.address();
         let opened =
             group.open(buffer, threads).with_context(|| format!("{name}: cannot listen"))?;
-        info!(server = name, %address, sockets = opened.len(), "listening");
+        let given = opened.first().map(|opened| opened.socket.buffer()).transpose()?;
+        info!(server = name, %address, sockets = opened.len(), buffer = given, "listening");
         addresses.push(address);
         sockets.extend(opened);
     }

@@ -1,7 +1,7 @@
 //! UDP listeners: bound all or none, each one a group of sockets that share its port.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,10 +51,9 @@ pub struct Opened {
     pub thread: Handle,
 }
 
-/// Binds every address, or none; each with as many sockets as threads can serve at once.
-pub fn bind(addresses: &ListenAddrs) -> Result<Vec<Group>, BindError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let sockets = if SPREADS { threads } else { 1 };
+/// Binds every address, or none; each with a socket for every thread.
+pub fn bind(addresses: &ListenAddrs, threads: &Threads) -> Result<Vec<Group>, BindError> {
+    let sockets = if SPREADS { threads.count() } else { 1 };
     let bind = |address| {
         let dual_stack = addresses.is_dual_stack(address);
         bind_group(address, dual_stack, sockets).map_err(|error| BindError { address, error })
@@ -69,24 +68,43 @@ pub async fn receive(
     mut receive: impl FnMut(&Arc<Socket>, Train<'_>),
 ) {
     let serve = async {
+        let mut is_failing = false;
         loop {
             let received = match socket.readable().await {
                 Ok(()) => socket.receive(|train| receive(&socket, train)),
                 Err(error) => Err(error),
             };
             match received {
-                Ok(true) => tokio::task::consume_budget().await,
-                Ok(false) => {}
+                Ok(is_more) => {
+                    is_failing = false;
+                    if is_more {
+                        tokio::task::consume_budget().await;
+                    }
+                }
                 // What a peer's host says about what was sent to it is no fault of the socket's.
                 Err(error) if is_of_a_peer(&error) => {}
                 Err(error) => {
-                    warn!(%error, address = %socket.local(), "cannot receive");
+                    if !is_failing {
+                        warn!(%error, address = %socket.local(), "cannot receive");
+                    }
+                    is_failing = true;
                     sleep(PAUSE).await;
                 }
             }
         }
     };
     let _stopped = stop.run_until_cancelled(serve).await;
+}
+
+/// Whether what is sent to this address comes to one of these listeners, and so back to this proxy.
+pub fn comes_back(address: SocketAddr, listeners: &[SocketAddr]) -> bool {
+    let (ip, port) = (address.ip().to_canonical(), address.port());
+    let mut at_port = listeners.iter().filter(|listener| listener.port() == port);
+    // An address that can be bound is this host's.
+    at_port.any(|listener| {
+        let own = listener.ip().to_canonical();
+        own == ip || own.is_unspecified() && UdpSocket::bind((ip, 0)).is_ok()
+    })
 }
 
 fn is_of_a_peer(error: &io::Error) -> bool {

@@ -101,12 +101,28 @@ const DATAGRAMS_DROPPED: Family = Family {
     counter: true,
     help: "Datagrams of clients and origins that went nowhere",
 };
+const DATAGRAMS_LOST: Family = Family {
+    name: "srs_proxy_datagrams_lost",
+    labels: &["protocol"],
+    counter: true,
+    help: "Datagrams of sessions that a full socket did not take, or the way not by their size",
+};
 const BUILD_INFO: Family =
     Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
 
 /// Every family, in the order in which they are written.
-pub const TABLE: [Family; 9] =
-    [SESSIONS, SETUPS, ENDS, BYTES, HTTP_REQUESTS, DATAGRAMS_DROPPED, ORIGINS, ROUTES, BUILD_INFO];
+pub const TABLE: [Family; 10] = [
+    SESSIONS,
+    SETUPS,
+    ENDS,
+    BYTES,
+    HTTP_REQUESTS,
+    DATAGRAMS_DROPPED,
+    DATAGRAMS_LOST,
+    ORIGINS,
+    ROUTES,
+    BUILD_INFO,
+];
 
 /// Reads the tables at each scrape: nothing is counted twice.
 #[derive(Debug)]
@@ -135,6 +151,13 @@ impl Collector for Snapshot {
         let drops = self.drops.each_ref().map(|drops| drops.read());
         let reasons = Dropped::ALL.map(Dropped::as_str);
         write(&mut encoder, DATAGRAMS_DROPPED, crossed(protocols, &drops, reasons))?;
+        let udp = [Protocol::Webrtc, Protocol::Srt];
+        let lost = udp.map(|it| totals.lost.get(it as usize).copied().unwrap_or_default());
+        write(
+            &mut encoder,
+            DATAGRAMS_LOST,
+            protocols.iter().zip(lost).map(|(p, n)| ([*p, ""], n)),
+        )?;
         let counts = self.balancer.counts(Instant::now());
         let states = [("up", counts.up), ("down", counts.down)];
         write(&mut encoder, ORIGINS, by_state(states))?;

@@ -9,6 +9,7 @@ use super::Leg;
 pub struct Meter {
     to_origin: AtomicU64,
     to_client: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Meter {
@@ -20,6 +21,16 @@ impl Meter {
         };
         // Only ever read as a statistic: nothing is ordered by it.
         count.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Adds datagrams that no socket has taken.
+    pub fn lost(&self, datagrams: usize) {
+        self.lost.fetch_add(datagrams as u64, Ordering::Relaxed);
+    }
+
+    /// Datagrams lost so far.
+    pub fn read_lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Bytes written so far, in the order of [`Leg::ALL`].

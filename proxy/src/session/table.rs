@@ -34,6 +34,8 @@ pub struct Totals {
     pub ends: [[u64; End::ALL.len()]; Protocol::ALL.len()],
     /// Bytes of ended and live sessions, by protocol and direction.
     pub bytes: [[u64; Leg::ALL.len()]; Protocol::ALL.len()],
+    /// Datagrams of ended and live sessions that no socket has taken, by protocol.
+    pub lost: [u64; Protocol::ALL.len()],
     /// Live sessions, by protocol.
     pub live: [u64; Protocol::ALL.len()],
 }
@@ -156,6 +158,9 @@ impl Totals {
             for (sum, bytes) in sums.iter_mut().zip(session.meter.read()) {
                 *sum += bytes;
             }
+        }
+        if let Some(lost) = self.lost.get_mut(session.protocol as usize) {
+            *lost += session.meter.read_lost();
         }
     }
 }

@@ -4,6 +4,7 @@ use percent_encoding::percent_decode_str;
 
 use super::ask::{Ask, around_path};
 use super::key::{BadStream, StreamKey};
+use super::path::is_plain_path;
 use super::vhosts::Vhosts;
 
 /// How a path is answered.
@@ -187,10 +188,9 @@ fn without_number(name: &str) -> Option<&str> {
 
 /// Whether a path stays below a folder, however the origin reads it.
 fn is_below(path: &str, folder: &str) -> bool {
-    let path = percent_decode_str(path).decode_utf8_lossy();
-    let is_plain = |part: &str| !matches!(part, "." | "..") && !part.contains(['\\', ';', '%']);
-    let mut parts = path.split('/').filter(|part| !part.is_empty());
-    path.split('/').all(is_plain) && folder.split('/').all(|part| parts.next() == Some(part))
+    let decoded = percent_decode_str(path).decode_utf8_lossy();
+    let mut parts = decoded.split('/').filter(|part| !part.is_empty());
+    is_plain_path(path) && folder.split('/').all(|part| parts.next() == Some(part))
 }
 
 fn last_part(path: &str) -> &str {

@@ -3,11 +3,13 @@
 mod ask;
 mod http;
 mod key;
+mod path;
 mod token;
 mod vhosts;
 
 pub use ask::Ask;
 pub use http::{Candidates, Kind};
 pub use key::{BadStream, StreamKey};
+pub use path::is_plain_path;
 pub use token::{BadToken, Claim, SessionClaim, Tokens};
 pub use vhosts::Vhosts;

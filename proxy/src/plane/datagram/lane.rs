@@ -4,13 +4,13 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Delta, Socket, Train};
+use super::{Delta, Joins, Sent, Socket, Train};
 use crate::plane::{Leg, Meter};
 
 /// What both directions of a session share. Neither takes a lock or memory for a datagram.
@@ -36,7 +36,7 @@ impl Gone {
     }
 }
 
-/// How long the way to an origin may be broken before it is tried again.
+/// How long to wait if the way to an origin is broken again and again.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The way to a client.
@@ -50,6 +50,8 @@ pub enum Exit {
         to: SocketAddr,
         /// The address to which the client sends: it takes answers from no other.
         from: Option<IpAddr>,
+        /// Of the way there.
+        joins: Arc<Joins>,
     },
     /// By another way, such as a TCP connection.
     Other(Arc<dyn Outlet>),
@@ -57,14 +59,21 @@ pub enum Exit {
 
 /// What takes datagrams for a client.
 pub trait Outlet: Send + Sync + std::fmt::Debug {
-    /// Takes whole datagrams, and gives the bytes of those that it could take.
-    fn send(&self, train: &Train<'_>) -> usize;
+    /// Takes whole datagrams, as many as it can.
+    fn send(&self, train: &Train<'_>) -> Sent;
+}
+
+impl Exit {
+    /// By a socket on which clients arrive.
+    pub fn udp(socket: &Arc<Socket>, to: SocketAddr, from: Option<IpAddr>) -> Self {
+        Self::Udp { socket: Arc::clone(socket), to, from, joins: Arc::default() }
+    }
 }
 
 impl Outlet for Exit {
-    fn send(&self, train: &Train<'_>) -> usize {
+    fn send(&self, train: &Train<'_>) -> Sent {
         match self {
-            Self::Udp { socket, to, from } => socket.send_to(*to, *from, train),
+            Self::Udp { socket, to, from, joins } => socket.send_to(*to, *from, joins, train),
             Self::Other(outlet) => outlet.send(train),
         }
     }
@@ -95,8 +104,7 @@ impl Lane {
     /// The same for what may be the client's, and does not count as a word of it.
     pub fn for_origin(&self, train: &Train<'_>) -> Result<(), Gone> {
         let result = self.socket.send(self.origin, train);
-        let sent = *result.as_ref().unwrap_or_else(|(sent, _)| sent);
-        self.meter.wrote(Leg::Origin, sent);
+        self.count(Leg::Origin, *result.as_ref().unwrap_or_else(|(sent, _)| sent));
         match result {
             Err((_, error)) if Gone::is_said_by(&error) => Err(Gone),
             // What is wrong with the way there may be right in a moment.
@@ -106,18 +114,27 @@ impl Lane {
 
     /// Sends the client what the origin has sent, by the way that media takes.
     pub fn to_client(&self, train: &Train<'_>) {
-        if let Some(exit) = &*self.exit.load() {
-            self.to_client_by(&exit.1, train);
+        match &*self.exit.load() {
+            Some(exit) => self.to_client_by(&exit.1, train),
+            None => self.meter.lost(train.count()),
         }
     }
 
     /// The same by another way.
     pub fn to_client_by(&self, exit: &Exit, train: &Train<'_>) {
-        self.meter.wrote(Leg::Client, exit.send(train));
+        self.count(Leg::Client, exit.send(train));
+    }
+
+    fn count(&self, leg: Leg, sent: Sent) {
+        self.meter.wrote(leg, sent.bytes);
+        if sent.lost > 0 {
+            self.meter.lost(sent.lost);
+        }
     }
 
     /// Gives what comes from the origin to `take`, for as long as the origin is there.
     pub async fn listen(&self, mut take: impl FnMut(Train<'_>)) -> Gone {
+        let mut failed = None;
         loop {
             let received = match self.socket.readable().await {
                 Ok(()) => self.socket.receive(|train| {
@@ -133,11 +150,21 @@ impl Lane {
                 Ok(true) => tokio::task::consume_budget().await,
                 Ok(false) => {}
                 Err(error) if Gone::is_said_by(&error) => return Gone,
-                Err(error) => {
+                // Said once: what has come meanwhile waits.
+                Err(error)
+                    if failed.replace(Instant::now()).is_none_or(|at| at.elapsed() > PAUSE) =>
+                {
                     debug!(origin = %self.origin, %error, "of the way to the origin");
-                    sleep(PAUSE).await;
                 }
+                Err(_) => sleep(PAUSE).await,
             }
+        }
+    }
+
+    /// Counts bytes that another plane has sent to each leg, in the order of [`Leg::ALL`].
+    pub fn note_sent(&self, bytes: [u64; Leg::ALL.len()]) {
+        for (leg, bytes) in Leg::ALL.into_iter().zip(bytes) {
+            self.meter.wrote(leg, usize::try_from(bytes).unwrap_or(usize::MAX));
         }
     }
 
@@ -160,7 +187,8 @@ impl Lane {
 
     /// What was heard since the last call.
     pub(super) fn delta(&self) -> Delta {
-        Delta { heard: self.heard.each_ref().map(|heard| heard.swap(0, Ordering::Relaxed)) }
+        let heard = self.heard.each_ref().map(|heard| heard.swap(0, Ordering::Relaxed));
+        Delta { heard, ..Delta::default() }
     }
 
     fn hear(&self, from: Leg, train: &Train<'_>) {

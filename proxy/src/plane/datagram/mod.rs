@@ -5,13 +5,16 @@ mod lane;
 mod lanes;
 mod offload;
 mod socket;
+mod system;
 mod threads;
+mod train;
 
 pub use self::lane::{Exit, Gone, Lane, Outlet};
 pub use self::lanes::Lanes;
 pub use self::offload::{Delta, Flow, FlowKey, Offload, Refused};
-pub use self::socket::{Socket, Train};
+pub use self::socket::{Joins, Sent, Socket};
 pub use self::threads::Threads;
+pub use self::train::Train;
 
 /// Why datagrams go through userspace.
 pub const WHY_RELAY: &str = "this version has no faster datagram plane";

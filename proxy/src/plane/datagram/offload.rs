@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
+use crate::plane::Leg;
+
 /// By what a client's datagrams are known to belong together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FlowKey {
@@ -30,11 +32,13 @@ pub struct Flow {
     pub generation: u64,
 }
 
-/// What has come by a flow since it was asked last.
+/// What has come by a flow since it was asked last, in the order of [`Leg::ALL`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// Datagrams of the origin and of the client, in the order of [`crate::plane::Leg::ALL`].
-    pub heard: [u64; 2],
+    /// Datagrams heard of each leg.
+    pub heard: [u64; Leg::ALL.len()],
+    /// Bytes sent to each leg that no meter has counted yet: those of a plane that cannot.
+    pub sent: [u64; Leg::ALL.len()],
 }
 
 /// Why a plane does not take a flow: the word of logs and of the API.

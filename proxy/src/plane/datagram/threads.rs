@@ -43,9 +43,14 @@ impl Threads {
         Self { first: Handle::current(), others: Vec::new(), next, stop }
     }
 
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.others.len() + 1
+    }
+
     /// One of them: each in turn.
     pub fn next(&self) -> &Handle {
-        let next = self.next.fetch_add(1, Ordering::Relaxed) % (self.others.len() + 1);
+        let next = self.next.fetch_add(1, Ordering::Relaxed) % self.count();
         self.others.get(next).unwrap_or(&self.first)
     }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::plane::Leg;
-use crate::plane::datagram::{Flow, FlowKey, Offload};
+use crate::plane::datagram::{Flow, FlowKey, Offload, Refused};
 
 /// What a protocol keeps for each session.
 pub trait Media {
@@ -16,6 +16,9 @@ pub trait Media {
     type Lane: Clone + Debug;
     /// The way out to a client.
     type Exit: Clone + Debug;
+
+    /// Counts bytes that a plane has sent to each leg, in the order of [`Leg::ALL`].
+    fn note_sent(lane: &Self::Lane, bytes: [u64; Leg::ALL.len()]);
 }
 
 /// One session. Never given again, so that whoever comes late finds nothing.
@@ -63,6 +66,8 @@ struct Entry<M: Media> {
     names: Vec<Name>,
     paths: Vec<Path<M::Exit>>,
     flow: Option<Flow>,
+    /// Why a plane has not taken it.
+    refused: Option<Refused>,
     heard: [Instant; Leg::ALL.len()],
 }
 
@@ -72,13 +77,15 @@ struct Path<X> {
     key: FlowKey,
     exit: X,
     seen: Instant,
+    is_nominated: bool,
 }
 
 impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
     /// Addresses of one session; the one that was seen last of all makes room for another.
     pub const MAX_PATHS: usize = 8;
 
-    /// Names of one session; the oldest makes room for another.
+    /// Names of one session. The first is its own for good; of the others the oldest makes room for
+    /// another.
     pub const MAX_NAMES: usize = 4;
 
     /// An empty table.
@@ -112,6 +119,7 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
             names: Vec::new(),
             paths: Vec::new(),
             flow: None,
+            refused: None,
             heard: [now; Leg::ALL.len()],
         };
         self.sessions.insert(id, entry);
@@ -125,7 +133,7 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
             return true;
         }
         entry.names.push(name.clone());
-        let oldest = (entry.names.len() > Self::MAX_NAMES).then(|| entry.names.remove(0));
+        let oldest = (entry.names.len() > Self::MAX_NAMES).then(|| entry.names.remove(1));
         self.by_name.entry(name).or_default().push(id);
         if let Some(oldest) = oldest {
             self.forget_name(&oldest, id);
@@ -197,19 +205,47 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         }
         let entry = self.sessions.get_mut(&id)?;
         if let Some(path) = entry.paths.iter_mut().find(|path| path.key == key) {
-            path.seen = now;
+            // The same address by another connection is another way.
+            (path.seen, path.exit) = (now, exit);
             return Some(Learnt::Known);
         }
         let flow = entry.flow.map(|flow| flow.key);
         let unused = entry.paths.iter().filter(|path| Some(path.key) != flow);
         let oldest = unused.min_by_key(|path| path.seen).map(|path| path.key);
         let is_full = entry.paths.len() >= Self::MAX_PATHS;
-        entry.paths.push(Path { key, exit, seen: now });
+        entry.paths.push(Path { key, exit, seen: now, is_nominated: false });
         self.by_key.insert(key, id);
         if let Some(oldest) = oldest.filter(|_| is_full) {
             self.forget_path(id, &oldest);
         }
         Some(Learnt::New)
+    }
+
+    /// The client has nominated this address, at which it was seen before. True if it has not done
+    /// so before.
+    pub fn nominate(&mut self, id: FlowId, key: &FlowKey) -> bool {
+        let paths = self.sessions.get_mut(&id).map(|entry| &mut entry.paths);
+        let path = paths.into_iter().flatten().find(|path| path.key == *key);
+        path.is_some_and(|path| !std::mem::replace(&mut path.is_nominated, true))
+    }
+
+    /// When the client was last seen where media goes, and at another address of its.
+    pub fn seen(&self, id: FlowId, key: &FlowKey) -> Option<(Option<Instant>, Instant)> {
+        let entry = self.sessions.get(&id)?;
+        let seen = |key| entry.paths.iter().find(|path| path.key == key).map(|path| path.seen);
+        Some((entry.flow.and_then(|flow| seen(flow.key)), seen(*key)?))
+    }
+
+    /// Why the flow of a session is not carried by a plane that was asked to.
+    pub fn refused(&self, id: FlowId) -> Option<Refused> {
+        self.sessions.get(&id)?.refused
+    }
+
+    /// The client is at this address no longer: its connection has ended.
+    pub fn forget(&mut self, key: &FlowKey) {
+        if let Some(id) = self.owner(key) {
+            self.forget_path(id, key);
+        }
     }
 
     /// Lets media take this address, at which the client was seen before. True if it took another
@@ -224,9 +260,7 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         let generation = self.last_generation;
         let flow = Flow { key: *key, near: entry.near, origin: entry.origin, generation };
         // The new way before the old one goes: there is no time without any.
-        if let Err(refused) = self.plane.install(&flow, &entry.lane, &path.exit) {
-            tracing::debug!(%refused, "flow not taken");
-        }
+        entry.refused = self.plane.install(&flow, &entry.lane, &path.exit).err();
         if let Some(former) = entry.flow.replace(flow) {
             self.plane.remove(&former, &entry.lane);
         }
@@ -260,14 +294,13 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
     ) -> Vec<(FlowId, R)> {
         let (by_key, sessions) = (&self.by_key, &mut self.sessions);
         self.plane.counters(&mut |key, delta| {
-            let entry = by_key.get(key).and_then(|id| sessions.get_mut(id));
-            for (heard, datagrams) in
-                entry.into_iter().flat_map(|e| e.heard.iter_mut().zip(delta.heard))
-            {
+            let Some(entry) = by_key.get(key).and_then(|id| sessions.get_mut(id)) else { return };
+            for (heard, datagrams) in entry.heard.iter_mut().zip(delta.heard) {
                 if datagrams > 0 {
                     *heard = now;
                 }
             }
+            M::note_sent(&entry.lane, delta.sent);
         });
         let mut over = Vec::new();
         let mut forgotten = HashSet::new();

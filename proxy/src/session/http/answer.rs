@@ -5,8 +5,10 @@ use std::time::SystemTime;
 use http::StatusCode;
 
 use super::heads::{connection, cross_origin, sign};
+use super::origin_api;
 use super::signal::Endpoint;
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
+use crate::stream::Kind;
 
 /// What is answered, unless a page is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +26,8 @@ const fn answer(status: StatusCode, text: &'static str) -> Answer {
 pub(super) const TOO_SLOW: Answer =
     answer(StatusCode::REQUEST_TIMEOUT, "the request was not complete in time");
 pub(super) const BAD_STREAM: Answer = answer(StatusCode::BAD_REQUEST, "the URL names no stream");
+pub(super) const BAD_PATH: Answer =
+    answer(StatusCode::BAD_REQUEST, "the path can be read in more than one way");
 pub(super) const BAD_BODY: Answer =
     answer(StatusCode::BAD_REQUEST, "the request's body is malformed");
 pub(super) const BAD_METHOD: Answer = Answer {
@@ -33,6 +37,10 @@ pub(super) const BAD_METHOD: Answer = Answer {
 pub(super) const BAD_SIGNAL: Answer = Answer {
     allow: Some(SIGNALLING_METHODS),
     ..answer(StatusCode::METHOD_NOT_ALLOWED, "sessions begin by POST and end by DELETE")
+};
+pub(super) const BAD_API_METHOD: Answer = Answer {
+    allow: Some(API_METHODS),
+    ..answer(StatusCode::METHOD_NOT_ALLOWED, "this method is not served here")
 };
 pub(super) const NO_ORIGIN: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "no origin serves this stream over HTTP");
@@ -48,6 +56,8 @@ pub(super) const TOO_LARGE: Answer =
     answer(StatusCode::PAYLOAD_TOO_LARGE, "the request's body has more than 256 KiB");
 pub(super) const NO_ROOM_FOR_BODY: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another request");
+pub(super) const TOO_MANY_SURVEYS: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "too many questions to all origins at once");
 pub(super) const NOT_AN_OFFER: Answer =
     answer(StatusCode::BAD_REQUEST, "the request has no session description as UTF-8");
 pub(super) const NO_ICE: Answer =
@@ -67,8 +77,15 @@ pub(super) const TOO_LATE: Answer =
 
 impl Answer {
     /// The answer to this request, as bytes.
-    pub(super) fn to(self, request: &RequestHead, stays_open: bool, now: SystemTime) -> Vec<u8> {
+    pub(super) fn to(
+        self,
+        request: &RequestHead,
+        kind: Kind,
+        stays_open: bool,
+        now: SystemTime,
+    ) -> Vec<u8> {
         let mut headers = Headers::default();
+        cross_origin(&mut headers, kind);
         if let Some(methods) = self.allow {
             headers.push("Allow", methods);
         }
@@ -91,10 +108,18 @@ const METHODS: &str = "GET, HEAD, POST, PUT, OPTIONS";
 
 const SIGNALLING_METHODS: &str = "POST, PATCH, DELETE, OPTIONS";
 
+const API_METHODS: &str = "GET, HEAD, POST, PUT, DELETE, OPTIONS";
+
 /// The answer to a page of another host that asks what it may do (WHATWG Fetch 3.2.2): as by the
-/// existing proxy, anything. `*` does not stand for `Authorization`.
+/// existing proxy, anything. `*` does not stand for `Authorization`. Of the origins' API it is told
+/// nothing, and so may not.
 pub(super) fn preflight(request: &RequestHead, stays_open: bool, now: SystemTime) -> Vec<u8> {
     let mut headers = Headers::default();
+    if origin_api::is_asked(request) {
+        headers.push("Allow", API_METHODS);
+        return write(StatusCode::OK, headers, "", false, request.version, stays_open, now);
+    }
+    cross_origin(&mut headers, Kind::Page);
     if Endpoint::of(request).is_some() {
         headers.push("Allow", SIGNALLING_METHODS);
         // RFC 9725 4.2
@@ -110,7 +135,9 @@ pub(super) fn preflight(request: &RequestHead, stays_open: bool, now: SystemTime
 
 /// Of a head that is not understood not even the version counts.
 fn whatever(status: StatusCode, text: &str, now: SystemTime) -> Vec<u8> {
-    write(status, Headers::default(), text, false, Version::Http11, false, now)
+    let mut headers = Headers::default();
+    cross_origin(&mut headers, Kind::Page);
+    write(status, headers, text, false, Version::Http11, false, now)
 }
 
 fn write(
@@ -130,7 +157,6 @@ fn write(
     }
     headers.push("Content-Length", body.len().to_string());
     connection(&mut headers, version, stays_open);
-    cross_origin(&mut headers);
     let head = ResponseHead {
         version: Version::Http11,
         status: status.as_u16(),

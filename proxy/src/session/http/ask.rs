@@ -118,7 +118,7 @@ impl Http {
                 let stays = self.stays_behind(answer, head);
                 // Behind an interim answer that has gone out in part.
                 let mut bytes = if is_told { pair.out.to_client } else { Vec::new() };
-                bytes.append(&mut answer.to(head, stays, SystemTime::now()));
+                bytes.append(&mut answer.to(head, *kind, stays, SystemTime::now()));
                 return Ok(self.say(client, &bytes, stays, session).await);
             }
             Outcome::Failed(end, _) if looks_whole => {

@@ -327,7 +327,7 @@ impl Exchange {
         };
         let reuse = Reuse { client: reuse.client && stays, ..reuse };
         let is_chunked = length == BodyLength::Chunked && matches!(delivery, Delivery::Verbatim);
-        heads::for_client(&mut head, self.client, is_chunked, reuse.client);
+        heads::for_client(&mut head, self.kind, self.client, is_chunked, reuse.client);
         head.write(&mut out.to_client);
         self.stage = if is_endless {
             Stage::Endless
@@ -392,7 +392,7 @@ impl Exchange {
             if !self.share.resize(playlist.len()) {
                 return Err(Fault::NoRoom);
             }
-            heads::for_client(head, self.client, false, reuse.client);
+            heads::for_client(head, self.kind, self.client, false, reuse.client);
             head.headers.set("Content-Length", playlist.len().to_string());
             head.write(&mut out.to_client);
             out.to_client.extend_from_slice(&playlist);

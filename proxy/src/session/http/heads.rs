@@ -202,6 +202,7 @@ fn append(headers: &mut Headers, name: &str, element: &str) {
 /// The head that the client gets.
 pub(super) fn for_client(
     head: &mut ResponseHead,
+    kind: Kind,
     client: Client,
     is_chunked: bool,
     stays_open: bool,
@@ -214,7 +215,7 @@ pub(super) fn for_client(
         head.headers.push("Transfer-Encoding", "chunked");
     }
     connection(&mut head.headers, client.version, stays_open);
-    cross_origin(&mut head.headers);
+    cross_origin(&mut head.headers, kind);
 }
 
 /// The head of an answer that precedes the final one.
@@ -245,18 +246,17 @@ pub(super) fn without_digests(headers: &mut Headers) {
 }
 
 /// Pages of any host may play, as from the existing proxy; an origin that has its own rules
-/// keeps them.
-pub(super) fn cross_origin(headers: &mut Headers) {
+/// keeps them. The origins' API is theirs to open to pages.
+pub(super) fn cross_origin(headers: &mut Headers, kind: Kind) {
+    if kind == Kind::Api {
+        return;
+    }
     if !headers.has("Access-Control-Allow-Origin") {
         headers.push("Access-Control-Allow-Origin", "*");
         headers.push("Access-Control-Expose-Headers", "*");
     }
-}
-
-/// Pages of other hosts may read what signalling tells in headers, also from an origin that lets
-/// them ask and does not say so.
-pub(super) fn exposed(headers: &mut Headers) {
-    if !headers.has("Access-Control-Expose-Headers") {
+    // Also from an origin that lets pages ask, and does not say that they may read its headers.
+    if kind == Kind::Signalling && !headers.has("Access-Control-Expose-Headers") {
         headers.push("Access-Control-Expose-Headers", "*, Location, ETag, Link, Retry-After");
     }
 }

@@ -34,6 +34,7 @@ use std::time::{Duration, Instant as Clock, SystemTime};
 
 use http_body_util::BodyExt;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -57,6 +58,9 @@ use crate::telemetry::Seldom;
 
 /// Bytes of bodies that all sessions together may hold.
 const HELD: usize = 256 * 1024 * 1024;
+
+/// Requests at once of which each has all origins asked.
+const SURVEYS: usize = 16;
 
 /// Deadlines and limits of HTTP.
 #[derive(Clone, Debug)]
@@ -109,6 +113,8 @@ pub struct Http {
     held: Room,
     /// Where streams and clients of the origins' API were found.
     known: Known,
+    /// Questions to all origins at once.
+    surveys: Semaphore,
     draining: CancellationToken,
     /// Warnings of a host without resources, and of origins that answer badly.
     exhausted: Seldom,
@@ -170,6 +176,7 @@ impl Http {
             pool,
             held: Room::new(HELD),
             known: Known::default(),
+            surveys: Semaphore::new(SURVEYS),
             draining,
             exhausted: Seldom::default(),
             bad_answers: Seldom::default(),
@@ -308,7 +315,7 @@ impl Http {
     ) -> Next {
         self.count(kind, answer.status.as_u16(), session);
         let stays = self.stays_behind(answer, head);
-        self.say(client, &answer.to(head, stays, SystemTime::now()), stays, session).await
+        self.say(client, &answer.to(head, kind, stays, SystemTime::now()), stays, session).await
     }
 
     async fn say(&self, client: Connection, bytes: &[u8], stays: bool, session: &Session) -> Next {
@@ -370,7 +377,7 @@ impl Http {
         let mut left = length.and_then(|length| length.parse().ok()).unwrap_or_default();
         let stays = self.stays(head);
         heads::connection(&mut headers, head.version, stays);
-        heads::cross_origin(&mut headers);
+        heads::cross_origin(&mut headers, Kind::Page);
         let reason = parts.status.canonical_reason().unwrap_or_default().into();
         let status = parts.status.as_u16();
         let mut bytes = Vec::new();

@@ -15,6 +15,7 @@ use super::whole::{self, Answered, Bounds, NoAnswer, Request};
 use super::{Http, Next};
 use crate::origin::{Lease, Listener, Origin};
 use crate::proto::addition::{Addition, take_parameter};
+use crate::proto::http::Headers;
 use crate::proto::location;
 use crate::proto::sdp;
 use crate::proto::signalling::Message;
@@ -35,8 +36,11 @@ impl Http {
     ) -> Next {
         const KIND: Kind = Kind::Signalling;
         session.note(|progress| progress.kind = Some(KIND));
-        let is_served = signal.is_served();
+        let (is_plain, is_served) = (signal.is_plain(), signal.is_served());
         let Signal { head, about } = signal;
+        if !is_plain {
+            return self.refuse(client, answer::BAD_PATH, &head, KIND, session).await;
+        }
         if !is_served {
             return self.refuse(client, answer::BAD_SIGNAL, &head, KIND, session).await;
         }
@@ -98,7 +102,7 @@ impl Http {
                 self.put(request, body.as_bytes(), asked, &stream, session).await
             };
             match asked.await {
-                Ok(answered) => self.accept(draft, endpoint, request, answered, &lease),
+                Ok(answered) => self.accept(draft, endpoint, answered, &lease),
                 Err(refusal) => {
                     draft.refuse(end_of(&refusal));
                     Err(refusal)
@@ -118,7 +122,6 @@ impl Http {
         &self,
         draft: Draft,
         endpoint: Endpoint,
-        request: &Request,
         mut answered: Answered,
         lease: &Lease,
     ) -> Result<(Answered, bool), Refusal> {
@@ -148,18 +151,14 @@ impl Http {
         let (sdp, name) = accepted;
         let body = description.with_sdp(&sdp);
         answered.set_body(body);
-        self.lead_back(&mut answered, request, lease, name);
+        self.lead_back(&mut answered, lease, name);
         Ok((answered, true))
     }
 
-    /// Makes the URL of a session one that comes back to the proxy, and from there to its origin.
-    fn lead_back(&self, answered: &mut Answered, request: &Request, lease: &Lease, name: String) {
+    /// Makes the URL of a session one that leads to its origin, whoever is asked.
+    fn lead_back(&self, answered: &mut Answered, lease: &Lease, name: String) {
         let headers = &mut answered.head.headers;
-        let Some(reference) = headers.text("Location").map(str::to_owned) else { return };
-        let path = location::path_of(&reference, &request.head.origin_form());
-        // Elsewhere the client could not ask.
-        let Some(path) = path else { return headers.remove("Location") };
-        let (_, target) = take_parameter(&path, Tokens::PARAMETER);
+        let Some(target) = headers.text("Location").map(str::to_owned) else { return };
         let server = lease.origin().server().as_str().to_owned();
         let claim = SessionClaim { key: lease.key().clone(), server, name };
         let value = self.tokens.issue_session(&claim, &target);
@@ -180,23 +179,25 @@ impl Http {
         let origin = origin.ok_or_else(|| refusal(answer::GONE, &"it is not registered"))?;
         let (socket, address) = self.dial_server(&origin, session).await?;
         session.note(|progress| progress.origin = Some((origin.name().clone(), address)));
-        let fragment = str::from_utf8(&request.body)
-            .ok()
-            .filter(|text| request.head.method == "PATCH" && text.contains("a=candidate:"))
-            .map(|text| self.webrtc.fragment(name, text));
+        let fragment = with_candidates(&request.body, |text| self.webrtc.fragment(name, text));
         let body = fragment.as_ref().map_or(&*request.body, |fragment| fragment.as_bytes());
         let mut answered = self.put(request, body, (socket, &origin), key, session).await?;
-        match request.head.method.as_str() {
-            "DELETE" if answered.is_success() => self.webrtc.delete(name),
-            // RFC 9725 4.3.3
-            "PATCH" if answered.is_success() => {
-                let both = str::from_utf8(&request.body).ok().zip(answered.text());
-                let restarted = both.and_then(|(it, answer)| self.webrtc.restart(name, it, answer));
-                if let Some(answer) = restarted {
-                    answered.set_body(answer);
-                }
+        let is_success = answered.is_success();
+        let restarted = match request.head.method.as_str() {
+            "DELETE" if is_success || is_over(&answered) => {
+                self.webrtc.delete(name);
+                None
             }
-            _ => {}
+            // RFC 9725 4.3.3
+            "PATCH" if is_success => {
+                let both = str::from_utf8(&request.body).ok().zip(answered.text());
+                both.and_then(|(it, answer)| self.webrtc.restart(name, it, answer))
+            }
+            _ => None,
+        };
+        match restarted {
+            Some(answer) => answered.set_body(answer),
+            None => without_candidates(&mut answered),
         }
         Ok(answered)
     }
@@ -207,10 +208,14 @@ impl Http {
         session.note(|progress| progress.stream = Some(stream.clone()));
         let Reached { socket, lease, .. } = self.reach_api(&stream, session).await?;
         let asked = (socket, &**lease.origin());
-        let answered = self.put(request, &request.body, asked, &stream, session).await;
+        let fragment = with_candidates(&request.body, none_of);
+        let body = fragment.as_ref().map_or(&*request.body, |fragment| fragment.as_bytes());
+        let answered = self.put(request, body, asked, &stream, session).await;
         // Whether there is a session says nothing of whether there is a stream.
         lease.not_found();
-        answered
+        let mut answered = answered?;
+        without_candidates(&mut answered);
+        Ok(answered)
     }
 
     /// The stream that a request for a session names.
@@ -242,7 +247,8 @@ impl Http {
         dialled.map_err(Refusal::from)
     }
 
-    /// Sends a request with this body to an origin that was reached, and waits for the answer.
+    /// Sends a request with this body to an origin that was reached, and waits for the answer. Its
+    /// `Location` is a path of the proxy.
     async fn put(
         &self,
         request: &Request,
@@ -260,12 +266,48 @@ impl Http {
             room: self.held.clone(),
         };
         let asked = whole::ask(socket, &bytes, &request.head.method, &bounds, &session.meter);
-        asked.await.map_err(|error| {
+        let mut answered = asked.await.map_err(|error| {
             if !matches!(error, NoAnswer::NoRoom) {
                 self.complain(origin, stream, &error.to_string());
             }
             Refusal::from(error)
-        })
+        })?;
+        lead_here(&mut answered.head.headers, &request.head.origin_form());
+        Ok(answered)
+    }
+}
+
+/// Makes the `Location` of an answer to a request for this target a path of the proxy, which is all
+/// that the client can reach; if it cannot be one it is dropped.
+fn lead_here(headers: &mut Headers, target: &str) {
+    let path = headers.text("Location").and_then(|it| location::path_of(it, target));
+    headers.remove("Location");
+    if let Some(path) = path {
+        let (_, path) = take_parameter(&path, Tokens::PARAMETER);
+        headers.push("Location", &*path);
+    }
+}
+
+/// Whether an origin does not have the session any more that it was asked about.
+fn is_over(answered: &Answered) -> bool {
+    matches!(answered.head.status, 404 | 410)
+}
+
+/// A body with other candidates; none if it has no candidate.
+fn with_candidates(body: &[u8], change: impl FnOnce(&str) -> String) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    text.contains("a=candidate:").then(|| change(&text))
+}
+
+/// The same without a candidate.
+fn none_of(text: &str) -> String {
+    sdp::with_candidates(text, &[])
+}
+
+/// An origin's own candidates are of no use to a client, and not for it to know.
+fn without_candidates(answered: &mut Answered) {
+    if let Some(body) = with_candidates(&answered.body, none_of) {
+        answered.set_body(body);
     }
 }
 

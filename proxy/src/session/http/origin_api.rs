@@ -9,19 +9,21 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
 use super::answer;
 use super::client::Connection;
 use super::origin::Refusal;
+use super::room::Share;
 use super::survey::{Heard, Question};
-use super::whole::{Answered, Bounds, Request};
-use super::{Http, Next};
+use super::whole::{Answered, Bounds, NoAnswer, Request};
+use super::{Http, Next, path_of};
 use crate::origin::{Listener, Origin};
 use crate::proto::addition::take_parameter;
 use crate::proto::http::RequestHead;
 use crate::session::Session;
-use crate::stream::{Ask, Kind, StreamKey};
+use crate::stream::{Ask, Kind, StreamKey, is_plain_path};
 
 /// For an answer of which origins do not know that they are waited for together.
 const SURVEY: Duration = Duration::from_secs(5);
@@ -95,8 +97,11 @@ impl Http {
     ) -> Next {
         const KIND: Kind = Kind::Api;
         session.note(|progress| progress.kind = Some(KIND));
+        if !is_plain_path(path_of(&head.origin_form())) {
+            return self.refuse(client, answer::BAD_PATH, &head, KIND, session).await;
+        }
         if !matches!(head.method.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "DELETE") {
-            return self.refuse(client, answer::BAD_METHOD, &head, KIND, session).await;
+            return self.refuse(client, answer::BAD_API_METHOD, &head, KIND, session).await;
         }
         if self.is_in_circles(&head) {
             return self.refuse(client, answer::IN_CIRCLES, &head, KIND, session).await;
@@ -150,7 +155,7 @@ impl Http {
                 answered
             }
             About::Thing(path) => self.ask_owner(&path, origins, request, session).await,
-            About::List(list) => Ok(self.join(list, origins, request, session).await),
+            About::List(list) => self.join(list, origins, request, session).await,
             About::Unsaid => match &origins[..] {
                 [origin] => self.ask_one(origin, request, session).await,
                 [] => Err(Refusal { answer: answer::NO_API, why: "no origin has an API".into() }),
@@ -186,6 +191,13 @@ impl Http {
         self.question(request, self.settings.origin_timeout, session).ask(origin).await
     }
 
+    /// Leave to ask all origins.
+    fn survey(&self) -> Result<SemaphorePermit<'_>, Refusal> {
+        let leave = self.surveys.try_acquire();
+        let answer = answer::TOO_MANY_SURVEYS;
+        leave.map_err(|_| Refusal { answer, why: "too many surveys at once".into() })
+    }
+
     /// Asks the origin that has what is at this path: the one that had it a moment ago, or whoever
     /// says so now.
     async fn ask_owner(
@@ -205,6 +217,7 @@ impl Http {
         {
             return Ok(answered);
         }
+        let leave = self.survey()?;
         // Nothing must happen at an origin that is only asked whether it is the one.
         let body = std::mem::take(&mut question.request.body);
         "GET".clone_into(&mut question.request.head.method);
@@ -220,6 +233,7 @@ impl Http {
             }
         });
         let question = question.await;
+        drop(leave);
         let Some((origin, answered)) = found else {
             if let Some(refused) = refused {
                 return Ok(refused);
@@ -245,7 +259,8 @@ impl Http {
         origins: Vec<Arc<Origin>>,
         request: Request,
         session: &Session,
-    ) -> Answered {
+    ) -> Result<Answered, Refusal> {
+        let leave = self.survey()?;
         let (mut joined, mut missing, mut refused) = (Vec::new(), Vec::new(), None);
         let mut left = MAX_LIST;
         let question = self.question(request, SURVEY, session);
@@ -253,10 +268,11 @@ impl Http {
             let server = origin.server().as_str().to_owned();
             let answered = answer.ok().filter(|answered| answered.body.len() <= left);
             let part = answered.as_ref().and_then(|answered| listed(answered, list));
-            match (part, answered) {
-                (Some(part), Some(answered)) => {
+            match (part.map(str::to_owned), answered) {
+                (Some(part), Some(mut answered)) => {
                     left -= answered.body.len();
-                    joined.push((server, part));
+                    answered.set_body(part);
+                    joined.push((server, answered));
                 }
                 (_, answered) => {
                     missing.push(server);
@@ -266,22 +282,50 @@ impl Http {
             Heard::NotYet
         });
         asked.await;
+        drop(leave);
         if let Some(refused) = refused.filter(|_| joined.is_empty()) {
-            return refused;
+            return Ok(refused);
         }
         // The same order each time, whoever was the first to answer.
         joined.sort_by(|(one, _), (other, _)| one.cmp(other));
         missing.sort();
-        let parts: Vec<_> = joined.into_iter().flat_map(|(_, part)| part).collect();
-        let part = serde_json::to_string(&parts).unwrap_or_default();
-        let missing = json!(missing);
-        let pid = std::process::id();
-        let body = format!(
-            "{{\"code\":0,\"server\":\"srs-proxy\",\"service\":\"srs-proxy\",\"pid\":\"{pid}\",\
-             \"missing\":{missing},\"{list}\":{part}}}"
-        );
-        Answered::json(StatusCode::OK, body)
+        joined_list(list, joined, &missing, self.held.share())
+            .ok_or_else(|| NoAnswer::NoRoom.into())
     }
+}
+
+/// The lists of servers, of which nothing but the elements is left, as the proxy's own answer. The
+/// share is for this one; none if there is no room for it.
+fn joined_list(
+    list: &str,
+    parts: Vec<(String, Answered)>,
+    missing: &[String],
+    mut share: Share,
+) -> Option<Answered> {
+    let pid = std::process::id();
+    let missing = json!(missing);
+    let mut body = format!(
+        "{{\"code\":0,\"server\":\"srs-proxy\",\"service\":\"srs-proxy\",\"pid\":\"{pid}\",\
+         \"missing\":{missing},\"{list}\":["
+    );
+    let end = "]}";
+    let elements: usize = parts.iter().map(|(_, part)| part.body.len() + 1).sum();
+    let all = elements + end.len();
+    if !share.resize(body.len() + all) {
+        return None;
+    }
+    body.reserve_exact(all);
+    let mut is_first = true;
+    for (_, part) in parts {
+        let Some(elements) = part.text().filter(|elements| !elements.is_empty()) else { continue };
+        if !is_first {
+            body.push(',');
+        }
+        body.push_str(elements);
+        is_first = false;
+    }
+    body.push_str(end);
+    Some(Answered::json(StatusCode::OK, body).held_by(share))
 }
 
 /// Whether an origin has what it was asked for: SRS says by a code that it does not, and by 200.
@@ -299,21 +343,25 @@ fn wants_a_password(answered: &Answered) -> bool {
     matches!(answered.head.status, 401 | 403)
 }
 
-/// The elements of a list in an answer, as they stand.
-fn listed(answered: &Answered, list: &str) -> Option<Vec<Box<RawValue>>> {
+/// The elements of a list in an answer, as they stand, with the commas between them.
+fn listed<'a>(answered: &'a Answered, list: &str) -> Option<&'a str> {
     #[derive(Deserialize)]
-    struct Lists {
+    struct Lists<'a> {
         code: i64,
-        streams: Option<Vec<Box<RawValue>>>,
-        clients: Option<Vec<Box<RawValue>>>,
-        vhosts: Option<Vec<Box<RawValue>>>,
+        #[serde(borrow)]
+        streams: Option<&'a RawValue>,
+        #[serde(borrow)]
+        clients: Option<&'a RawValue>,
+        #[serde(borrow)]
+        vhosts: Option<&'a RawValue>,
     }
     let text = answered.text().filter(|_| answered.is_success())?;
     let Lists { code, streams, clients, vhosts } = serde_json::from_str(text).ok()?;
     let [first, second, third] = LISTS;
     let named = [(first, streams), (second, clients), (third, vhosts)];
-    let found = named.into_iter().find(|(name, _)| *name == list).and_then(|(_, found)| found);
-    found.filter(|_| code == 0)
+    let found = named.into_iter().find(|(name, _)| *name == list).and_then(|(_, found)| found)?;
+    let elements = found.get().strip_prefix('[')?.strip_suffix(']')?;
+    (code == 0).then(|| elements.trim_ascii())
 }
 
 /// A question that one of these servers could answer.
@@ -329,6 +377,7 @@ fn at_query(target: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::room::Room;
     use super::*;
 
     fn about(method: &str, target: &str) -> About {
@@ -372,17 +421,38 @@ mod tests {
             (include_str!("../../../testdata/srs-api/api-clients.json"), "clients"),
             (include_str!("../../../testdata/srs-api/api-vhosts.json"), "vhosts"),
         ] {
-            let parts = listed(&answered(text), list).unwrap();
-            assert!(!parts.is_empty());
-            for part in parts {
-                assert!(text.contains(part.get()), "{part}");
-            }
+            let answered = answered(text);
+            let elements = listed(&answered, list).unwrap();
+            assert!(elements.starts_with('{') && elements.ends_with('}'), "{elements}");
+            assert!(text.contains(elements), "{elements}");
         }
-        let empty = listed(&answered("{\"code\":0,\"streams\":[]}"), "streams").unwrap();
-        assert!(empty.is_empty());
-        for bad in ["", "[]", "{\"code\":1,\"streams\":[]}", "{\"code\":0,\"clients\":[]}"] {
+        let empty = answered("{\"code\":0,\"streams\": [ ]}");
+        assert_eq!(listed(&empty, "streams"), Some(""));
+        for bad in [
+            "",
+            "[]",
+            "{\"code\":1,\"streams\":[]}",
+            "{\"code\":0,\"clients\":[]}",
+            "{\"code\":0,\"streams\":{}}",
+            "{\"code\":0,\"streams\":[,]}",
+        ] {
             assert!(listed(&answered(bad), "streams").is_none(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_joined_list_takes_room_as_long_as_it_is_there_and_is_none_without() {
+        let parts = || ["", "1, 2", "", "[3]"].map(|part| (String::new(), answered(part))).into();
+        let room = Room::new(256);
+        let joined = joined_list("streams", parts(), &["b".into()], room.share()).unwrap();
+        let text = joined.text().unwrap();
+        assert!(text.ends_with("\"missing\":[\"b\"],\"streams\":[1, 2,[3]]}"), "{text}");
+        let length = text.len();
+        assert!(!room.share().resize(256 - length + 1), "it is not counted");
+        drop(joined);
+        assert!(room.share().resize(256));
+        let small = Room::new(length - 1);
+        assert!(joined_list("streams", parts(), &["b".into()], small.share()).is_none());
     }
 
     #[test]

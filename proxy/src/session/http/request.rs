@@ -194,6 +194,8 @@ mod tests {
             "/live/..%2fstat",
             "/live/..;/stat",
             "/live/%252e%252e/stat",
+            "/live//stat",
+            "/live/a%2fstat",
             "/livestat",
         ] {
             assert_eq!(understand(&format!("{page}?spt={token}"), &[]), None, "{page}");

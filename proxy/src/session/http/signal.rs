@@ -1,8 +1,9 @@
 //! A request about a session of WebRTC, as far as its head tells.
 
+use super::path_of;
 use crate::proto::http::RequestHead;
 use crate::session::Role;
-use crate::stream::SessionClaim;
+use crate::stream::{SessionClaim, is_plain_path};
 
 /// A request about a session.
 #[derive(Debug)]
@@ -48,6 +49,12 @@ impl Signal {
             (None, Some(endpoint)) => Ok(Self { head, about: About::Stream(endpoint) }),
             (None, None) => Err(head),
         }
+    }
+
+    /// Whether an origin reads the path as the proxy does. A session's own is the origin's.
+    pub(super) fn is_plain(&self) -> bool {
+        let is_known = matches!(self.about, About::Session(_));
+        is_known || is_plain_path(path_of(&self.head.origin_form()))
     }
 
     /// Whether the method has a meaning here.

@@ -150,7 +150,7 @@ impl Http {
                     NoBody::Slow => (answer::TOO_SLOW, End::HeadTimeout),
                 };
                 self.count(kind, answer.status.as_u16(), session);
-                let bytes = answer.to(&head, false, SystemTime::now());
+                let bytes = answer.to(&head, kind, false, SystemTime::now());
                 if self.write(&client.socket, &bytes, session).await.is_ok() {
                     close(client.socket).await;
                 }
@@ -223,13 +223,13 @@ impl Http {
         if has_body || !body.is_empty() {
             told.headers.set("Content-Length", body.len().to_string());
         }
-        heads::for_client(&mut told, self.about(head, session), false, stays);
-        heads::exposed(&mut told.headers);
+        heads::for_client(&mut told, kind, self.about(head, session), false, stays);
         let mut bytes = Vec::new();
         told.write(&mut bytes);
         if has_body {
             bytes.extend_from_slice(&body);
         }
+        drop(body);
         self.say(client, &bytes, stays, session).await
     }
 }
@@ -363,5 +363,10 @@ impl Answered {
         let head =
             ResponseHead { version: Version::Http11, status: status.as_u16(), reason, headers };
         Self { head, body: body.into_bytes(), share: None }
+    }
+
+    /// The same, which takes this part of the memory.
+    pub(super) fn held_by(self, share: Share) -> Self {
+        Self { share: Some(share), ..self }
     }
 }

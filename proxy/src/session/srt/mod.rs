@@ -98,6 +98,10 @@ impl Media for Packets {
     type Session = Arc<Known>;
     type Lane = Arc<Lane>;
     type Exit = Exit;
+
+    fn note_sent(lane: &Arc<Lane>, bytes: [u64; Leg::ALL.len()]) {
+        lane.note_sent(bytes);
+    }
 }
 
 /// A client's socket, of which several may share an address.
@@ -177,7 +181,7 @@ impl Srt {
             socket_id: Some(socket_id),
         };
         let from = train.destination.filter(|ip| !ip.is_multicast());
-        let exit = || Exit::Udp { socket: Arc::clone(socket), to: train.source, from };
+        let exit = || Exit::udp(socket, train.source, from);
         if train.bytes.is_empty() {
             self.drops.count(Dropped::NotTheProtocol, 1);
         }

@@ -18,6 +18,8 @@ pub(super) struct Ice {
     next: usize,
     invited: Instant,
     consent: Option<Instant>,
+    /// Whether the client goes on checking once it is connected (RFC 7675).
+    renews: bool,
     leaving: Option<(Leg, Instant)>,
 }
 
@@ -26,8 +28,14 @@ pub(super) struct Ice {
 const CHECKS: usize = 32;
 
 /// How long a peer that has closed DTLS is silent before it is believed: nothing but its address
-/// tells that it was the one who closed.
-const SILENCE: Duration = Duration::from_secs(2);
+/// tells that it was the one who closed. One that is there checks within six seconds (RFC 7675 5.1).
+const SILENCE: Duration = Duration::from_secs(7);
+
+/// A check so long after the first one is none of those that find a way.
+const CONNECTING: Duration = Duration::from_secs(3);
+
+/// An address that was not checked for so long is not where the client is, if it checks another.
+pub(super) const UNCHECKED: Duration = Duration::from_secs(8);
 
 /// How often the table is asked, and so how late it knows what was heard.
 pub(super) const TICK: Duration = Duration::from_secs(1);
@@ -49,6 +57,7 @@ impl Ice {
             next: 0,
             invited: now,
             consent: None,
+            renews: false,
             leaving: None,
         }
     }
@@ -93,7 +102,20 @@ impl Ice {
     /// The origin has answered a check: it consents to more (RFC 7675 5.1). True if it has not done
     /// so before.
     pub(super) fn consent(&mut self, now: Instant) -> bool {
-        self.consent.replace(now).is_none()
+        let before = self.consent.replace(now);
+        self.renews |= before.is_some_and(|before| now > before + CONNECTING);
+        before.is_none()
+    }
+
+    /// Somebody who knows the password is at the client's side: it has not left.
+    pub(super) fn stay(&mut self) {
+        self.leaving.take_if(|(leg, _)| *leg == Leg::Client);
+    }
+
+    /// Why the session ends if its origin is not there any more: one that has closed may well not
+    /// be.
+    pub(super) fn end_without_origin(&self) -> End {
+        self.leaving.map_or(End::OriginLost, |(leg, _)| left(leg))
     }
 
     /// This leg has said that it closes.
@@ -116,15 +138,88 @@ impl Ice {
             // What was heard up to then is known one tick later.
             let goes_on = heard.get(leg as usize).is_some_and(|&heard| heard > since + TICK);
             if !goes_on {
-                return Some(match leg {
-                    Leg::Client => End::ClientClosed,
-                    Leg::Origin => End::OriginClosed,
-                });
+                return Some(left(leg));
             }
             self.leaving = None;
         }
-        let since = self.consent.unwrap_or(self.invited);
+        let mut since = self.consent.unwrap_or(self.invited);
+        if self.consent.is_some() && !self.renews {
+            // A client that does not ask for consent lives by its media, and its origin's.
+            since = since.max(heard.into_iter().min().unwrap_or(since));
+        }
         (now.saturating_duration_since(since) >= consent_timeout)
             .then_some(if self.consent.is_some() { End::NoConsent } else { End::NotConnected })
+    }
+}
+
+/// The end of a session that this leg has left.
+fn left(leg: Leg) -> End {
+    match leg {
+        Leg::Client => End::ClientClosed,
+        Leg::Origin => End::OriginClosed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn consent_is_the_origins_answer_and_lasts_its_time() {
+        let start = Instant::now();
+        let mut ice = Ice::new("a:o", "password", start);
+        let judge =
+            |ice: &mut Ice, heard, now| ice.judge([at(start, heard); 2], PATIENCE, at(start, now));
+        assert_eq!(judge(&mut ice, 29, 29), None);
+        assert_eq!(judge(&mut ice, 30, 30), Some(End::NotConnected), "media is no check");
+        assert!(ice.consent(at(start, 1)));
+        assert!(!ice.consent(at(start, 6)));
+        assert_eq!(judge(&mut ice, 35, 35), None);
+        // It checks, and so it is believed when it does so no more, whatever the origin sends.
+        assert_eq!(judge(&mut ice, 36, 36), Some(End::NoConsent));
+    }
+
+    #[test]
+    fn a_client_that_never_asks_again_lives_by_media_of_both_sides() {
+        let start = Instant::now();
+        let mut ice = Ice::new("a:o", "password", start);
+        // Checks of several ways at the start.
+        ice.consent(at(start, 1));
+        ice.consent(at(start, 2));
+        let mut judge = |client, origin, now| {
+            ice.judge([at(start, origin), at(start, client)], PATIENCE, at(start, now))
+        };
+        assert_eq!(judge(100, 100, 101), None);
+        assert_eq!(judge(100, 130, 130), Some(End::NoConsent), "the client is silent");
+        assert_eq!(judge(130, 100, 130), Some(End::NoConsent), "the origin is silent");
+    }
+
+    #[test]
+    fn who_has_closed_is_believed_after_a_silence_unless_it_checks_again() {
+        let start = Instant::now();
+        let mut ice = Ice::new("a:o", "password", start);
+        ice.consent(start);
+        let judge = |ice: &mut Ice, heard: [u64; 2], now| {
+            ice.judge(heard.map(|heard| at(start, heard)), PATIENCE, at(start, now))
+        };
+        ice.leave(Leg::Client, at(start, 1));
+        assert_eq!(ice.end_without_origin(), End::ClientClosed);
+        assert_eq!(judge(&mut ice, [7, 2], 7), None);
+        assert_eq!(judge(&mut ice, [8, 2], 8), Some(End::ClientClosed));
+        ice.leave(Leg::Client, at(start, 1));
+        ice.stay();
+        assert_eq!(judge(&mut ice, [8, 2], 8), None, "it was not the client who closed");
+        ice.leave(Leg::Origin, at(start, 8));
+        ice.stay();
+        assert_eq!(judge(&mut ice, [9, 15], 15), Some(End::OriginClosed));
+        ice.leave(Leg::Origin, at(start, 15));
+        assert_eq!(judge(&mut ice, [20, 15], 22), None, "the origin goes on");
+        assert_eq!(ice.end_without_origin(), End::OriginLost);
     }
 }

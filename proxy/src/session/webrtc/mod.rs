@@ -20,10 +20,11 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
-use self::ice::{Check, Ice, TICK};
+use self::ice::{Check, Ice, TICK, UNCHECKED};
 pub use self::signalling::{BadDescription, Draft, Invited};
-use super::flow::{Dropped, Drops, FlowId, FlowTable, Learnt, Media, Name};
-use super::{End, Ending, Sessions};
+use self::tcp::Strangers;
+use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
+use super::{Ending, Sessions};
 use crate::config::Candidate;
 use crate::plane::Leg;
 use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Threads, Train};
@@ -54,6 +55,7 @@ pub struct Webrtc {
     table: Mutex<FlowTable<Datagrams, Lanes>>,
     lanes: Lanes,
     drops: Arc<Drops>,
+    strangers: Strangers,
     threads: Arc<Threads>,
     stop: CancellationToken,
 }
@@ -66,6 +68,10 @@ impl Media for Datagrams {
     type Session = Known;
     type Lane = Arc<Lane>;
     type Exit = Exit;
+
+    fn note_sent(lane: &Arc<Lane>, bytes: [u64; Leg::ALL.len()]) {
+        lane.note_sent(bytes);
+    }
 }
 
 /// A session, to those who find it by a datagram.
@@ -77,6 +83,9 @@ struct Known {
     reached: IpAddr,
 }
 
+/// Sessions of one name whose passwords are tried.
+const MAX_NAMESAKES: usize = 8;
+
 impl Webrtc {
     /// No session yet. All end when `stop` is cancelled.
     pub fn new(
@@ -87,7 +96,16 @@ impl Webrtc {
     ) -> Arc<Self> {
         let lanes = Lanes::default();
         let table = Mutex::new(FlowTable::new(lanes.clone()));
-        Arc::new(Self { settings, sessions, table, lanes, drops: Arc::default(), threads, stop })
+        Arc::new(Self {
+            settings,
+            sessions,
+            table,
+            lanes,
+            drops: Arc::default(),
+            strangers: Strangers::default(),
+            threads,
+            stop,
+        })
     }
 
     /// Ends what is over. Returns never.
@@ -121,7 +139,7 @@ impl Webrtc {
         let local = SocketAddr::new(train.destination.unwrap_or(local.ip()), local.port());
         let key = FlowKey { is_tcp: false, client: train.source, local, socket_id: None };
         let from = train.destination.filter(|ip| !ip.is_multicast());
-        self.take(&key, train, || Exit::Udp { socket: Arc::clone(socket), to: train.source, from });
+        self.take(&key, train, || Exit::udp(socket, train.source, from));
     }
 
     /// Takes what has come from a client, who is answered by the way of `exit`.
@@ -130,7 +148,7 @@ impl Webrtc {
             if train.bytes.is_empty() {
                 self.drops.count(Dropped::NotTheProtocol, 1);
             } else {
-                self.pass(key, train);
+                self.pass(key, train, true);
             }
             return;
         }
@@ -138,9 +156,9 @@ impl Webrtc {
             let one = train.part(datagram);
             match Kind::of(datagram) {
                 Kind::Stun => self.stun(key, &one, &exit),
-                Kind::Media => self.pass(key, &one),
+                Kind::Media => self.pass(key, &one, true),
                 Kind::Dtls => {
-                    self.pass(key, &one);
+                    self.pass(key, &one, true);
                     if is_dtls_alert(datagram) {
                         self.alert(key);
                     }
@@ -152,8 +170,8 @@ impl Webrtc {
         }
     }
 
-    /// Passes on what names no session.
-    fn pass(&self, key: &FlowKey, train: &Train<'_>) {
+    /// Passes on what names no session; `is_media` if it tells where the client sends media from.
+    fn pass(&self, key: &FlowKey, train: &Train<'_>, is_media: bool) {
         if let Some(sent) = self.lanes.with(key, |lane| lane.to_origin(train)) {
             if sent.is_err() {
                 self.gone(key);
@@ -161,14 +179,16 @@ impl Webrtc {
             return;
         }
         // Media comes by the pair of addresses that the client has chosen: by another one than
-        // before, if it has proved that it is there.
+        // before, if it has proved since that it is there.
         let mut table = self.table.lock();
         let Some(id) = table.owner(key) else {
             drop(table);
             self.drops.count(Dropped::UnknownFlow, train.count());
             return;
         };
-        if table.select(id, key) {
+        let seen = table.seen(id, key);
+        let is_later = seen.is_some_and(|(in_use, here)| in_use.is_none_or(|in_use| here > in_use));
+        if is_media && is_later && table.select(id, key) {
             debug!(client = %key.client, "media comes from another address");
         }
         let lane = table.get(id).map(|(_, lane)| Arc::clone(lane));
@@ -182,7 +202,7 @@ impl Webrtc {
     fn gone(&self, key: &FlowKey) {
         let table = self.table.lock();
         if let Some((known, _)) = table.owner(key).and_then(|id| table.get(id)) {
-            known.ending.end(End::OriginLost);
+            known.ending.end(known.ice.end_without_origin());
         }
     }
 
@@ -198,10 +218,10 @@ impl Webrtc {
     fn stun(&self, key: &FlowKey, train: &Train<'_>, exit: &impl Fn() -> Exit) {
         let sent = match Message::parse(train.bytes) {
             Ok(message) if message.is_binding() => match message.class() {
-                Class::Request => self.check(key, train, &message, exit),
+                Class::Request => self.check(key, &message, exit),
                 // What the client says to the origin's own checks.
                 Class::Indication | Class::Success | Class::Error => {
-                    self.pass(key, train);
+                    self.pass(key, train, false);
                     return;
                 }
             },
@@ -225,40 +245,45 @@ impl Webrtc {
     fn check(
         &self,
         key: &FlowKey,
-        train: &Train<'_>,
         message: &Message<'_>,
         exit: &impl Fn() -> Exit,
     ) -> Result<Arc<Lane>, Dropped> {
         let username = message.username().ok_or(Dropped::UnknownName)?;
-        let (id, password) = self.named(username).ok_or(Dropped::UnknownName)?;
-        // Outside of the lock: whoever sends many of these delays nobody.
-        if !message.is_authentic(password.as_bytes()) {
-            return Err(Dropped::Forged);
+        let named = self.named(username, key);
+        if named.is_empty() {
+            return Err(Dropped::UnknownName);
         }
+        // Outside of the lock: whoever sends many of these delays nobody.
+        let signed = named.iter().find(|(_, word)| message.is_authentic(word.as_bytes()));
+        let &(id, _) = signed.ok_or(Dropped::Forged)?;
         let now = Instant::now();
         let mut table = self.table.lock();
         let known = table.session_mut(id).ok_or(Dropped::UnknownName)?;
         if known.ice.check(message.transaction(), *key) == Check::Replayed {
             return Err(Dropped::Replayed);
         }
-        let learnt = table.learn(id, *key, exit(), now).ok_or(Dropped::UnknownName)?;
-        let is_first = table.flow(id).is_none();
-        // An address where the client was not before, which it nominates: it has moved. Of those
-        // that are known, media tells the one in use: an agent may nominate several.
-        if (is_first || (learnt == Learnt::New && message.has_use_candidate()))
-            && table.select(id, key)
-        {
-            debug!(client = %key.client, train.bytes = train.bytes.len(), "client found");
+        known.ice.stay();
+        table.learn(id, *key, exit(), now);
+        // An agent may nominate every address that works, and again with each check; media tells
+        // then which one it uses.
+        let has_moved = message.has_use_candidate() && table.nominate(id, key);
+        let in_use = table.seen(id, key).and_then(|(in_use, _)| in_use);
+        let is_left = in_use.is_none_or(|seen| now.saturating_duration_since(seen) >= UNCHECKED);
+        if (has_moved || is_left) && table.select(id, key) {
+            debug!(client = %key.client, "client found");
         }
         table.get(id).map(|(_, lane)| Arc::clone(lane)).ok_or(Dropped::UnknownName)
     }
 
-    /// The session of this name, and the password of its checks.
-    fn named(&self, username: &str) -> Option<(FlowId, Arc<str>)> {
+    /// The sessions of this name, and the password of their checks. Names are the agents' own: two
+    /// sessions may have the same, and their passwords tell them apart. The one whose client was
+    /// seen there is among the first.
+    fn named(&self, username: &str, key: &FlowKey) -> Vec<(FlowId, Arc<str>)> {
         let table = self.table.lock();
-        let id = table.find(&Name::Ice(username.into()))?;
-        let (known, _) = table.get(id)?;
-        Some((id, known.ice.password(username)?))
+        let name = Name::Ice(username.into());
+        let here = table.owner(key).filter(|id| table.find_all(&name).any(|named| named == *id));
+        let ids = here.into_iter().chain(table.find_all(&name)).take(MAX_NAMESAKES);
+        ids.filter_map(|id| Some((id, table.get(id)?.0.ice.password(username)?))).collect()
     }
 
     /// Takes what has come from a session's origin. True if it is the first consent.
@@ -332,22 +357,16 @@ impl Webrtc {
     }
 }
 
-impl Webrtc {
-    /// Whether datagrams for this address come to this proxy.
-    fn is_own(&self, address: SocketAddr) -> bool {
-        self.settings.udp.iter().any(|own| {
-            let here =
-                own.ip() == address.ip() || own.ip().is_unspecified() && address.ip().is_loopback();
-            here && own.port() == address.port()
-        })
-    }
-}
-
 /// The port of these listeners for who comes to `ip`, which may be that of another host in front.
+/// None if none of them takes its family.
 fn port_at(listeners: &[SocketAddr], ip: IpAddr) -> Option<u16> {
     let serves = |listener: &&SocketAddr| {
         let any = listener.ip().is_unspecified() && (listener.is_ipv6() || ip.is_ipv4());
         any || listener.ip() == ip
     };
-    listeners.iter().find(serves).or(listeners.first()).map(SocketAddr::port)
+    let family = |listener: &&SocketAddr| {
+        listener.is_ipv4() == ip.is_ipv4() || listener.ip().is_unspecified() && ip.is_ipv4()
+    };
+    let mut listeners = listeners.iter();
+    listeners.clone().find(serves).or(listeners.find(family)).map(SocketAddr::port)
 }

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tracing::{Instrument, info_span};
 
 use super::{Datagrams, Ice, Known, Webrtc};
+use crate::listen::udp::comes_back;
 use crate::origin::{Lease, Listener};
 use crate::plane::datagram::{Gone, Lane, Lanes, Socket, WHY_RELAY};
 use crate::proto::proxy_protocol::Ends;
@@ -135,7 +136,10 @@ impl Webrtc {
             }
         });
         let end = tokio::select! {
-            Gone = heard => End::OriginLost,
+            Gone = heard => {
+                let table = self.table.lock();
+                table.get(id).map_or(End::OriginLost, |(known, _)| known.ice.end_without_origin())
+            }
             end = listed.ending.ended() => end,
             () = self.stop.cancelled() => End::Shutdown,
         };
@@ -201,7 +205,7 @@ impl Draft {
     fn connect(&self, answer: &str) -> Result<(sdp::Ice, SocketAddr), BadDescription> {
         let ice = sdp::ice(answer)?;
         let origin = media_address(&self.invited, answer).ok_or(BadDescription::NoCandidate)?;
-        if self.webrtc.is_own(origin) {
+        if comes_back(origin, &self.webrtc.settings.udp) {
             return Err(BadDescription::Circle);
         }
         self.socket.connect(origin).map_err(BadDescription::Socket)?;

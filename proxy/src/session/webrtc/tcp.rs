@@ -1,24 +1,27 @@
 //! ICE-TCP: datagrams framed by a connection (RFC 6544, RFC 4571), for clients without UDP.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::Webrtc;
-use crate::plane::datagram::{Exit, FlowKey, Outlet, Train};
+use crate::listen::source;
+use crate::plane::datagram::{Exit, FlowKey, Outlet, Sent, Train};
 use crate::proto::datagram::Kind;
 use crate::proto::framing::{Deframer, frame};
 use crate::proto::proxy_protocol::Ends;
+use crate::session::flow::Dropped;
 
-/// Connections whose clients have not yet proved a session, in all.
-static STRANGERS: Semaphore = Semaphore::const_new(256);
+/// Connections whose clients have not yet proved a session: of all, and of one client.
+const STRANGERS: [usize; 2] = [256, 32];
 
 /// For a connection to prove its session.
 const PROOF: Duration = Duration::from_secs(10);
@@ -35,7 +38,10 @@ const FRAME: u16 = 4096;
 impl Webrtc {
     /// Serves one connection for as long as it belongs to a session.
     pub async fn serve_tcp(self: Arc<Self>, stream: TcpStream, ends: Ends) {
-        let Ok(stranger) = STRANGERS.try_acquire() else { return };
+        let Some(stranger) = self.strangers.let_in(ends.source.ip()) else {
+            self.drops.count(Dropped::TooManyPending, 1);
+            return;
+        };
         let mut stranger = Some(stranger);
         let (client, local) = (ends.source, ends.destination);
         let key = FlowKey { is_tcp: true, client, local, socket_id: None };
@@ -76,6 +82,8 @@ impl Webrtc {
                 }
             }
         };
+        // Another client may come from there: it is nobody's way any more.
+        self.table.lock().forget(&key);
         debug!(%client, why, "connection of WebRTC ended");
     }
 
@@ -97,8 +105,7 @@ impl Webrtc {
             if Kind::of(datagram) == Kind::Other {
                 return false;
             }
-            let stride = datagram.len().max(1);
-            let train = Train { source, destination: None, bytes: datagram, stride, ecn: None };
+            let train = Train::alone(source, datagram);
             self.take(key, &train, || Exit::Other(Arc::clone(leg) as Arc<dyn Outlet>));
         }
     }
@@ -130,20 +137,60 @@ impl Leg {
 }
 
 impl Outlet for Leg {
-    fn send(&self, train: &Train<'_>) -> usize {
+    fn send(&self, train: &Train<'_>) -> Sent {
         let mut waiting = self.waiting.lock();
-        let mut sent = 0;
+        let mut sent = Sent::default();
         for datagram in train.datagrams() {
-            let Some(header) = frame(datagram) else { continue };
-            if waiting.len() + header.len() + datagram.len() > WAITING {
-                break;
-            }
+            let header = frame(datagram);
+            let has_room = waiting.len() + datagram.len() < WAITING;
+            let Some(header) = header.filter(|_| has_room) else {
+                sent.lost += 1;
+                continue;
+            };
             waiting.extend_from_slice(&header);
             waiting.extend_from_slice(datagram);
-            sent += datagram.len();
+            sent.bytes += datagram.len();
         }
         drop(waiting);
         self.news.notify_one();
         sent
+    }
+}
+
+/// How many connections have not yet proved a session, by [`source`]; one without any has no entry.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Strangers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One of them. Its drop is its end.
+struct Stranger {
+    all: Strangers,
+    source: IpAddr,
+}
+
+impl Strangers {
+    /// One more of this client, if it may.
+    fn let_in(&self, client: IpAddr) -> Option<Stranger> {
+        let source = source(client.to_canonical());
+        let [most, most_of_one] = STRANGERS;
+        let mut strangers = self.0.lock();
+        let is_full = strangers.values().sum::<usize>() >= most;
+        let own = strangers.get(&source).copied().unwrap_or_default();
+        if is_full || own >= most_of_one {
+            return None;
+        }
+        strangers.insert(source, own + 1);
+        Some(Stranger { all: self.clone(), source })
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        let mut strangers = self.all.0.lock();
+        if let Some(own) = strangers.get_mut(&self.source) {
+            *own -= 1;
+            if *own == 0 {
+                strangers.remove(&self.source);
+            }
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::listen::{TrustedProxies, udp};
 use crate::origin::{Balancer, BalancerSettings, Listener, Origin, registration};
 use crate::proto::proxy_protocol::Ends;
-use crate::session::{Role, SessionLimits};
+use crate::session::{End, Role, SessionLimits};
 use crate::stream::{Ask, StreamKey, Vhosts};
 
 const PASSWORD: &str = "the-password-of-the-answer";
@@ -72,6 +72,11 @@ impl Rig {
 
     /// A session by offer and answer; its name, and the answer for the client.
     fn signal(&self, offer: &str, answer: &str) -> (String, String) {
+        self.signal_with(offer, answer, PASSWORD)
+    }
+
+    /// The same with another password in the answer.
+    fn signal_with(&self, offer: &str, answer: &str, password: &str) -> (String, String) {
         let loopback = Ipv4Addr::LOCALHOST.into();
         let ask = Ask::Rtmp { tc_url: "rtmp://proxy/live", app: "", stream: "show" };
         let stream = StreamKey::new(&ask, &Vhosts::default()).unwrap();
@@ -90,7 +95,7 @@ impl Rig {
         );
         let port = self.origin.local_addr().unwrap().port();
         let ice = format!(
-            "v=0\r\nm=audio 9 X 111\r\na=ice-ufrag:{answer}\r\na=ice-pwd:{PASSWORD}\r\n\
+            "v=0\r\nm=audio 9 X 111\r\na=ice-ufrag:{answer}\r\na=ice-pwd:{password}\r\n\
              a=candidate:1 1 udp 2130706431 127.0.0.1 {port} typ host\r\n"
         );
         let (answer, name) = draft.accept(&ice).unwrap();
@@ -401,4 +406,68 @@ async fn the_same_datagrams_come_framed_by_tcp() {
     rig.emptied().await;
     let end = tokio::time::timeout(Duration::from_secs(10), client.read(&mut heard)).await;
     assert_eq!(end.expect("the connection ends with its session").unwrap(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nomination_behind_a_probe_moves_and_what_comes_late_does_not_move_back() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let (name, _) = rig.signal("off", "ans");
+    let [wifi, mobile] = [peer(), peer()];
+    let check = |from: &UdpSocket, transaction, nominates| {
+        let check = stun(REQUEST, transaction, &name, nominates, PASSWORD);
+        from.send_to(&check, rig.proxy).unwrap();
+        receive(&rig.origin).1
+    };
+    let session = check(&wifi, 1, true);
+    check(&mobile, 2, false);
+    rig.origin.send_to(MEDIA, session).unwrap();
+    assert_eq!(receive(&wifi).0, MEDIA, "a probe moves nothing");
+    check(&mobile, 3, true);
+    rig.origin.send_to(MEDIA, session).unwrap();
+    assert_eq!(receive(&mobile).0, MEDIA);
+    // What was under way on the former network goes on, and moves nothing.
+    wifi.send_to(MEDIA, rig.proxy).unwrap();
+    assert_eq!(receive(&rig.origin).0, MEDIA);
+    rig.origin.send_to(MEDIA, session).unwrap();
+    assert_eq!(receive(&mobile).0, MEDIA);
+    // An answer to the origin's own check does not either.
+    wifi.send_to(&stun(SUCCESS, 9, "", false, PASSWORD), rig.proxy).unwrap();
+    receive(&rig.origin);
+    rig.origin.send_to(MEDIA, session).unwrap();
+    assert_eq!(receive(&mobile).0, MEDIA);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_sessions_of_one_name_are_told_apart_by_their_passwords() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let names = ["one", "two"].map(|password| {
+        let answer = format!("{PASSWORD}-{password}");
+        (rig.signal_with("off", "ans", &answer).0, answer)
+    });
+    assert_eq!(names[0].0, names[1].0);
+    let sessions = names.each_ref().map(|(name, password)| {
+        let client = peer();
+        client.send_to(&stun(REQUEST, 1, name, true, password), rig.proxy).unwrap();
+        receive(&rig.origin).1
+    });
+    assert_ne!(sessions[0], sessions[1]);
+    rig.drops(Dropped::Forged, || {
+        peer().send_to(&stun(REQUEST, 2, "ans:off", true, "guessed"), rig.proxy).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_url_of_a_session_leads_to_it_after_any_number_of_restarts() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let (name, _) = rig.signal("off", "ans");
+    for n in 0..10 {
+        let fragment = |ufrag: &str| format!("a=ice-ufrag:{ufrag}{n}\r\na=ice-pwd:{PASSWORD}\r\n");
+        assert!(rig.webrtc.restart(&name, &fragment("off"), &fragment("ans")).is_some(), "{n}");
+    }
+    let client = peer();
+    client.send_to(&stun(REQUEST, 1, "ans9:off9", true, PASSWORD), rig.proxy).unwrap();
+    receive(&rig.origin);
+    rig.webrtc.delete(&name);
+    rig.emptied().await;
 }

@@ -9,6 +9,9 @@ use super::*;
 use crate::plane::datagram::{Delta, Refused};
 
 /// A plane that carries nothing, and remembers what it was told.
+/// A client's port whose flow no plane takes.
+const REFUSED: u16 = 666;
+
 #[derive(Clone, Debug, Default)]
 struct Recorder {
     told: Arc<Mutex<Vec<String>>>,
@@ -23,6 +26,9 @@ impl Recorder {
 
 impl Offload<&'static str, u16> for Recorder {
     fn install(&mut self, flow: &Flow, lane: &&'static str, exit: &u16) -> Result<(), Refused> {
+        if flow.key.client.port() == REFUSED {
+            return Err(Refused("full"));
+        }
         let (client, generation) = (flow.key.client.port(), flow.generation);
         self.told.lock().push(format!("install {lane} {client} by {exit} #{generation}"));
         Ok(())
@@ -40,6 +46,9 @@ impl Offload<&'static str, u16> for Recorder {
     }
 }
 
+/// What planes have said that they have sent.
+static SENT: Mutex<Vec<(&str, [u64; 2])>> = Mutex::new(Vec::new());
+
 #[derive(Debug)]
 struct Test;
 
@@ -47,6 +56,10 @@ impl Media for Test {
     type Session = u8;
     type Lane = &'static str;
     type Exit = u16;
+
+    fn note_sent(lane: &&'static str, bytes: [u64; 2]) {
+        SENT.lock().push((lane, bytes));
+    }
 }
 
 type Table = FlowTable<Test, Recorder>;
@@ -143,10 +156,45 @@ fn addresses_and_names_of_a_session_are_bounded_and_those_in_use_stay() {
     assert_eq!(table.owner(&key(999)), Some(id), "the latest");
     assert_eq!(table.owner(&key(2)), None, "the one seen last of all");
     assert_eq!(table.find(&ice("999:x")), Some(id));
+    assert_eq!(table.find(&ice("2:x")), Some(id), "the first name is that of its URL");
     assert_eq!(table.latest_exit(id), Some(&999));
     assert_eq!(plane.told(), ["install a 1 by 1 #1"]);
     table.remove(id);
     assert_eq!(table.sizes(), [0, 0, 0]);
+}
+
+#[test]
+fn a_refusal_is_known_and_the_next_flow_may_be_taken() {
+    let (mut table, plane, now) = table();
+    let id = table.insert(7, "a", ends(), now);
+    for port in [REFUSED, 2] {
+        table.learn(id, key(port), port, now);
+    }
+    assert!(table.select(id, &key(REFUSED)));
+    assert_eq!(table.refused(id), Some(Refused("full")));
+    assert!(table.select(id, &key(2)));
+    assert_eq!(table.refused(id), None);
+    assert_eq!(plane.told(), ["install a 2 by 2 #2", "remove a 666 #1"]);
+}
+
+#[test]
+fn an_address_is_nominated_once_and_forgotten_with_its_connection() {
+    let (mut table, plane, now) = table();
+    let later = now + Duration::from_secs(1);
+    let id = table.insert(7, "a", ends(), now);
+    assert!(!table.nominate(id, &key(1)), "never seen there");
+    table.learn(id, key(1), 1, now);
+    assert!(table.nominate(id, &key(1)));
+    assert!(!table.nominate(id, &key(1)));
+    table.select(id, &key(1));
+    table.learn(id, key(2), 2, later);
+    assert_eq!(table.seen(id, &key(2)), Some((Some(now), later)));
+    // The same address by another connection.
+    table.learn(id, key(2), 3, later);
+    assert_eq!(table.exit(id, &key(2)), Some(&3));
+    table.forget(&key(1));
+    assert_eq!(plane.told(), ["install a 1 by 1 #1", "remove a 1 #1"]);
+    assert_eq!((table.owner(&key(1)), table.flow(id)), (None, None));
 }
 
 #[test]
@@ -158,6 +206,7 @@ fn a_name_that_two_sessions_have_names_neither() {
         id
     });
     assert_eq!(table.find(&Name::SocketId(77)), None);
+    assert_eq!(table.find_all(&Name::SocketId(77)).collect::<Vec<_>>(), [b, a]);
     table.remove(a);
     assert_eq!(table.find(&Name::SocketId(77)), Some(b));
 }
@@ -178,10 +227,11 @@ fn a_tick_asks_the_planes_first_and_forgets_addresses_that_were_left() {
             (now - heard[Leg::Client as usize] >= Duration::from_secs(5)).then_some(())
         }
     };
-    let client = Delta { heard: [0, 3] };
+    let client = Delta { heard: [0, 3], sent: [300, 0] };
     plane.heard.lock().push((key(1), client));
     let over = table.tick(second(4), None, judge(second(4)));
     assert_eq!(over, []);
+    assert!(SENT.lock().contains(&("a", [300, 0])), "a plane's own bytes are counted");
     assert_eq!(table.heard(ids[0], Leg::Client), Some(second(4)));
     assert_eq!(table.heard(ids[0], Leg::Origin), Some(start));
     let over = table.tick(second(6), Some(second(1)), judge(second(6)));
