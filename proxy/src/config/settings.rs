@@ -187,7 +187,7 @@ settings! {
     PROXY_SRT_IDLE_TIMEOUT: Duration = positive_duration, "10s", OPEN,
         "An SRT session of which a peer sends nothing ends after this time.";
     PROXY_SRT_ORIGIN_TIMEOUT: Duration = positive_duration, "1s", OPEN,
-        "Time for an origin to shake hands over SRT.";
+        "Time for each of an origin's two answers to an SRT handshake.";
     PROXY_SRT_PENDING_PER_CLIENT: usize = count, "64", OPEN,
         "SRT handshakes of one client address that may be under way at once.";
     PROXY_UDP_BUFFER: usize = value::size, "8MiB", OPEN,

@@ -29,7 +29,7 @@ pub enum BadSdp {
     /// Nowhere is an `a=ice-ufrag`.
     #[error("no ice-ufrag")]
     NoUfrag,
-    /// Nowhere is an `a=ice-pwd`.
+    /// No section with an `a=ice-ufrag` has an `a=ice-pwd`.
     #[error("no ice-pwd")]
     NoPassword,
     /// The ufrag is empty, too long, or has characters that it cannot have.
@@ -40,15 +40,39 @@ pub enum BadSdp {
     Password,
 }
 
-/// The first credentials, of the session or a media section: with BUNDLE they are those that
-/// count (RFC 9143 10).
+/// The credentials that count: with BUNDLE those of the section in which all are bundled
+/// (RFC 9143 10).
+pub fn ice(sdp: &str) -> Result<Ice, BadSdp> {
+    ice_of(sdp, bundled_mid(sdp))
+}
+
+/// The first section of the first group that is bundled, by its `a=mid` (RFC 9143 7.2.1): its
+/// transport is the one of all others.
+pub fn bundled_mid(sdp: &str) -> Option<&str> {
+    let group = sdp.lines().find_map(|line| line.strip_prefix("a=group:BUNDLE"))?;
+    group.split_ascii_whitespace().next()
+}
+
+/// The credentials of the section with this `a=mid`; else of the session; else of the first section
+/// that has both. A section that is rejected has none (RFC 3264 6).
 ///
 /// Lengths and characters are those of RFC 8839 5.4, with two exceptions: a ufrag may be shorter
 /// than four characters, as SRS allows, and `-`, `=`, `#` and `_` are taken, as libwebrtc does.
-pub fn ice(sdp: &str) -> Result<Ice, BadSdp> {
-    let first = |name| sdp.lines().find_map(|line| line.strip_prefix(name));
-    let ufrag = first("a=ice-ufrag:").ok_or(BadSdp::NoUfrag)?;
-    let password = first("a=ice-pwd:").ok_or(BadSdp::NoPassword)?;
+pub fn ice_of(sdp: &str, mid: Option<&str>) -> Result<Ice, BadSdp> {
+    let is_named = |section: &&str| {
+        let found = section.lines().find_map(|line| line.strip_prefix("a=mid:"));
+        mid.is_some() && found == mid
+    };
+    let all = || sections(sdp).filter(|section| !is_rejected(section));
+    let mut has_ufrag = false;
+    let found = all().filter(is_named).chain(all()).find_map(|section| {
+        let first = |name| section.lines().find_map(|line| line.strip_prefix(name));
+        let ufrag = first("a=ice-ufrag:")?;
+        has_ufrag = true;
+        Some((ufrag, first("a=ice-pwd:")?))
+    });
+    let missing = if has_ufrag { BadSdp::NoPassword } else { BadSdp::NoUfrag };
+    let (ufrag, password) = found.ok_or(missing)?;
     let is_credential = |text: &str| text.bytes().all(|b| is_ice_char(b) || b"-=#_".contains(&b));
     if !(1..=256).contains(&ufrag.len()) || !is_credential(ufrag) {
         return Err(BadSdp::Ufrag);
@@ -57,6 +81,16 @@ pub fn ice(sdp: &str) -> Result<Ice, BadSdp> {
         return Err(BadSdp::Password);
     }
     Ok(Ice { ufrag: ufrag.to_owned(), password: password.to_owned() })
+}
+
+/// Whether a section is one of media that is not there: its port is zero. One that is there only if
+/// it is bundled has that port, too (RFC 9143 6).
+fn is_rejected(section: &str) -> bool {
+    let mut lines = section.lines();
+    let media = lines.next().and_then(|line| line.strip_prefix("m="));
+    let port = media.and_then(|media| media.split_ascii_whitespace().nth(1));
+    let has_none = port.and_then(|port| port.split('/').next()) == Some("0");
+    has_none && !lines.any(|line| line == "a=bundle-only")
 }
 
 /// RFC 8839 5.1.

@@ -44,6 +44,8 @@ pub struct Progress {
     pub stream: Option<StreamKey>,
     /// The origin's name and the address that was connected.
     pub origin: Option<(Arc<str>, SocketAddr)>,
+    /// Where the client's media comes from, and whether by TCP, if it comes on a way of its own.
+    pub media: Option<(SocketAddr, bool)>,
     /// Why there is no session, in words.
     pub why: Option<String>,
     /// How the bytes move, and why not by a faster way.
@@ -112,6 +114,7 @@ impl Session {
         let [to_origin, to_client] = self.meter.read();
         let (origin, origin_address) = progress.origin.unzip();
         let (plane, plane_reason) = progress.plane.unzip();
+        let (media_client, is_tcp) = progress.media.unzip();
         SessionView {
             id: self.id.to_string(),
             protocol: self.protocol.as_str(),
@@ -124,6 +127,9 @@ impl Session {
             stream: progress.stream.map(|key| key.to_string()),
             origin,
             origin_address,
+            media_client: media_client
+                .map(|client| SocketAddr::new(client.ip().to_canonical(), client.port())),
+            media_transport: is_tcp.map(|is_tcp| if is_tcp { "tcp" } else { "udp" }),
             plane,
             plane_reason,
             bytes_to_origin: to_origin,
@@ -156,6 +162,10 @@ pub struct SessionView {
     origin: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     origin_address: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_client: Option<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    media_transport: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plane: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -120,6 +120,29 @@ impl<'a> Ask<'a> {
     }
 }
 
+/// A request for WHIP or WHEP with its stream in the query, where SRS reads it. None if it stands
+/// there already, or nowhere.
+pub fn in_query(target: &str) -> Option<String> {
+    let (before, path, behind) = around_path(target);
+    let query = behind.strip_prefix('?').unwrap_or_default();
+    let named = behind_endpoint(path);
+    if named.is_empty() || value(query, "stream").is_some() {
+        return None;
+    }
+    let endpoint = path.get(..path.rfind(named)?)?;
+    let (app, stream) = named.trim_end_matches('/').rsplit_once('/').unwrap_or(("", named));
+    let app = match (value(query, "app"), app) {
+        (None, "") => "live".to_owned(),
+        (Some(app), "") | (None, app) => app.to_owned(),
+        (Some(first), rest) => format!("{first}/{rest}"),
+    };
+    let stream = stream.trim_matches('/');
+    let is_kept =
+        |pair: &&str| !pair.is_empty() && !pair.starts_with("app=") && !pair.starts_with("stream=");
+    let rest = query.split('&').filter(is_kept).fold(String::new(), |rest, pair| rest + "&" + pair);
+    Some(format!("{before}{endpoint}?app={app}&stream={stream}{rest}"))
+}
+
 /// Where a stream is, as written.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -267,4 +290,31 @@ fn at_last_slash(url: &str) -> Option<(&str, &str)> {
     let path = rest.find('/')? + scheme.len() + "://".len();
     url.rfind('/').filter(|&last| last >= path)?;
     url.rsplit_once('/')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_in_the_path_is_said_in_the_query_where_srs_reads_it() {
+        for (target, expected) in [
+            ("/rtc/v1/whip/live/show", "/rtc/v1/whip/?app=live&stream=show"),
+            ("/rtc/v1/whep/live/show/?a=b", "/rtc/v1/whep/?app=live&stream=show&a=b"),
+            ("/rtc/v1/whip-play/show", "/rtc/v1/whip-play/?app=live&stream=show"),
+            ("/rtc/v1/whip/a/b/show?token=x", "/rtc/v1/whip/?app=a/b&stream=show&token=x"),
+            ("/rtc/v1/whip/show?app=x", "/rtc/v1/whip/?app=x&stream=show"),
+            ("http://h/rtc/v1/whip/live/show", "http://h/rtc/v1/whip/?app=live&stream=show"),
+        ] {
+            let said = in_query(target).expect(target);
+            assert_eq!(said, expected);
+            let [path, query] = [target, &said].map(|target| Ask::Rtc { host: None, target });
+            let key = |ask| crate::stream::StreamKey::new(&ask, &Vhosts::default()).unwrap();
+            assert_eq!(key(path), key(query), "{target}");
+            assert_eq!(in_query(&said), None);
+        }
+        for target in ["/rtc/v1/whip/", "/rtc/v1/whip", "/rtc/v1/whip/x/y?stream=show"] {
+            assert_eq!(in_query(target), None, "{target}");
+        }
+    }
 }

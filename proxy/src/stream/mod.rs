@@ -7,7 +7,7 @@ mod path;
 mod token;
 mod vhosts;
 
-pub use ask::Ask;
+pub use ask::{Ask, in_query};
 pub use http::{Candidates, Kind};
 pub use key::{BadStream, StreamKey};
 pub use path::is_plain_path;

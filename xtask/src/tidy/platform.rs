@@ -15,7 +15,7 @@ const SYSTEMS: &[&str] = &[
     "proxy/src/listen/tcp.rs",
     "proxy/src/listen/udp.rs",
     "proxy/src/pages/tests.rs",
-    "proxy/src/plane/datagram/socket.rs",
+    "proxy/src/plane/datagram/system.rs",
     "tests/tests/ebpf.rs",
     "xtask/src/command.rs",
 ];

@@ -44,7 +44,7 @@ fn recorded_credentials_are_found() {
 #[test]
 fn credentials_that_cannot_be_are_refused() {
     let sdp = |ufrag: &str, password: &str| {
-        ice(&format!("v=0\na=ice-ufrag:{ufrag}\r\nm=audio 9\na=ice-pwd:{password}"))
+        ice(&format!("v=0\nm=audio 9\na=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}"))
     };
     let password = "p".repeat(22);
     assert!(sdp("a", &password).is_ok() && sdp("a-=#_+/", &password).is_ok());
@@ -58,6 +58,54 @@ fn credentials_that_cannot_be_are_refused() {
     assert_eq!(ice(""), Err(BadSdp::NoUfrag));
     assert_eq!(ice("a=ice-ufrag:abcd"), Err(BadSdp::NoPassword));
     assert_eq!(ice("x a=ice-ufrag:abcd"), Err(BadSdp::NoUfrag), "it begins no line");
+    let apart = format!("m=audio 9\na=ice-ufrag:abcd\nm=video 9\na=ice-pwd:{password}");
+    assert_eq!(ice(&apart), Err(BadSdp::NoPassword), "another section's");
+}
+
+/// A section with credentials of its own, whose ufrag is its mid.
+fn with_ice(media: &str, mid: &str) -> String {
+    let password = mid.repeat(22);
+    format!("m={media}\r\na=mid:{mid}\r\na=ice-ufrag:{mid}\r\na=ice-pwd:{password}\r\n")
+}
+
+#[test]
+fn credentials_are_those_of_the_section_in_which_all_are_bundled() {
+    let [audio, video] =
+        [("audio 9 RTP", "a"), ("video 9 RTP", "v")].map(|(m, mid)| with_ice(m, mid));
+    let session = "a=ice-ufrag:s\r\na=ice-pwd:ssssssssssssssssssssss\r\n";
+    for (head, mid, found) in [
+        ("", None, "a"),
+        ("a=group:BUNDLE v a\r\n", Some("v"), "v"),
+        ("a=group:LS a v\r\na=group:BUNDLE v\r\na=group:BUNDLE a\r\n", Some("v"), "v"),
+        ("a=group:BUNDLE a v\r\n", Some("a"), "a"),
+        ("a=group:BUNDLE\r\n", None, "a"),
+        ("a=group:BUNDLE x\r\n", Some("x"), "a"),
+        (session, None, "s"),
+        (&format!("a=group:BUNDLE x\r\n{session}"), Some("x"), "s"),
+        (&format!("a=group:BUNDLE v a\r\n{session}"), Some("v"), "v"),
+    ] {
+        let sdp = format!("v=0\r\n{head}{audio}{video}");
+        assert_eq!(bundled_mid(&sdp), mid, "{head}");
+        assert_eq!(ice(&sdp).map(|ice| ice.ufrag).as_deref(), Ok(found), "{head}");
+    }
+    let bare = "v=0\r\nm=audio 9 RTP\r\na=mid:a\r\n";
+    let both = format!("{bare}{video}");
+    assert_eq!(ice_of(&both, Some("a")).map(|ice| ice.ufrag).as_deref(), Ok("v"), "it has none");
+}
+
+#[test]
+fn a_section_that_is_rejected_has_no_credentials() {
+    let video = with_ice("video 9 RTP", "v");
+    for (audio, found) in [("audio 0 RTP", "v"), ("audio 0/2 RTP", "v"), ("audio 10 RTP", "a")] {
+        let audio = with_ice(audio, "a");
+        for mid in [None, Some("a")] {
+            let ice = ice_of(&format!("v=0\r\n{audio}{video}"), mid);
+            assert_eq!(ice.map(|ice| ice.ufrag).as_deref(), Ok(found), "{audio}");
+        }
+        let bundled = format!("v=0\r\n{audio}a=bundle-only\r\n{video}");
+        assert_eq!(ice(&bundled).map(|ice| ice.ufrag).as_deref(), Ok("a"), "{audio}");
+    }
+    assert_eq!(ice(&with_ice("audio 0 RTP", "a")), Err(BadSdp::NoUfrag));
 }
 
 #[test]

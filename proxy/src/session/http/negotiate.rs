@@ -21,6 +21,7 @@ use crate::proto::sdp;
 use crate::proto::signalling::Message;
 use crate::session::webrtc::{BadDescription, Draft, Invited};
 use crate::session::{End, Session};
+use crate::stream::in_query;
 use crate::stream::{Ask, Kind, SessionClaim, StreamKey, Tokens};
 
 /// Bytes of an origin's answer.
@@ -47,10 +48,15 @@ impl Http {
         if self.is_in_circles(&head) {
             return self.refuse(client, answer::IN_CIRCLES, &head, KIND, session).await;
         }
-        let (client, request) = match self.whole(client, head, KIND, session).await {
+        let (client, mut request) = match self.whole(client, head, KIND, session).await {
             Ok(whole) => whole,
             Err(next) => return next,
         };
+        if let About::Stream(Endpoint { form: Form::Sdp, .. }) = about
+            && let Some(target) = in_query(&request.head.target)
+        {
+            request.head.target = target;
+        }
         let answered = match about {
             About::Session(claim) => self.ask_session(&claim, &request, session).await,
             About::Stream(endpoint) if request.head.method == "POST" => {
@@ -82,7 +88,10 @@ impl Http {
         sdp::ice(offer.sdp()).map_err(|error| bad_offer(&error.into()))?;
         let stream = self.stream_of(request, offer.stream_url())?;
         session.note(|progress| progress.stream = Some(stream.clone()));
-        let reached = self.reach_api(&stream, session).await?;
+        let reached = self.reach_api(&stream, session).await.inspect_err(|refusal| {
+            let end = end_of(refusal);
+            self.webrtc.turned_away(end, &stream, session.client, &refusal.why);
+        })?;
         let Reached { socket, address, lease, .. } = reached;
         let outcome = async {
             let near = socket.local_addr().map_err(|error| refusal(answer::UNREACHABLE, &error))?;
@@ -92,19 +101,19 @@ impl Http {
                 role,
                 lease: lease.share(),
                 near: near.ip(),
-                far: address.ip(),
+                far: address,
+                offer: offer.sdp().to_owned(),
             });
-            let mut draft = draft.map_err(|end| refusal(answer::NO_SESSION, &end.as_str()))?;
+            let draft = draft.map_err(|end| refusal(answer::NO_SESSION, &end.as_str()))?;
             let asked = async {
-                let sdp = draft.offer(offer.sdp()).map_err(|error| bad_offer(&error))?;
-                let body = offer.with_sdp(&sdp);
+                let body = offer.with_sdp(&draft.offer());
                 let asked = (socket, &**lease.origin());
                 self.put(request, body.as_bytes(), asked, &stream, session).await
             };
             match asked.await {
                 Ok(answered) => self.accept(draft, endpoint, answered, &lease),
                 Err(refusal) => {
-                    draft.refuse(end_of(&refusal));
+                    draft.refuse(end_of(&refusal), &refusal.why);
                     Err(refusal)
                 }
             }
@@ -136,14 +145,15 @@ impl Http {
             }
             (true, None) => Err("a description that is no text".to_owned()),
             _ => {
-                draft.refuse(End::OriginRefused);
+                let status = answered.head.status;
+                draft.refuse(End::OriginRefused, &format!("the origin: {status}"));
                 return Ok((answered, false));
             }
         };
         let description = match description {
             Ok(description) => description,
             Err(why) => {
-                draft.refuse(End::BadAnswer);
+                draft.refuse(End::BadAnswer, &why);
                 return Err(bad(why));
             }
         };
@@ -365,9 +375,11 @@ fn refusal(answer: Answer, why: &dyn Display) -> Refusal {
 /// Why a session has not begun.
 fn end_of(refusal: &Refusal) -> End {
     match refusal.answer {
-        answer::TOO_LATE => End::OriginUnreachable,
-        answer::BAD_ANSWER | answer::UNREACHABLE => End::BadAnswer,
+        answer::TOO_LATE | answer::UNREACHABLE => End::OriginUnreachable,
+        answer::BAD_ANSWER => End::BadAnswer,
         answer::NO_SESSION | answer::NO_ROOM_FOR_BODY => End::OutOfResources,
+        answer::NO_ROOM => End::TooManyStreams,
+        answer::NO_ORIGIN | answer::NO_API => End::NoOrigin,
         _ => End::BadRequest,
     }
 }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::net::lookup_host;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tracing::{Instrument, debug, info_span, warn};
 
-use super::{Action, Asked, Caller, Established, OriginHandshake, Pending, Srt};
+use super::{Action, Asked, Caller, Established, OriginHandshake, Pending, Srt, SrtSettings};
 use crate::listen::is_served;
-use crate::origin::{Lease, Listener, NoOrigin};
+use crate::origin::{Lease, Listener, NoOrigin, Origin};
 use crate::plane::datagram::{Exit, Gone, Outlet, Socket, Train};
 use crate::proto::srt::rejection::Rejection;
 use crate::proto::srt::stream_id::Mode;
@@ -29,6 +29,8 @@ pub(super) struct Call {
     handshake: Mutex<OriginHandshake>,
     /// When it has asked last: it asks again until it is answered.
     asked: Mutex<Instant>,
+    /// When it has to be answered.
+    deadline: Instant,
 }
 
 /// A caller that does not ask again for so long has given up. libsrt asks four times a second.
@@ -39,9 +41,11 @@ impl Call {
         asked: Asked<'_>,
         caller: Caller,
         exit: Exit,
-        patience: Duration,
+        settings: &SrtSettings,
         now: Instant,
     ) -> Self {
+        let deadline = now + settings.setup_timeout;
+        let patience = settings.origin_timeout;
         let role = match asked.mode {
             Mode::Publish => Role::Publish,
             Mode::Request => Role::Play,
@@ -51,8 +55,9 @@ impl Call {
             caller,
             role,
             ending: Arc::default(),
-            handshake: Mutex::new(OriginHandshake::new(asked, patience, now)),
+            handshake: Mutex::new(OriginHandshake::new(asked, patience, deadline, now)),
             asked: Mutex::new(now),
+            deadline,
         }
     }
 
@@ -92,6 +97,11 @@ impl Call {
         }
     }
 
+    /// Whether it was told that it gets no origin.
+    fn is_rejected(&self) -> bool {
+        self.handshake.lock().is_rejected()
+    }
+
     fn machine<R>(&self, act: impl FnOnce(&mut OriginHandshake, Instant) -> R) -> R {
         act(&mut self.handshake.lock(), Instant::now())
     }
@@ -106,23 +116,24 @@ pub(super) fn alone(bytes: &[u8], source: SocketAddr) -> Train<'_> {
 pub(super) struct Reached {
     pub(super) socket: Socket,
     pub(super) address: SocketAddr,
-    pub(super) lease: Lease,
     pub(super) established: Established,
     /// What the client is to be told.
     pub(super) answer: Vec<u8>,
+    /// What came together with that, each a datagram.
+    pub(super) behind: Vec<Vec<u8>>,
 }
 
-/// Why a caller has no origin, and whether it knows.
-struct Failure {
-    end: End,
-    why: String,
+/// Why a caller has no session, and whether it knows.
+pub(super) struct Failure {
+    pub(super) end: End,
+    pub(super) why: String,
     /// What the client is still to be told.
-    answer: Option<Rejection>,
+    pub(super) answer: Option<Rejection>,
 }
 
 /// What came of one origin.
 enum Attempt {
-    Reached(Box<(Socket, Established, Vec<u8>)>),
+    Reached(Box<Reached>),
     /// It has said no, and the client has been told.
     Refused(Rejection),
     /// It is not there.
@@ -149,15 +160,21 @@ impl Srt {
         let srt = Arc::clone(self);
         let listed = Called { srt: Arc::clone(self), call: Arc::clone(&call) };
         let session = async move {
-            let ended = |end| Err(Failure { end, why: String::new(), answer: None });
+            let ended = |end, answer| Err(Failure { end, why: String::new(), answer });
             let reached = tokio::select! {
                 reached = srt.reach(&call, &key, &live) => reached,
-                end = call.ending.ended() => ended(end),
-                () = srt.stop.sessions.cancelled() => ended(End::Shutdown),
+                end = call.ending.ended() => ended(end, None),
+                () = srt.stop.sessions.cancelled() => ended(End::Shutdown, Some(Rejection::CLOSE)),
             };
-            drop(pending);
-            let end = match reached {
-                Ok(reached) => srt.relay(&call, reached, &live).await,
+            let opened =
+                reached.and_then(|(lease, reached)| srt.open(&call, lease, reached, &live));
+            match opened {
+                Ok(open) => {
+                    drop(pending);
+                    let end = srt.relay(&call, open).await;
+                    drop(listed);
+                    live.end(end);
+                }
                 Err(Failure { end, why, answer }) => {
                     live.session().note(|progress| {
                         progress.why = Some(why).filter(|why| !why.is_empty());
@@ -165,18 +182,33 @@ impl Srt {
                     if let Some(why) = answer {
                         call.reject(why);
                     }
-                    end
+                    live.end(end);
+                    if call.is_rejected() {
+                        srt.remain(&call).await;
+                    }
+                    drop((listed, pending));
                 }
-            };
-            drop(listed);
-            live.end(end);
+            }
         };
         self.threads.next().spawn(session.instrument(span));
     }
 
+    /// Lets a rejection be heard: a client that asks again has lost it, and would begin anew.
+    async fn remain(&self, call: &Call) {
+        tokio::select! {
+            () = sleep(GIVEN_UP) => {}
+            _ = call.ending.ended() => {}
+            () = self.stop.sessions.cancelled() => {}
+        }
+    }
+
     /// Tries the stream's origins until one answers.
-    async fn reach(&self, call: &Call, key: &StreamKey, live: &Live) -> Result<Reached, Failure> {
-        let deadline = Instant::now() + self.settings.setup_timeout;
+    async fn reach(
+        &self,
+        call: &Call,
+        key: &StreamKey,
+        live: &Live,
+    ) -> Result<(Lease, Reached), Failure> {
         let mut tried = Vec::new();
         loop {
             let now = Instant::now();
@@ -185,7 +217,7 @@ impl Srt {
                 why: why.to_owned(),
                 answer: Some(Rejection::GATEWAY),
             };
-            if now >= deadline {
+            if now >= call.deadline {
                 return Err(unreachable("no origin was reached in time"));
             }
             let lease = self.balancer.pick(key, Listener::Srt, &tried, now);
@@ -202,22 +234,10 @@ impl Srt {
                     _ => unreachable(&why),
                 }
             })?;
-            let origin = lease.origin();
-            let address = match self.address_of(&lease).await {
-                Ok(address) => address,
-                Err(why) => {
-                    self.balancer.failed(&lease, &why, Instant::now());
-                    tried.push(origin.server().clone());
-                    continue;
-                }
-            };
-            let name = origin.name().clone();
-            live.session().note(|progress| progress.origin = Some((name, address)));
-            match self.attempt(call, address).await {
+            match self.dial(call, lease.origin(), live).await {
                 Attempt::Reached(reached) => {
                     self.balancer.reached(&lease);
-                    let (socket, established, answer) = *reached;
-                    return Ok(Reached { socket, address, lease, established, answer });
+                    return Ok((lease, *reached));
                 }
                 Attempt::Refused(why) => {
                     self.balancer.reached(&lease);
@@ -226,7 +246,7 @@ impl Srt {
                 }
                 Attempt::Down(why) => {
                     self.balancer.failed(&lease, &why, Instant::now());
-                    tried.push(origin.server().clone());
+                    tried.push(lease.origin().server().clone());
                 }
                 // What it does not answer depends on the client: it is not held against it.
                 Attempt::Late => return Err(unreachable("the origin does not answer in time")),
@@ -246,28 +266,65 @@ impl Srt {
         }
     }
 
-    /// Where the origin takes SRT.
-    async fn address_of(&self, lease: &Lease) -> Result<SocketAddr, String> {
-        let target = lease.origin().targets(Listener::Srt).next();
-        let target = target.ok_or("the origin has no srt endpoint")?;
-        let found = timeout(self.settings.origin_timeout, lookup_host(target)).await;
-        let found = found.map_err(|_| "its name is not found in time")?;
-        let mut found = found.map_err(|error| error.to_string())?;
-        found.next().ok_or_else(|| "its name has no address".to_owned())
+    /// Shakes hands with an origin, by each of its addresses in turn, which share the time that it
+    /// has for its first word. It counts as down when none has answered.
+    async fn dial(&self, call: &Call, origin: &Origin, live: &Live) -> Attempt {
+        let addresses = match self.addresses_of(origin).await {
+            Ok(addresses) => addresses,
+            Err(why) => return Attempt::Down(why),
+        };
+        let limit = self.settings.origin_timeout;
+        // Enough for a second induction.
+        let share = if addresses.len() > 1 { limit / 2 } else { limit };
+        let mut failure = "its name has no address".to_owned();
+        for address in addresses {
+            if Instant::now() >= call.deadline {
+                return Attempt::Late;
+            }
+            let name = origin.name().clone();
+            live.session().note(|progress| progress.origin = Some((name, address)));
+            match self.attempt(call, address, share).await {
+                Attempt::Down(why) => failure = why,
+                other => return other,
+            }
+        }
+        Attempt::Down(failure)
     }
 
-    /// Shakes hands with one origin.
-    async fn attempt(&self, call: &Call, address: SocketAddr) -> Attempt {
+    /// Where the origin takes SRT.
+    async fn addresses_of(&self, origin: &Origin) -> Result<Vec<SocketAddr>, String> {
+        let ports: Vec<u16> = origin.targets(Listener::Srt).map(|(_, port)| port).collect();
+        if ports.is_empty() {
+            return Err("the origin has no srt endpoint".into());
+        }
+        let found = lookup_host((origin.host().as_str(), 0));
+        let found = timeout(self.settings.origin_timeout, found).await;
+        let found = found.map_err(|_| "its name is not found in time")?;
+        let found = found.map_err(|error| error.to_string())?;
+        let hosts: Vec<_> = found.take(MAX_ADDRESSES).map(|address| address.ip()).collect();
+        let of_port = |&port: &u16| hosts.iter().map(move |&ip| SocketAddr::new(ip, port));
+        let addresses: Vec<_> = ports.iter().flat_map(of_port).take(MAX_ADDRESSES).collect();
+        Ok(addresses)
+    }
+
+    /// Shakes hands with one address of an origin, which has `patience` for its first word.
+    async fn attempt(&self, call: &Call, address: SocketAddr, patience: Duration) -> Attempt {
         let socket = match Socket::towards(address, self.settings.buffer) {
             Ok(socket) => socket,
-            Err(error) if is_of_the_way(&error) => return Attempt::Down(error.to_string()),
+            // A host may be without IPv6; without IPv4 sockets it is out of descriptors.
+            Err(error) if is_of_the_way(&error) || address.is_ipv6() && has_sockets() => {
+                return Attempt::Down(format!("{address}: {error}"));
+            }
             Err(error) => return Attempt::OutOfResources(error),
         };
         if is_served(&self.settings.udp, address, socket.local().ip()) {
             return Attempt::Down("it is this proxy itself".to_owned());
         }
-        let mut actions = call.machine(|handshake, now| handshake.begin(address.ip(), now));
+        let begin =
+            |handshake: &mut OriginHandshake, now| handshake.begin(address.ip(), patience, now);
+        let mut actions = call.machine(begin);
         let mut has_answered = false;
+        let mut behind = Vec::new();
         loop {
             let mut answer = None;
             for action in actions.drain(..) {
@@ -276,13 +333,14 @@ impl Srt {
                         if let Err((_, error)) = socket.send(address, &alone(&bytes, address))
                             && Gone::is_said_by(&error)
                         {
-                            return Attempt::Down(error.to_string());
+                            return Attempt::Down(format!("{address}: {error}"));
                         }
                     }
                     Action::ToClient(bytes) => answer = Some(bytes),
                     Action::Established(established) => {
                         let answer = answer.unwrap_or_default();
-                        return Attempt::Reached(Box::new((socket, established, answer)));
+                        let reached = Reached { socket, address, established, answer, behind };
+                        return Attempt::Reached(Box::new(reached));
                     }
                     Action::Rejected(why) => {
                         call.say(&answer.unwrap_or_default());
@@ -299,7 +357,15 @@ impl Srt {
             tokio::select! {
                 ready = socket.readable() => {
                     let received = ready.and_then(|()| socket.receive(|train| {
-                        for datagram in train.datagrams() {
+                        // As behind the handshake: it may have come before the socket was
+                        // connected.
+                        let datagrams = train.datagrams().filter(|_| train.source == address);
+                        for datagram in datagrams {
+                            // Media may follow the answer at once.
+                            if actions.iter().any(|a| matches!(a, Action::Established(_))) {
+                                behind.push(datagram.to_vec());
+                                continue;
+                            }
                             actions.extend(call.machine(|handshake, now| {
                                 handshake.receive(datagram, now)
                             }));
@@ -307,7 +373,9 @@ impl Srt {
                     }));
                     has_answered |= !actions.is_empty();
                     match received {
-                        Err(error) if Gone::is_said_by(&error) => return Attempt::Down(error.to_string()),
+                        Err(error) if Gone::is_said_by(&error) => {
+                            return Attempt::Down(format!("{address}: {error}"));
+                        }
                         Err(error) => debug!(%error, "of the way to the origin"),
                         Ok(_) => {}
                     }
@@ -319,6 +387,9 @@ impl Srt {
         }
     }
 }
+
+/// Addresses of one origin that are tried.
+const MAX_ADDRESSES: usize = 8;
 
 /// A call's place among those that can be repeated. Its drop gives it up.
 struct Called {
@@ -335,6 +406,11 @@ impl Drop for Called {
             state.calls.remove(&caller);
         }
     }
+}
+
+/// Whether this host has descriptors left.
+fn has_sockets() -> bool {
+    socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).is_ok()
 }
 
 /// Whether a socket could not be connected because of where, not because there is none.

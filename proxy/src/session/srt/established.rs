@@ -1,21 +1,25 @@
 //! What an established session notices in the packets that pass: that a side shuts down, and that
-//! the client comes from another address.
+//! the client comes from another port.
 //!
-//! A socket id can be guessed: SRS counts them. So a packet from an address that is not the
-//! client's goes on only if its numbers are where the session is, which nobody knows who has not
-//! seen it, and only while the client's own address is silent. Nothing is sent to the new address
-//! before the origin's answer has proved it. A packet with wrong numbers must not reach the
-//! origin at all: libsrt breaks a connection over a single one.
+//! A socket id can be guessed: SRS counts them. So a packet from a port that is not the client's
+//! goes on only if its numbers are where the session is, which nobody knows who has not seen it,
+//! and only while the client's own port is silent. Nothing is sent to the new port before the
+//! origin's answer has proved it. A packet with wrong numbers must not reach the origin at all:
+//! libsrt breaks a connection over a single one.
+//!
+//! Another IP address is never believed. The numbers show who sends, and nothing of SRT shows that
+//! the sender receives where it says: a client could have its stream sent to anybody.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::plane::Leg;
+use crate::plane::datagram::FlowKey;
 use crate::proto::srt::handshake::Handshake;
 use crate::proto::srt::packet::{Kind, Packet, Sequence, SocketId};
 
-/// How long the client's address is silent before another one counts. libsrt keeps alive every
+/// How long the client's port is silent before another one counts. libsrt keeps alive every
 /// second, so a client that is there and has nothing to say just reaches it.
 const SILENCE: Duration = Duration::from_secs(1);
 
@@ -25,12 +29,17 @@ const PROBATION: Duration = Duration::from_secs(2);
 /// Acknowledgements of a candidate that an ACKACK may name. libsrt sends a hundred in a second.
 const MAX_ACKS: usize = 64;
 
+/// Wrong packets within one silence, from which on nobody is considered: who guesses has no more
+/// than these.
+const MAX_WRONG: u32 = 16;
+
 /// Packets in flight, at most, whatever the handshake says: libsrt's default.
 const MAX_WINDOW: u32 = 25_600;
 
 /// The two sockets of a session, and where its packets are.
 #[derive(Debug)]
 pub struct Established {
+    ip: IpAddr,
     client: SocketId,
     origin: SocketId,
     /// Packets that may be in flight.
@@ -40,6 +49,7 @@ pub struct Established {
     /// The data packet that the origin will send next.
     next: Sequence,
     candidate: Option<Candidate>,
+    wrong: Wrong,
 }
 
 /// What becomes of a packet.
@@ -51,14 +61,14 @@ pub enum Verdict {
     Drop,
     /// It goes on, and is the last one: this side has shut down.
     End(Leg),
-    /// It goes on, to this address, which is the client's own from now on, and has just been heard.
-    Moved(SocketAddr),
+    /// It goes on, by this way, which is the client's own from now on, and has just been heard.
+    Moved(FlowKey),
 }
 
-/// An address that may be the client's.
+/// A port that may be the client's.
 #[derive(Debug)]
 struct Candidate {
-    address: SocketAddr,
+    key: FlowKey,
     since: Instant,
     /// The earliest of its data packets.
     data: Option<Sequence>,
@@ -66,11 +76,20 @@ struct Candidate {
     acks: VecDeque<u32>,
 }
 
+/// Packets whose numbers are nowhere near the session.
+#[derive(Debug, Default)]
+struct Wrong {
+    count: u32,
+    /// In which silence: when the client was heard before it.
+    since: Option<Instant>,
+}
+
 impl Established {
-    /// After a conclusion and its answer.
-    pub(super) fn new(conclusion: &Handshake<'_>, answer: &Handshake<'_>) -> Self {
+    /// After a conclusion from this address, and its answer.
+    pub(super) fn new(ip: IpAddr, conclusion: &Handshake<'_>, answer: &Handshake<'_>) -> Self {
         let window = conclusion.window.max(answer.window).clamp(1, MAX_WINDOW);
         Self {
+            ip: ip.to_canonical(),
             client: conclusion.socket_id,
             origin: answer.socket_id,
             window: window.cast_signed(),
@@ -78,6 +97,7 @@ impl Established {
             acknowledged: answer.sequence,
             next: answer.sequence,
             candidate: None,
+            wrong: Wrong::default(),
         }
     }
 
@@ -91,7 +111,12 @@ impl Established {
         self.origin
     }
 
-    /// A packet to the origin's socket, from the client's address.
+    /// The way that is tried: it may be the client's.
+    pub(super) fn trying(&self) -> Option<FlowKey> {
+        self.candidate.as_ref().map(|candidate| candidate.key)
+    }
+
+    /// A packet to the origin's socket, from the client's own port.
     pub fn from_client(packet: &Packet<'_>) -> Verdict {
         match packet.kind() {
             Kind::Shutdown => Verdict::End(Leg::Client),
@@ -99,36 +124,53 @@ impl Established {
         }
     }
 
-    /// A packet to the origin's socket from another address. `heard` is when the client's own
-    /// address was heard last.
+    /// A packet to the origin's socket from elsewhere. `heard` is when the client's own port was
+    /// heard last.
     pub fn from_elsewhere(
         &mut self,
         packet: &Packet<'_>,
-        from: SocketAddr,
+        key: &FlowKey,
         heard: Instant,
         now: Instant,
     ) -> Verdict {
         self.candidate.take_if(|candidate| candidate.is_over(heard, now));
+        let is_here =
+            packet.destination() == self.origin && key.client.ip().to_canonical() == self.ip;
         let is_silent = now.saturating_duration_since(heard) >= SILENCE;
-        let is_free = self.candidate.as_ref().is_none_or(|candidate| candidate.address == from);
-        if packet.destination() != self.origin || !is_silent || !is_free {
+        let is_free = self.candidate.as_ref().is_none_or(|candidate| candidate.key == *key);
+        if !is_here || !is_silent || !is_free || self.wrong.are_too_many(heard) {
             return Verdict::Drop;
         }
-        match packet.kind() {
-            Kind::Data(sequence) if self.may_come(sequence) => {
-                self.candidate(from, now).sent(sequence);
-                Verdict::Pass
+        // How far data is ahead of what the origin waits for, and an acknowledgement behind what it
+        // has sent: no farther than may be in flight.
+        let distance = match packet.kind() {
+            Kind::Data(sequence) => sequence.distance_from(self.acknowledged),
+            Kind::Ack { number, next } if number != 0 => self.next.distance_from(next),
+            _ => return Verdict::Drop,
+        };
+        if !(0..self.window).contains(&distance) {
+            // What comes once more, because its acknowledgement went elsewhere, is nobody's guess.
+            if distance <= -self.window || distance >= self.window {
+                self.wrong.count += 1;
             }
-            Kind::Ack { number, next } if number != 0 && self.may_be_acknowledged(next) => {
-                self.candidate(from, now).acknowledged(number);
-                Verdict::Pass
-            }
-            _ => Verdict::Drop,
+            return Verdict::Drop;
         }
+        let candidate = self.candidate.get_or_insert_with(|| Candidate {
+            key: *key,
+            since: now,
+            data: None,
+            acks: VecDeque::new(),
+        });
+        match packet.kind() {
+            Kind::Data(sequence) => candidate.sent(sequence),
+            Kind::Ack { number, .. } => candidate.acknowledged(number),
+            _ => {}
+        }
+        Verdict::Pass
     }
 
     /// A packet of the origin, before it is sent. Each has to pass here: its numbers say where the
-    /// session is. `heard` is when the client's own address was heard last.
+    /// session is. `heard` is when the client's own port was heard last.
     pub fn from_origin(&mut self, packet: &Packet<'_>, heard: Instant, now: Instant) -> Verdict {
         if packet.destination() != self.client {
             return Verdict::Drop;
@@ -148,28 +190,19 @@ impl Established {
         }
         self.candidate.take_if(|candidate| candidate.is_over(heard, now));
         match self.candidate.take_if(|candidate| candidate.is_proved_by(kind)) {
-            Some(proved) => Verdict::Moved(proved.address),
+            Some(proved) => Verdict::Moved(proved.key),
             None => Verdict::Pass,
         }
     }
+}
 
-    /// Data that the origin waits for, within what may be in flight.
-    fn may_come(&self, sequence: Sequence) -> bool {
-        (0..self.window).contains(&sequence.distance_from(self.acknowledged))
-    }
-
-    /// Data that the origin has sent, and that may be in flight.
-    fn may_be_acknowledged(&self, next: Sequence) -> bool {
-        (0..=self.window).contains(&self.next.distance_from(next))
-    }
-
-    fn candidate(&mut self, address: SocketAddr, now: Instant) -> &mut Candidate {
-        self.candidate.get_or_insert_with(|| Candidate {
-            address,
-            since: now,
-            data: None,
-            acks: VecDeque::new(),
-        })
+impl Wrong {
+    /// Whether nobody is considered before the client is heard again.
+    fn are_too_many(&mut self, heard: Instant) -> bool {
+        if self.since != Some(heard) {
+            *self = Self { count: 0, since: Some(heard) };
+        }
+        self.count >= MAX_WRONG
     }
 }
 
@@ -209,6 +242,8 @@ mod tests {
     use super::*;
     use crate::proto::srt::packet::shutdown;
 
+    const CLIENT: [u8; 4] = [192, 0, 2, 9];
+
     const ACK: u32 = 0x8002_0000;
     const ACKACK: u32 = 0x8006_0000;
     const NAK: u32 = 0x8003_0000;
@@ -228,26 +263,29 @@ mod tests {
             let answer = Handshake::parse(recorded.conclusion_answer).unwrap();
             let heard = Instant::now();
             Self {
-                session: Established::new(&conclusion, &answer),
+                session: Established::new(CLIENT.into(), &conclusion, &answer),
                 first: answer.sequence,
                 heard,
                 now: heard + SILENCE,
             }
         }
 
-        /// A packet from another address, on whose way `from` is the last octet.
-        fn elsewhere(&mut self, from: u8, first: u32, info: u32, body: &[u8]) -> Verdict {
-            let datagram = packet(self.session.origin, first, info, body);
-            let packet = Packet::parse(&datagram).unwrap();
-            let from = address(from);
-            self.session.from_elsewhere(&packet, from, self.heard, self.now)
+        /// A packet from another port.
+        fn elsewhere(&mut self, from: u16, first: u32, info: u32, body: &[u8]) -> Verdict {
+            self.by(&port(from), first, info, body)
         }
 
-        fn data(&mut self, from: u8, number: Sequence) -> Verdict {
+        fn by(&mut self, key: &FlowKey, first: u32, info: u32, body: &[u8]) -> Verdict {
+            let datagram = packet(self.session.origin, first, info, body);
+            let packet = Packet::parse(&datagram).unwrap();
+            self.session.from_elsewhere(&packet, key, self.heard, self.now)
+        }
+
+        fn data(&mut self, from: u16, number: Sequence) -> Verdict {
             self.elsewhere(from, number.get(), 0, b"media")
         }
 
-        fn ack(&mut self, from: u8, number: u32, next: Sequence) -> Verdict {
+        fn ack(&mut self, from: u16, number: u32, next: Sequence) -> Verdict {
             self.elsewhere(from, ACK, number, &next.get().to_be_bytes())
         }
 
@@ -271,8 +309,10 @@ mod tests {
         [words.as_flattened(), body].concat()
     }
 
-    fn address(last: u8) -> SocketAddr {
-        ([192, 0, 2, last], 5000).into()
+    /// The way from this port of the client.
+    fn port(port: u16) -> FlowKey {
+        let local = ([198, 51, 100, 1], 20080).into();
+        FlowKey { is_tcp: false, client: (CLIENT, port).into(), local, socket_id: Some(1) }
     }
 
     /// What passed between FFmpeg and SRS passes here, and is followed when it comes from another
@@ -290,7 +330,7 @@ mod tests {
                 }
                 let verdict = match is_origin {
                     0 if index < half => Established::from_client(&packet),
-                    0 => story.session.from_elsewhere(&packet, address(2), story.heard, story.now),
+                    0 => story.session.from_elsewhere(&packet, &port(2), story.heard, story.now),
                     _ => story.session.from_origin(&packet, story.heard, story.now),
                 };
                 match verdict {
@@ -302,7 +342,7 @@ mod tests {
                 story.now += Duration::from_millis(if index == half { 1000 } else { 5 });
             }
             let (index, to) = moved.expect("nobody moved");
-            assert_eq!(to, address(2));
+            assert_eq!(to, port(2));
             assert!(index < half + 20, "moved {} packets later", index - half);
         }
     }
@@ -314,7 +354,9 @@ mod tests {
         assert_eq!(story.data(2, story.nth(12)), Verdict::Pass);
         assert_eq!(story.data(2, story.nth(11)), Verdict::Pass);
         assert_eq!(story.origin_acks(story.nth(11)), Verdict::Pass, "10 was sent before");
-        assert_eq!(story.origin_acks(story.nth(13)), Verdict::Moved(address(2)));
+        assert_eq!(story.session.trying(), Some(port(2)));
+        assert_eq!(story.origin_acks(story.nth(13)), Verdict::Moved(port(2)));
+        assert_eq!(story.session.trying(), None);
         assert_eq!(story.origin_acks(story.nth(14)), Verdict::Pass, "moved twice");
     }
 
@@ -326,7 +368,7 @@ mod tests {
         }
         assert_eq!(story.ack(2, 77, story.nth(18)), Verdict::Pass);
         assert_eq!(story.origin(ACKACK, 76, b""), Verdict::Pass, "another's");
-        assert_eq!(story.origin(ACKACK, 77, b""), Verdict::Moved(address(2)));
+        assert_eq!(story.origin(ACKACK, 77, b""), Verdict::Moved(port(2)));
     }
 
     #[test]
@@ -361,9 +403,48 @@ mod tests {
         for control in [NAK, KEEPALIVE, ACKACK, 0x8005_0000, 0x8000_0000, 0xffff_0000] {
             assert_eq!(story.elsewhere(6, control, 1, &next), Verdict::Drop, "{control:#x}");
         }
-        assert!(story.session.candidate.is_none(), "a candidate out of nothing");
+        assert_eq!(story.session.trying(), None, "a candidate out of nothing");
         // Nor is anything kept that would be in the way of the client.
         assert_eq!(story.data(2, story.nth(10)), Verdict::Pass);
+    }
+
+    #[test]
+    fn another_ip_address_is_never_believed() {
+        let mut story = Story::of(&PLAY);
+        story.origin(story.nth(0).get(), 0, b"media");
+        let next = story.nth(1).get().to_be_bytes();
+        for ip in ["192.0.2.10", "2001:db8::9"] {
+            let victim =
+                FlowKey { client: (ip.parse::<IpAddr>().unwrap(), 5000).into(), ..port(2) };
+            for number in 1..100 {
+                assert_eq!(story.by(&victim, ACK, number, &next), Verdict::Drop, "{ip}");
+                assert_eq!(story.origin(ACKACK, number, b""), Verdict::Pass, "{ip}");
+            }
+        }
+        let mapped = IpAddr::from(CLIENT).to_string();
+        let mapped: IpAddr = format!("::ffff:{mapped}").parse().unwrap();
+        let mapped = FlowKey { client: (mapped, 5000).into(), ..port(2) };
+        assert_eq!(story.by(&mapped, ACK, 1, &next), Verdict::Pass, "its own, on a socket of both");
+        assert_eq!(story.origin(ACKACK, 1, b""), Verdict::Moved(mapped));
+    }
+
+    #[test]
+    fn who_guesses_has_sixteen_guesses_until_the_client_is_heard() {
+        let mut story = Story::of(&PUBLISH);
+        story.origin_acks(story.nth(100));
+        for n in 0..MAX_WRONG {
+            assert_eq!(story.data(6, story.nth(n)), Verdict::Drop, "sent once more");
+        }
+        for n in 1..MAX_WRONG {
+            assert_eq!(story.data(6, story.nth(n << 26)), Verdict::Drop, "a guess");
+        }
+        assert_eq!(story.data(2, story.nth(100)), Verdict::Pass, "there is one guess left");
+        story.now += PROBATION;
+        assert_eq!(story.data(6, story.nth(1 << 30)), Verdict::Drop);
+        assert_eq!(story.data(2, story.nth(100)), Verdict::Drop, "nobody is considered");
+        story.heard = story.now;
+        story.now += SILENCE;
+        assert_eq!(story.data(2, story.nth(100)), Verdict::Pass, "in another silence");
     }
 
     #[test]
@@ -374,7 +455,7 @@ mod tests {
         story.now += PROBATION;
         assert_eq!(story.origin_acks(story.nth(1)), Verdict::Pass, "too late");
         assert_eq!(story.data(3, story.nth(1)), Verdict::Pass);
-        assert_eq!(story.origin_acks(story.nth(2)), Verdict::Moved(address(3)));
+        assert_eq!(story.origin_acks(story.nth(2)), Verdict::Moved(port(3)));
     }
 
     #[test]
@@ -385,7 +466,7 @@ mod tests {
         }
         assert_eq!(story.session.candidate.as_ref().map(|c| c.acks.len()), Some(MAX_ACKS));
         assert_eq!(story.origin(ACKACK, 1, b""), Verdict::Pass, "forgotten");
-        assert_eq!(story.origin(ACKACK, 1000, b""), Verdict::Moved(address(2)));
+        assert_eq!(story.origin(ACKACK, 1000, b""), Verdict::Moved(port(2)));
     }
 
     #[test]
@@ -409,6 +490,6 @@ mod tests {
         story.session.acknowledged = last;
         assert_eq!(story.data(2, last), Verdict::Pass);
         assert_eq!(story.data(2, last.next()), Verdict::Pass);
-        assert_eq!(story.origin_acks(last.next().next()), Verdict::Moved(address(2)));
+        assert_eq!(story.origin_acks(last.next().next()), Verdict::Moved(port(2)));
     }
 }

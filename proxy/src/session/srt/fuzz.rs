@@ -8,10 +8,13 @@ use bolero::check;
 use super::established::{Established, Verdict};
 use super::recorded::PUBLISH;
 use super::{Action, Asked, Cookies, Door, Knock, OriginHandshake};
+use crate::plane::datagram::FlowKey;
 use crate::proto::srt::handshake::{Handshake, MAX_HANDSHAKE, Step};
 use crate::proto::srt::packet::{Packet, Sequence, SocketId};
 use crate::proto::srt::rejection::Rejection;
 use crate::proto::srt::stream_id::Mode;
+
+const CLIENT: [u8; 4] = [192, 0, 2, 9];
 
 /// Random inputs of each target where no fuzzing engine runs.
 const RANDOM: usize = 1000;
@@ -73,10 +76,12 @@ fn handshake() {
             stream_id: String::new(),
             mode: Mode::Publish,
         };
-        let mut machine = OriginHandshake::new(asked, Duration::from_secs(1), now);
+        let patience = Duration::from_secs(1);
+        let deadline = now + 5 * patience;
+        let mut machine = OriginHandshake::new(asked, patience, deadline, now);
         let origin: IpAddr = "198.51.100.7".parse().unwrap();
         let mut heard = Heard::default();
-        heard.check(&machine.begin(origin, now), &[]);
+        heard.check(&machine.begin(origin, patience, now), &[]);
         let mut rest = input;
         while let Some((&event, behind)) = rest.split_first() {
             rest = behind;
@@ -101,7 +106,7 @@ fn handshake() {
             };
             heard.check(&actions, datagram);
             if heard.is_idle && !heard.is_settled && event & 0x80 == 0 {
-                heard.check(&machine.begin(origin, now), &[]);
+                heard.check(&machine.begin(origin, patience, now), &[]);
             }
             assert_eq!(
                 machine.deadline().is_some(),
@@ -173,15 +178,23 @@ fn established() {
     check!().with_iterations(RANDOM).with_max_len(600).for_each(|input: &[u8]| {
         let conclusion = Handshake::parse(PUBLISH.conclusion).unwrap();
         let answer = Handshake::parse(PUBLISH.conclusion_answer).unwrap();
-        let mut session = Established::new(&conclusion, &answer);
+        let mut session = Established::new(CLIENT.into(), &conclusion, &answer);
         let mut now = Instant::now();
         let mut heard = now;
         // Who has reached the origin, and when.
-        let mut passed: Vec<(SocketAddr, Instant)> = Vec::new();
+        let mut passed: Vec<(FlowKey, Instant)> = Vec::new();
         for &[kind, high, low] in input.as_chunks::<3>().0 {
             let number = u32::from(u16::from_be_bytes([high, low]));
             let sequence = Sequence::new(answer.sequence.get().wrapping_add(number)).get();
-            let from = SocketAddr::from(([192, 0, 2, kind >> 7], 5000));
+            let [a, b, c, last] = CLIENT;
+            let client = ([a, b, c, last + (kind >> 6 & 1)], 5000 + u16::from(kind >> 7));
+            let local = ([198, 51, 100, 1], 20080).into();
+            let from = FlowKey {
+                is_tcp: false,
+                client: client.into(),
+                local,
+                socket_id: Some(session.origin().0),
+            };
             let (first, info, to) = match kind % 8 {
                 0 => (sequence, 0, session.origin()),
                 1 => (0x8002_0000, number, session.origin()),
@@ -201,9 +214,11 @@ fn established() {
             let datagram = [first, info, 0, to.0, sequence].map(u32::to_be_bytes).concat();
             let packet = Packet::parse(&datagram).unwrap();
             if to == session.origin() {
-                match session.from_elsewhere(&packet, from, heard, now) {
+                match session.from_elsewhere(&packet, &from, heard, now) {
                     Verdict::Pass => {
                         assert!(now - heard >= Duration::from_secs(1), "the client is there");
+                        assert_eq!(from.client.ip(), IpAddr::from(CLIENT), "of another host");
+                        assert_eq!(session.trying(), Some(from));
                         passed.push((from, now));
                     }
                     verdict => assert_eq!(verdict, Verdict::Drop),
@@ -215,6 +230,7 @@ fn established() {
                     passed.iter().any(|(from, at)| *from == to && is_recent(at)),
                     "moved to one that the origin has not heard of"
                 );
+                assert_eq!(session.trying(), None);
                 heard = now;
             }
         }

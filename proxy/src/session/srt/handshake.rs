@@ -23,7 +23,10 @@ pub struct OriginHandshake {
     conclusion: Handshake<'static>,
     /// When it came.
     since: Instant,
+    /// How long an origin has for its answer to the conclusion.
     patience: Duration,
+    /// When the client has to be answered.
+    deadline: Instant,
     stage: Stage,
 }
 
@@ -67,18 +70,20 @@ struct Attempt {
     cookie: Option<u32>,
     /// When the same is sent again.
     retry: Instant,
-    /// When the origin is given up.
+    /// When the origin is given up, unless it answers the induction before.
     end: Instant,
 }
 
 impl OriginHandshake {
-    /// Waits for [`Self::begin`]. `patience` is how long each origin has, for both its answers.
-    pub fn new(asked: Asked<'_>, patience: Duration, now: Instant) -> Self {
+    /// Waits for [`Self::begin`]. `patience` is how long an origin has for its answer to the
+    /// conclusion, `deadline` when the last one is given up.
+    pub fn new(asked: Asked<'_>, patience: Duration, deadline: Instant, now: Instant) -> Self {
         Self {
             client: asked.client.ip(),
             conclusion: asked.handshake.into_owned(),
             since: now,
             patience,
+            deadline,
             stage: Stage::Idle,
         }
     }
@@ -93,14 +98,11 @@ impl OriginHandshake {
             && self.client == asked.client.ip()
     }
 
-    /// Asks an origin; what another one says from now on has to be kept away.
-    pub fn begin(&mut self, origin: IpAddr, now: Instant) -> Vec<Action> {
-        self.stage = Stage::Asked(Attempt {
-            origin,
-            cookie: None,
-            retry: now + RETRY,
-            end: now + self.patience,
-        });
+    /// Asks an origin, which has `patience` for its answer to the induction; what another one says
+    /// from now on has to be kept away.
+    pub fn begin(&mut self, origin: IpAddr, patience: Duration, now: Instant) -> Vec<Action> {
+        self.stage =
+            Stage::Asked(Attempt { origin, cookie: None, retry: now + RETRY, end: now + patience });
         self.ask(now)
     }
 
@@ -135,10 +137,11 @@ impl OriginHandshake {
             (Step::Induction, None) => {
                 attempt.cookie = Some(answer.cookie);
                 attempt.retry = now + RETRY;
+                attempt.end = (now + self.patience).min(self.deadline);
                 self.ask(now)
             }
             (Step::Conclusion, Some(_)) if answer.socket_id != SocketId::NONE => {
-                let established = Established::new(&self.conclusion, &answer);
+                let established = Established::new(self.client, &self.conclusion, &answer);
                 self.answer(answer, Action::Established(established), now)
             }
             _ => Vec::new(),
@@ -170,6 +173,12 @@ impl OriginHandshake {
     /// Tells the client that it gets no origin.
     pub fn reject(&mut self, why: Rejection, now: Instant) -> Vec<Action> {
         self.answer(reject(&self.conclusion, why), Action::Rejected(why), now)
+    }
+
+    /// Whether the client is told, for as long as it asks, that it gets no origin.
+    pub fn is_rejected(&self) -> bool {
+        let Stage::Answered { answer, .. } = &self.stage else { return false };
+        matches!(answer.step, Step::Rejection(_))
     }
 
     /// The packet that the origin has to answer next.
@@ -259,12 +268,12 @@ mod tests {
             let Knock::Ask(asked) = door.knock(&datagram, client, now) else {
                 panic!("the conclusion is not taken");
             };
-            let handshake = OriginHandshake::new(*asked, PATIENCE, now);
+            let handshake = OriginHandshake::new(*asked, PATIENCE, now + 5 * PATIENCE, now);
             Self { handshake, cookie, now }
         }
 
         fn begin(&mut self) -> Vec<Action> {
-            self.handshake.begin(ORIGIN.parse().unwrap(), self.now)
+            self.handshake.begin(ORIGIN.parse().unwrap(), PATIENCE, self.now)
         }
 
         /// `milliseconds` later.
@@ -356,7 +365,9 @@ mod tests {
         let later = changed(&conclusion, |conclusion| conclusion.timestamp += 250_000);
         assert_eq!(to_origin(&again), later);
 
-        story.pass(500);
+        story.pass(749);
+        assert!(matches!(story.handshake.wake(story.now).as_slice(), [Action::ToOrigin(_)]));
+        story.pass(1);
         let actions = story.handshake.wake(story.now);
         assert!(matches!(actions.as_slice(), [Action::TimedOut]), "{actions:?}");
         assert!(story.receive(PUBLISH.conclusion_answer).is_empty(), "too late");
@@ -367,6 +378,30 @@ mod tests {
         let again = Handshake::parse(to_origin(&actions)).unwrap();
         assert_eq!((again.step, again.cookie), (Step::Induction, 0));
         assert!(story.receive(PUBLISH.conclusion_answer).is_empty(), "the first origin's");
+    }
+
+    #[test]
+    fn the_conclusion_has_its_own_time_until_the_client_has_to_be_answered() {
+        let mut story = Story::of(&PUBLISH);
+        let is_over = |story: &mut Story| {
+            matches!(story.handshake.wake(story.now).as_slice(), [Action::TimedOut])
+        };
+        story.begin();
+        story.pass(999);
+        story.receive(PUBLISH.induction_answer);
+        story.pass(999);
+        assert!(!is_over(&mut story), "the origin was slow before");
+        story.pass(1);
+        assert!(is_over(&mut story));
+
+        story.pass(2300);
+        story.begin();
+        story.pass(200);
+        story.receive(PUBLISH.induction_answer);
+        story.pass(500);
+        assert!(!is_over(&mut story));
+        story.pass(2);
+        assert!(is_over(&mut story), "five seconds after the client asked");
     }
 
     #[test]
@@ -403,6 +438,7 @@ mod tests {
         };
         let read = Handshake::parse(answer).unwrap();
         assert_eq!(read.step, Step::Rejection(Rejection::GATEWAY));
+        assert!(story.handshake.is_rejected());
         assert_eq!((read.destination, read.cookie), (SocketId(0x19d4_748e), story.cookie));
         let actions = story.handshake.repeated(story.now);
         assert!(matches!(actions.as_slice(), [Action::ToClient(again)] if again == answer));

@@ -1,13 +1,14 @@
 //! An established session: its packets pass unread but for the header, until a side shuts down
 //! or falls silent.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
 use tracing::debug;
 
-use super::call::{Call, Reached, alone};
+use super::call::{Call, Failure, Reached, alone};
 use super::{Established, Srt, Verdict};
 use crate::origin::Lease;
 use crate::plane::Leg;
@@ -29,12 +30,17 @@ pub(super) struct Known {
 #[derive(Debug)]
 struct Moving {
     machine: Established,
-    /// The way to the address that may be the client's.
-    candidate: Option<(FlowKey, Exit)>,
+    /// The way back to what the machine tries.
+    exit: Option<Exit>,
 }
 
 impl Known {
-    /// Whether a packet from an address that is not the client's may go on.
+    /// Whether the client is at this address, by whatever port.
+    pub(super) fn is_at(&self, ip: IpAddr) -> bool {
+        self.call.caller.client.ip().to_canonical() == ip.to_canonical()
+    }
+
+    /// Whether a packet from a port that is not the client's may go on.
     pub(super) fn may_come(
         &self,
         packet: &Packet<'_>,
@@ -44,11 +50,13 @@ impl Known {
         now: Instant,
     ) -> bool {
         let mut moving = self.moving.lock();
-        let may = moving.machine.from_elsewhere(packet, key.client, heard, now) == Verdict::Pass;
-        if may && moving.candidate.as_ref().is_none_or(|(known, _)| known != key) {
-            moving.candidate = Some((*key, exit()));
+        let before = moving.machine.trying();
+        let verdict = moving.machine.from_elsewhere(packet, key, heard, now);
+        let tried = moving.machine.trying();
+        if tried != before {
+            moving.exit = tried.map(|_| exit());
         }
-        may
+        verdict == Verdict::Pass
     }
 
     /// Notes when each leg was heard last: a client that sends media has its answer.
@@ -57,6 +65,18 @@ impl Known {
             self.call.confirm();
         }
     }
+}
+
+/// A session whose packets find it.
+pub(super) struct Open<'a> {
+    listed: Listed<'a>,
+    known: Arc<Known>,
+    lane: Arc<Lane>,
+    /// The sockets of both peers.
+    client: SocketId,
+    origin: SocketId,
+    /// What the origin has sent already.
+    behind: Vec<Vec<u8>>,
 }
 
 /// A session's place in the table, and at its origin. Its drop gives up both.
@@ -74,18 +94,23 @@ impl Drop for Listed<'_> {
 }
 
 impl Srt {
-    /// Relays a session until its end.
-    pub(super) async fn relay(&self, call: &Arc<Call>, reached: Reached, live: &Live) -> End {
-        let Reached { socket, address, lease, established, answer } = reached;
+    /// Lets packets find a session, and gives the client its answer.
+    pub(super) fn open(
+        &self,
+        call: &Arc<Call>,
+        lease: Lease,
+        reached: Reached,
+        live: &Live,
+    ) -> Result<Open<'_>, Failure> {
+        let Reached { socket, address, established, answer, behind } = reached;
         let session = live.session();
         let (client, origin) = (established.client(), established.origin());
-        let now = Instant::now();
         let lane = Arc::new(Lane::new(socket, address, Arc::clone(&session.meter)));
         let known = Arc::new(Known {
             ending: Arc::clone(&call.ending),
             call: Arc::clone(call),
-            since: now,
-            moving: Mutex::new(Moving { machine: established, candidate: None }),
+            since: Instant::now(),
+            moving: Mutex::new(Moving { machine: established, exit: None }),
         });
         let key = FlowKey {
             is_tcp: false,
@@ -96,16 +121,26 @@ impl Srt {
         let Some(id) = self.list(key, &known, &lane, call.exit.clone()) else {
             // Two origins have given out one socket id, to one address: the second one has to be
             // another. It will be when the client comes again.
-            session.note(|progress| progress.why = Some("two origins, one socket id".into()));
             close(&lane, origin);
-            call.reject(Rejection::RESOURCE);
-            return End::OutOfResources;
+            let why = "two origins, one socket id".into();
+            let answer = Some(Rejection::RESOURCE);
+            return Err(Failure { end: End::OutOfResources, why, answer });
         };
         lease.found();
         let listed = Listed { srt: self, id, lease };
         session.note(|progress| progress.plane = Some(("relay", WHY_RELAY)));
         live.established(call.role);
         call.say(&answer);
+        Ok(Open { listed, known, lane, client, origin, behind })
+    }
+
+    /// Relays a session until its end.
+    pub(super) async fn relay(&self, call: &Call, open: Open<'_>) -> End {
+        let Open { listed, known, lane, client, origin, behind } = open;
+        let id = listed.id;
+        for datagram in &behind {
+            self.answered(id, &known, &lane, &alone(datagram, lane.origin()));
+        }
         let heard = lane.listen(|train| self.answered(id, &known, &lane, &train));
         let end = tokio::select! {
             Gone = heard => End::OriginLost,
@@ -117,7 +152,7 @@ impl Srt {
         }
         // A client that has begun anew with the same socket id would take it for the new one's.
         if !matches!(end, End::ClientClosed | End::OriginClosed | End::ClientLost) {
-            lane.to_client(&alone(&shutdown(0, client), address));
+            lane.to_client(&alone(&shutdown(0, client), lane.origin()));
         }
         drop(listed);
         end
@@ -153,7 +188,7 @@ impl Srt {
         let mut passes = 0_u128;
         let mut moving = known.moving.lock();
         // Only looked at while somebody may have moved.
-        let heard = if moving.candidate.is_none() || lane.has_heard(Leg::Client) {
+        let heard = if moving.machine.trying().is_none() || lane.has_heard(Leg::Client) {
             now
         } else {
             self.state.lock().table.heard(id, Leg::Client).unwrap_or(now)
@@ -165,12 +200,16 @@ impl Srt {
                 Verdict::Pass => {}
                 Verdict::Drop => continue,
                 Verdict::End(_) => ends = true,
-                Verdict::Moved(_) => moved = moving.candidate.take(),
+                Verdict::Moved(key) => moved = Some(key),
             }
             passes |= 1_u128.checked_shl(u32::try_from(index).unwrap_or(u32::MAX)).unwrap_or(0);
         }
+        let exit = match moving.machine.trying() {
+            Some(_) => None,
+            None => moving.exit.take(),
+        };
         drop(moving);
-        if let Some((key, exit)) = moved {
+        if let Some((key, exit)) = moved.zip(exit) {
             debug!(client = %key.client, "the client has moved");
             let mut state = self.state.lock();
             state.table.learn(id, key, exit, now);

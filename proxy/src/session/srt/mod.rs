@@ -2,7 +2,7 @@
 //!
 //! The machines say what should happen: [`Door`] answers inductions and checks conclusions, and
 //! keeps nothing; [`OriginHandshake`] repeats one conclusion at an origin and brings the answer
-//! back; [`Established`] notices shutdowns, and a client that comes from another address. Here
+//! back; [`Established`] notices shutdowns, and a client that comes from another port. Here
 //! datagrams find their machine; [`call`] drives a handshake, and [`media`] what comes behind it.
 
 mod call;
@@ -41,8 +41,9 @@ use crate::origin::Balancer;
 use crate::plane::Leg;
 use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Outlet, Socket, Threads, Train};
 use crate::proto::proxy_protocol::Ends;
-use crate::proto::srt::packet::{Kind, Packet, SocketId};
-use crate::proto::srt::rejection::Rejection;
+use crate::proto::srt::handshake::Handshake;
+use crate::proto::srt::packet::{Packet, SocketId};
+use crate::proto::srt::rejection::{Rejection, reject};
 use crate::stream::{Ask, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -51,7 +52,7 @@ use crate::telemetry::Seldom;
 pub struct SrtSettings {
     /// Where it takes datagrams.
     pub udp: Vec<SocketAddr>,
-    /// For one origin to shake hands.
+    /// For each of an origin's two answers to a handshake.
     pub origin_timeout: Duration,
     /// For all origins that are tried.
     pub setup_timeout: Duration,
@@ -215,9 +216,10 @@ impl Srt {
         match self.lanes.with(key, |lane| lane.to_origin(train)) {
             Some(sent) => {
                 let is_lost = sent.is_err();
-                let says_goodbye = train.datagrams().any(|datagram| {
-                    Packet::parse(datagram).is_some_and(|packet| packet.kind() == Kind::Shutdown)
-                });
+                let says_goodbye = train
+                    .datagrams()
+                    .filter_map(Packet::parse)
+                    .any(|packet| matches!(Established::from_client(&packet), Verdict::End(_)));
                 if is_lost || says_goodbye {
                     let state = self.state.lock();
                     let known = state.table.owner(key).and_then(|id| state.table.get(id));
@@ -231,28 +233,27 @@ impl Srt {
         }
     }
 
-    /// A session's packets from an address that is not its client's: perhaps it has moved.
+    /// A session's packets from where its client is not: perhaps it has another port now.
     fn moves(&self, key: &FlowKey, train: &Train<'_>, exit: impl Fn() -> Exit) {
+        let Some(name) = key.socket_id.map(Name::SocketId) else { return };
         let now = Instant::now();
         let state = self.state.lock();
-        let found = key.socket_id.and_then(|id| state.table.find(&Name::SocketId(id)));
-        let found = found.and_then(|id| {
-            let (known, lane) = state.table.get(id)?;
-            let heard = if lane.has_heard(Leg::Client) {
-                now
-            } else {
-                state.table.heard(id, Leg::Client)?
-            };
+        let table = &state.table;
+        // Two origins can have given out one socket id.
+        let named = table.find_all(&name).filter_map(|id| {
+            let (known, lane) = table.get(id).filter(|(known, _)| known.is_at(key.client.ip()))?;
+            let heard =
+                if lane.has_heard(Leg::Client) { now } else { table.heard(id, Leg::Client)? };
             Some((Arc::clone(known), Arc::clone(lane), heard))
         });
+        let named: Vec<_> = named.collect();
         drop(state);
-        let Some((known, lane, heard)) = found else {
-            self.drops.count(Dropped::UnknownFlow, train.count());
-            return;
-        };
         for datagram in train.datagrams() {
             let Some(packet) = Packet::parse(datagram) else { continue };
-            if known.may_come(&packet, key, &exit, heard, now) {
+            let taken = named
+                .iter()
+                .find(|(known, _, heard)| known.may_come(&packet, key, &exit, *heard, now));
+            if let Some((_, lane, _)) = taken {
                 // The lane has heard nothing of its client by this.
                 let _silence_ends_it = lane.for_origin(&train.part(datagram));
             } else {
@@ -270,7 +271,9 @@ impl Srt {
         match self.door.knock(train.bytes, train.source, now) {
             // Who is turned away at the end need not begin.
             Knock::Induction(_) if self.stop.draining.is_cancelled() => {
-                self.drops.count(Dropped::Unexpected, 1);
+                if let Ok(induction) = Handshake::parse(train.bytes) {
+                    answer(&reject(&induction, Rejection::CLOSE).bare());
+                }
             }
             Knock::Induction(bytes) => answer(&bytes),
             Knock::Drop(why) => self.drops.count(why, 1),
@@ -325,8 +328,7 @@ impl Srt {
         let ends = Ends { source: asked.client, destination: local };
         let live = self.sessions.admit(ends, Protocol::Srt);
         let live: Live = live.map_err(|_| (None, Rejection::OVERLOAD))?;
-        let patience = self.settings.origin_timeout;
-        let call = Arc::new(Call::new(asked.clone(), caller, exit, patience, now));
+        let call = Arc::new(Call::new(asked.clone(), caller, exit, &self.settings, now));
         self.state.lock().calls.insert(caller, Arc::clone(&call));
         self.answer(call, key, live, pending);
         Ok(())

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket};
 
-use super::recorded::{PUBLISH, Recorded};
+use super::recorded::{PLAY, PUBLISH, Recorded};
 use super::*;
 use crate::listen::{TrustedProxies, udp};
 use crate::origin::{BalancerSettings, registration};
@@ -62,15 +62,22 @@ impl Rig {
 
     /// An origin that has registered, and does what a test says.
     fn origin(&self, server: &str) -> UdpSocket {
-        let socket = peer();
-        let port = socket.local_addr().unwrap().port().to_string();
+        let [socket] = self.origin_with(server);
+        socket
+    }
+
+    /// One with several ports.
+    fn origin_with<const N: usize>(&self, server: &str) -> [UdpSocket; N] {
+        let sockets = [(); N].map(|()| peer());
+        let ports =
+            sockets.each_ref().map(|socket| socket.local_addr().unwrap().port().to_string());
         let body = serde_json::json!({
             "ip": "127.0.0.1", "server": server, "service": "s", "pid": "1",
-            "rtmp": ["1935"], "srt": [port],
+            "rtmp": ["1935"], "srt": ports.as_slice(),
         });
         let origin = registration::parse(body.to_string().as_bytes()).unwrap();
         self.balancer.register(origin, Instant::now()).unwrap();
-        socket
+        sockets
     }
 
     fn ended(&self, end: End) -> u64 {
@@ -81,6 +88,11 @@ impl Rig {
     async fn emptied(&self) {
         let ended = tokio::time::timeout(Duration::from_secs(10), self.sessions.all_ended());
         ended.await.expect("every session ends");
+        // A rejection is kept for two seconds.
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !self.srt.state.lock().calls.is_empty() && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
         let state = self.srt.state.lock();
         assert_eq!(state.table.sizes(), [0, 0, 0]);
         assert_eq!((state.calls.len(), state.pending.len()), (0, 0));
@@ -95,9 +107,21 @@ impl Drop for Rig {
 }
 
 fn peer() -> UdpSocket {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    peer_at(Ipv4Addr::LOCALHOST)
+}
+
+fn peer_at(ip: Ipv4Addr) -> UdpSocket {
+    let socket = UdpSocket::bind((ip, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     socket
+}
+
+/// Whether nothing comes for a while.
+fn is_silent(socket: &UdpSocket) -> bool {
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let silent = tokio::task::block_in_place(|| socket.recv(&mut [0; 2048])).is_err();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    silent
 }
 
 fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
@@ -144,6 +168,22 @@ impl Client {
     /// The step of the answer.
     fn told(&self) -> Step {
         Handshake::parse(&receive(&self.socket).0).unwrap().step
+    }
+
+    /// The same with another socket.
+    fn elsewhere(&self, socket: UdpSocket) -> Self {
+        Self { socket, conclusion: self.conclusion.clone() }
+    }
+
+    /// Sends data until the origin hears it, which is not while the client may still be where it
+    /// was. Gives the number of the next.
+    fn is_heard(&self, rig: &Rig, origin: &UdpSocket) -> u32 {
+        let first = first_number() + 1;
+        let next = (first..first + 100).find(|&number| {
+            self.data(rig, number);
+            !is_silent(origin)
+        });
+        next.expect("heard") + 1
     }
 
     /// Sends a data packet of this number to the origin's socket.
@@ -274,12 +314,10 @@ async fn several_callers_share_a_port_and_a_new_call_replaces_its_former() {
     let other = |handshake: &mut Handshake<'_>| handshake.sequence = handshake.sequence.next();
     let socket = first.socket.try_clone().unwrap();
     let second = Client::call_as(&rig, &PUBLISH, socket, other);
-    // The new one's first word may come before; it is said again.
-    let mut goodbye = receive(&origin);
-    while goodbye.1 != session {
-        goodbye = receive(&origin);
-    }
-    assert_eq!(goodbye.0, shutdown(0, ORIGIN), "the former one ends");
+    // Before or behind the new one's induction, which will come again.
+    let goodbye = std::iter::repeat_with(|| receive(&origin)).find(|(_, from)| *from == session);
+    let goodbye = goodbye.map(|(packet, _)| packet);
+    assert_eq!(goodbye, Some(shutdown(0, ORIGIN).to_vec()), "the former one ends");
     // Another socket at the same address, beside it.
     let beside = |handshake: &mut Handshake<'_>| handshake.socket_id = SocketId(77);
     answer(&origin, &PUBLISH);
@@ -321,21 +359,129 @@ async fn a_client_that_comes_from_another_port_is_followed_once_the_origin_prove
     let ack = |number: u32, next: u32| packet(0x8002_0000, number, socket, &next.to_be_bytes());
     origin.send_to(&ack(1, first_number() + 1), session).unwrap();
     receive(&client.socket);
-    let moved = Client { socket: peer(), conclusion: client.conclusion.clone() };
-    let mut number = first_number() + 1;
-    origin.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let mut heard = [0; 64];
-    // Not while the client may still be there.
-    while tokio::task::block_in_place(|| origin.recv(&mut heard)).is_err() {
-        moved.data(&rig, number);
-        number += 1;
-        assert!(number < first_number() + 100, "never heard");
-    }
+    let moved = client.elsewhere(peer());
+    let number = moved.is_heard(&rig, &origin);
     origin.send_to(&ack(2, number), session).unwrap();
     assert_eq!(receive(&moved.socket).0, ack(2, number));
     assert_eq!(rig.sessions.count(), 1);
     moved.socket.send_to(&shutdown(1, ORIGIN), rig.proxy).unwrap();
     rig.emptied().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_has_a_session_sent_to_another_ip_address() {
+    let rig = Rig::start(Duration::from_millis(2500));
+    let origin = rig.origin("a");
+    let client = Client::call(&rig, &PLAY);
+    let (session, socket) = answer(&origin, &PLAY);
+    assert_eq!(client.told(), Step::Conclusion);
+    // The client knows every number, and asks for another with a forged address.
+    let victim = client.elsewhere(peer_at(Ipv4Addr::new(127, 0, 0, 2)));
+    let first = Handshake::parse(PLAY.conclusion_answer).unwrap().sequence.get();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut number = 0;
+    while rig.sessions.count() > 0 {
+        assert!(Instant::now() < deadline, "its silence ends it");
+        number += 1;
+        let ack = packet(0x8002_0000, number, ORIGIN, &first.to_be_bytes());
+        victim.socket.send_to(&ack, rig.proxy).unwrap();
+        let ackack = packet(0x8006_0000, number, socket, b"");
+        origin.send_to(&ackack, session).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(is_silent(&victim.socket), "it is sent there");
+    assert_eq!(rig.ended(End::Idle), 1);
+    assert!(rig.srt.drops.read()[Dropped::UnknownFlow as usize] > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_moves_is_told_by_its_address_from_one_with_the_same_socket_id() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let origin = rig.origin("a");
+    let client = Client::call(&rig, &PUBLISH);
+    let (session, socket) = answer(&origin, &PUBLISH);
+    assert_eq!(client.told(), Step::Conclusion);
+    let other = peer_at(Ipv4Addr::new(127, 0, 0, 3));
+    let other = Client::call_as(&rig, &PUBLISH, other, |_| ());
+    // As another origin may do.
+    let (others, _) = answer(&origin, &PUBLISH);
+    assert_eq!(other.told(), Step::Conclusion);
+    let moved = client.elsewhere(peer());
+    let number = moved.is_heard(&rig, &origin);
+    let ack = packet(0x8002_0000, 1, socket, &number.to_be_bytes());
+    origin.send_to(&ack, others).unwrap();
+    assert_eq!(receive(&other.socket).0, ack);
+    origin.send_to(&ack, session).unwrap();
+    assert_eq!(receive(&moved.socket).0, ack);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_origin_sends_behind_its_answer_is_not_lost() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let origin = rig.origin("a");
+    for n in 0..4 {
+        let change = |handshake: &mut Handshake<'_>| handshake.socket_id = SocketId(900 + n);
+        let client = Client::call_as(&rig, &PLAY, peer(), change);
+        let (session, socket) = answer(&origin, &PLAY);
+        let media: Vec<_> = (0..5).map(|n| packet(n, 0, socket, b"media")).collect();
+        for packet in &media {
+            origin.send_to(packet, session).unwrap();
+        }
+        assert_eq!(client.told(), Step::Conclusion);
+        for packet in media {
+            assert_eq!(receive(&client.socket).0, packet);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_address_of_an_origin_is_tried() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let [silent, gone, alive] = rig.origin_with("a");
+    drop(gone);
+    let client = Client::call(&rig, &PUBLISH);
+    receive(&silent);
+    answer(&alive, &PUBLISH);
+    assert_eq!(client.told(), Step::Conclusion);
+    assert_eq!(rig.balancer.origins(Instant::now())[0].connect_failures, 0, "it counts as down");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejection_that_is_lost_is_said_again_and_counted_once() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let client = Client::call(&rig, &PUBLISH);
+    for _ in 0..3 {
+        assert_eq!(client.told(), Step::Rejection(Rejection::DOWN));
+        client.conclude(&rig);
+    }
+    assert_eq!(client.told(), Step::Rejection(Rejection::DOWN));
+    rig.sessions.all_ended().await;
+    assert_eq!(rig.ended(End::NoOrigin), 1);
+    assert_eq!(rig.srt.state.lock().calls.len(), 1, "what is to be said is kept");
+    // What is kept of it has its place among the handshakes of its address.
+    let second = Client::call(&rig, &PUBLISH);
+    assert_eq!(second.told(), Step::Rejection(Rejection::DOWN));
+    assert_eq!(Client::call(&rig, &PUBLISH).told(), Step::Rejection(Rejection::BACKLOG));
+    rig.emptied().await;
+    assert_eq!(rig.ended(End::NoOrigin), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_are_told_that_the_proxy_stops() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let origin = rig.origin("a");
+    let waiting = Client::call(&rig, &PUBLISH);
+    receive(&origin);
+    let late = peer();
+    rig.stop.draining.cancel();
+    late.send_to(PUBLISH.induction, rig.proxy).unwrap();
+    let told = receive(&late).0;
+    assert!(told.len() <= PUBLISH.induction.len());
+    assert_eq!(Handshake::parse(&told).unwrap().step, Step::Rejection(Rejection::CLOSE));
+    rig.stop.sessions.cancel();
+    assert_eq!(waiting.told(), Step::Rejection(Rejection::CLOSE));
+    rig.emptied().await;
+    assert_eq!(rig.ended(End::Shutdown), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

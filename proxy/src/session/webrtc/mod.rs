@@ -24,13 +24,14 @@ use self::ice::{Check, Ice, TICK, UNCHECKED};
 pub use self::signalling::{BadDescription, Draft, Invited};
 use self::tcp::Strangers;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
-use super::{Ending, Sessions};
+use super::{Ending, Session, Sessions};
 use crate::config::Candidate;
 use crate::plane::Leg;
 use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Threads, Train};
 use crate::proto::datagram::{Kind, is_dtls_alert};
 use crate::proto::sdp::{Offered, Transport};
 use crate::proto::stun::{Class, Message};
+use crate::telemetry::Seldom;
 
 /// Limits of WebRTC, and where clients reach it.
 #[derive(Clone, Debug)]
@@ -57,6 +58,8 @@ pub struct Webrtc {
     drops: Arc<Drops>,
     strangers: Strangers,
     threads: Arc<Threads>,
+    /// Lines of those who get no session.
+    refusals: Seldom,
     stop: CancellationToken,
 }
 
@@ -81,6 +84,7 @@ struct Known {
     ending: Arc<Ending>,
     /// The address at which its client reached the API.
     reached: IpAddr,
+    session: Arc<Session>,
 }
 
 /// Sessions of one name whose passwords are tried.
@@ -104,6 +108,7 @@ impl Webrtc {
             drops: Arc::default(),
             strangers: Strangers::default(),
             threads,
+            refusals: Seldom::default(),
             stop,
         })
     }
@@ -189,8 +194,8 @@ impl Webrtc {
         };
         let seen = table.seen(id, key);
         let is_later = seen.is_some_and(|(in_use, here)| in_use.is_none_or(|in_use| here > in_use));
-        if is_media && is_later && table.select(id, key) {
-            debug!(client = %key.client, "media comes from another address");
+        if is_media && is_later {
+            select(&mut table, id, key);
         }
         let lane = table.get(id).map(|(_, lane)| Arc::clone(lane));
         drop(table);
@@ -270,8 +275,8 @@ impl Webrtc {
         let has_moved = message.has_use_candidate() && table.nominate(id, key);
         let in_use = table.seen(id, key).and_then(|(in_use, _)| in_use);
         let is_left = in_use.is_none_or(|seen| now.saturating_duration_since(seen) >= UNCHECKED);
-        if (has_moved || is_left) && table.select(id, key) {
-            debug!(client = %key.client, "client found");
+        if has_moved || is_left {
+            select(&mut table, id, key);
         }
         table.get(id).map(|(_, lane)| Arc::clone(lane)).ok_or(Dropped::UnknownName)
     }
@@ -358,6 +363,16 @@ impl Webrtc {
             udp.into_iter().chain(tcp).map(at)
         });
         offered.collect()
+    }
+}
+
+/// Lets media of a session take this address of its client.
+fn select(table: &mut FlowTable<Datagrams, Lanes>, id: FlowId, key: &FlowKey) {
+    if table.select(id, key) {
+        debug!(client = %key.client, is_tcp = key.is_tcp, "client found");
+        if let Some((known, _)) = table.get(id) {
+            known.session.note(|progress| progress.media = Some((key.client, key.is_tcp)));
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{fmt, io};
 
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, info, info_span};
 
 use super::{Datagrams, Ice, Known, Webrtc};
 use crate::listen::is_served;
@@ -32,8 +32,10 @@ pub struct Invited {
     pub lease: Lease,
     /// The proxy's own address towards that origin.
     pub near: IpAddr,
-    /// The origin's address.
-    pub far: IpAddr,
+    /// Where the origin takes offers.
+    pub far: SocketAddr,
+    /// The offer, in which there are ICE names.
+    pub offer: String,
 }
 
 /// A session between its offer and its answer. Its drop ends it.
@@ -44,8 +46,6 @@ pub struct Draft {
     socket: Socket,
     /// Where the socket is served.
     thread: Handle,
-    /// ICE user name of the offer.
-    offered: Option<String>,
 }
 
 /// Why a description is not taken.
@@ -74,6 +74,7 @@ impl Webrtc {
         live.session().note(|progress| {
             progress.role = Some(invited.role);
             progress.stream = Some(invited.stream.clone());
+            progress.origin = Some((Arc::clone(invited.lease.origin().name()), invited.far));
         });
         let thread = self.threads.next();
         let its_sockets = thread.enter();
@@ -82,13 +83,22 @@ impl Webrtc {
         match socket {
             Ok(socket) => {
                 let (webrtc, thread) = (Arc::clone(self), thread.clone());
-                Ok(Draft { webrtc, invited, live, socket, thread, offered: None })
+                Ok(Draft { webrtc, invited, live, socket, thread })
             }
             Err(error) => {
                 live.session().note(|progress| progress.why = Some(error.to_string()));
                 live.end(End::OutOfResources);
                 Err(End::OutOfResources)
             }
+        }
+    }
+
+    /// Counts a session that has not begun: there is no origin for its offer.
+    pub fn turned_away(&self, end: End, stream: &StreamKey, client: SocketAddr, why: &str) {
+        self.sessions.refuse(Protocol::Webrtc, end);
+        if let Some(unsaid) = self.refusals.say(Instant::now()) {
+            let end = end.as_str();
+            info!(%stream, %client, end, why, unsaid, "no session of WebRTC");
         }
     }
 
@@ -153,25 +163,23 @@ impl Webrtc {
 impl Draft {
     /// The offer for the origin: the proxy takes the client's place among the candidates, or an
     /// origin that can reach the client would meet it past the proxy.
-    pub fn offer(&mut self, offer: &str) -> Result<String, BadDescription> {
-        self.offered = Some(sdp::ice(offer)?.ufrag);
+    pub fn offer(&self) -> String {
         let here = Offered { address: self.socket.local(), transport: Transport::Udp };
-        Ok(sdp::with_candidates(offer, &[here]))
+        sdp::with_candidates(&self.invited.offer, &[here])
     }
 
     /// Takes the origin's answer. Media can come from here on. Gives the answer for the client,
     /// with the proxy's candidates, and the session's name: the ICE user names of answer and
     /// offer with a colon between them.
     pub fn accept(self, answer: &str) -> Result<(String, String), BadDescription> {
-        let (ice, origin) = match self.connect(answer) {
+        let (name, ice, origin) = match self.connect(answer) {
             Ok(connected) => connected,
             Err(error) => {
-                self.refuse(End::BadAnswer);
+                self.refuse(End::BadAnswer, &error.to_string());
                 return Err(error);
             }
         };
-        let Self { webrtc, invited, live, socket, thread, offered } = self;
-        let name = named(&ice.ufrag, &offered.unwrap_or_default());
+        let Self { webrtc, invited, live, socket, thread } = self;
         let session = Arc::clone(live.session());
         let server = Arc::clone(invited.lease.origin().name());
         session.note(|progress| {
@@ -183,7 +191,8 @@ impl Draft {
         let ending = Arc::new(Ending::default());
         let now = Instant::now();
         let ice = Ice::new(&name, &ice.password, now);
-        let known = Known { ice, ending: Arc::clone(&ending), reached };
+        let session_ = Arc::clone(&session);
+        let known = Known { ice, ending: Arc::clone(&ending), reached, session: session_ };
         let ends = (lane.near(), origin);
         let mut table = webrtc.table.lock();
         let id = table.insert(known, Arc::clone(&lane), ends, now);
@@ -191,25 +200,32 @@ impl Draft {
         drop(table);
         let listed = Listed { webrtc: Arc::clone(&webrtc), id, ending, lease: invited.lease };
         let answer = sdp::with_candidates(answer, &webrtc.offered(reached));
-        let span = info_span!("session", id = %session.id);
+        // Not within that of the connection by which the offer came.
+        let span = info_span!(parent: None, "session", id = %session.id);
         thread.spawn(webrtc.serve(listed, lane, live, invited.role).instrument(span));
         Ok((answer, name))
     }
 
-    /// Ends it: there is no answer that could be accepted.
-    pub fn refuse(self, end: End) {
-        self.live.end(end);
+    /// Ends it: there is no answer that could be accepted, and why.
+    pub fn refuse(self, end: End, why: &str) {
+        let session = self.live.session();
+        session.note(|progress| progress.why = Some(why.to_owned()));
+        let span = info_span!(parent: None, "session", id = %session.id);
+        span.in_scope(|| self.live.end(end));
     }
 
-    /// Names and password of the origin's side, and where it takes media from now on.
-    fn connect(&self, answer: &str) -> Result<(sdp::Ice, SocketAddr), BadDescription> {
-        let ice = sdp::ice(answer)?;
+    /// The session's name, the origin's side of its ICE, and where it takes media from now on.
+    fn connect(&self, answer: &str) -> Result<(String, sdp::Ice, SocketAddr), BadDescription> {
+        // Of several sections the bundled ones share the transport of the first (RFC 9143 7.2).
+        let mid = sdp::bundled_mid(answer);
+        let ice = sdp::ice_of(answer, mid)?;
+        let name = named(&ice.ufrag, &sdp::ice_of(&self.invited.offer, mid)?.ufrag);
         let origin = media_address(&self.invited, answer).ok_or(BadDescription::NoCandidate)?;
         if is_served(&self.webrtc.settings.udp, origin, self.invited.near) {
             return Err(BadDescription::Circle);
         }
         self.socket.connect(origin).map_err(BadDescription::Socket)?;
-        Ok((ice, origin))
+        Ok((name, ice, origin))
     }
 }
 
@@ -243,7 +259,7 @@ fn named(answer: &str, offer: &str) -> String {
 /// where the answer says, at the origin's own address if that is among the candidates.
 fn media_address(invited: &Invited, answer: &str) -> Option<SocketAddr> {
     if let Some((_, port)) = invited.lease.origin().targets(Listener::Rtc).next() {
-        return Some(SocketAddr::new(invited.far, port));
+        return Some(SocketAddr::new(invited.far.ip(), port));
     }
     let candidates = sdp::candidates(answer).into_iter();
     let udp = candidates.filter(|candidate| candidate.transport == Transport::Udp);
@@ -252,6 +268,6 @@ fn media_address(invited: &Invited, answer: &str) -> Option<SocketAddr> {
     });
     let addresses: Vec<_> = addresses.collect();
     let same_family = |address: &&SocketAddr| address.is_ipv4() == invited.far.is_ipv4();
-    let at_origin = addresses.iter().find(|address| address.ip() == invited.far);
+    let at_origin = addresses.iter().find(|address| address.ip() == invited.far.ip());
     at_origin.or_else(|| addresses.iter().find(same_family)).copied()
 }

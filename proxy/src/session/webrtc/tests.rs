@@ -83,12 +83,12 @@ impl Rig {
         let lease = self.balancer.pick(&stream, Listener::Api, &[], Instant::now()).unwrap();
         let api = SocketAddr::new(loopback, 1985);
         let client = Ends { source: SocketAddr::new(loopback, 50_000), destination: api };
-        let invited =
-            Invited { client, stream, role: Role::Play, lease, near: loopback, far: loopback };
-        let mut draft = self.webrtc.invite(invited).unwrap();
         let ice =
             format!("v=0\r\nm=audio 9 X 111\r\na=ice-ufrag:{offer}\r\na=ice-pwd:{PASSWORD}\r\n");
-        let for_origin = draft.offer(&ice).unwrap();
+        let (near, role) = (loopback, Role::Play);
+        let invited = Invited { client, stream, role, lease, near, far: api, offer: ice };
+        let draft = self.webrtc.invite(invited).unwrap();
+        let for_origin = draft.offer();
         assert!(
             for_origin.contains(" 127.0.0.1 "),
             "the proxy is the origin's client: {for_origin}"
