@@ -1,5 +1,7 @@
 //! What no setting can see alone: conflicts between settings, and what deserves a warning.
 
+use std::time::Duration;
+
 use super::settings::{self as row, Setting};
 use super::source::{Effective, Source};
 use super::{Config, Error, ListenAddrs, LoadBalancer};
@@ -62,6 +64,12 @@ pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> 
 /// What the operator should know, one line each.
 pub(super) fn warnings(config: &Config, said: &Effective) -> Vec<String> {
     let mut warnings = said.warnings.clone();
+    // RFC 7675 5.1: agents check every five seconds, more or less, and a check may be lost.
+    if config.webrtc.consent_timeout < Duration::from_secs(15) {
+        let said = said.spell(&row::PROXY_WEBRTC_CONSENT_TIMEOUT.setting);
+        warnings
+            .push(format!("{said} may end sessions that go on: clients check every five seconds"));
+    }
     let api = &config.system_api;
     if api.token.is_none() && api.allow.is_empty() && !api.listen.are_loopback() {
         warnings.push(format!(

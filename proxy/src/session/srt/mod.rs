@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
-use tracing::debug;
+use tracing::info;
 
 use self::call::Call;
 pub use self::cookie::Cookies;
@@ -77,8 +77,9 @@ pub struct Srt {
     drops: Arc<Drops>,
     threads: Arc<Threads>,
     stop: Stop,
-    /// Warnings of a host without resources.
+    /// Warnings of a host without resources, and lines of those who are rejected.
     exhausted: Seldom,
+    refusals: Seldom,
 }
 
 #[derive(Debug)]
@@ -140,6 +141,7 @@ impl Srt {
             threads,
             stop,
             exhausted: Seldom::default(),
+            refusals: Seldom::default(),
         })
     }
 
@@ -278,22 +280,30 @@ impl Srt {
             Knock::Induction(bytes) => answer(&bytes),
             Knock::Drop(why) => self.drops.count(why, 1),
             Knock::Reject(bytes, why) => {
-                debug!(client = %train.source, why = why.as_str(), "rejected");
                 let end =
                     if why == Rejection::VERSION { End::NotTheProtocol } else { End::BadStream };
                 self.sessions.refuse(Protocol::Srt, end);
+                self.say_rejected(train.source, why);
                 answer(&bytes);
             }
             Knock::Ask(asked) => {
                 let rejected = self.asked(&asked, local, exit.clone(), now);
                 if let Err((end, why)) = rejected {
-                    debug!(client = %train.source, end = end.map(End::as_str), "rejected");
+                    self.say_rejected(train.source, why);
                     if let Some(end) = end {
                         self.sessions.refuse(Protocol::Srt, end);
                     }
                     answer(&asked.reject(why));
                 }
             }
+        }
+    }
+
+    /// Tells the operator of a caller without a session: of all codes, most players show none.
+    fn say_rejected(&self, client: SocketAddr, why: Rejection) {
+        if let Some(unsaid) = self.refusals.say(Instant::now()) {
+            let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+            info!(%client, why = why.as_str(), unsaid, "SRT caller rejected");
         }
     }
 

@@ -353,16 +353,24 @@ impl Webrtc {
     /// Where clients reach WebRTC, if they reached the API at `ip`.
     fn offered(&self, ip: IpAddr) -> Vec<Offered> {
         let WebrtcSettings { candidates, udp, tcp, .. } = &self.settings;
-        let here = [Candidate { ip: ip.to_canonical(), port: None }];
-        let candidates = if candidates.is_empty() { &here } else { candidates.as_slice() };
-        let offered = candidates.iter().flat_map(|&Candidate { ip, port }| {
-            let udp = port.or_else(|| port_at(udp, ip)).map(|port| (port, Transport::Udp));
-            let tcp = port_at(tcp, ip).map(|port| (port, Transport::Tcp));
+        let both = [(udp.as_slice(), Transport::Udp), (tcp, Transport::Tcp)];
+        let offered = |(address, transport)| Offered { address, transport };
+        if candidates.is_empty() {
+            let ip = ip.to_canonical();
             let at =
-                move |(port, transport)| Offered { address: SocketAddr::new(ip, port), transport };
-            udp.into_iter().chain(tcp).map(at)
-        });
-        offered.collect()
+                |(listeners, transport): (&[_], _)| Some((reached_at(listeners, ip)?, transport));
+            return both.into_iter().filter_map(at).map(offered).collect();
+        }
+        let at = |&Candidate { ip, port }: &Candidate| {
+            both.into_iter().filter_map(move |(listeners, transport)| {
+                // The port that is named is that of UDP.
+                let named = port.filter(|_| transport == Transport::Udp);
+                let listener = reached_at(listeners, ip).or(listeners.first().copied())?;
+                let port = named.unwrap_or(listener.port());
+                Some((SocketAddr::new(ip, port), transport))
+            })
+        };
+        candidates.iter().flat_map(at).map(offered).collect()
     }
 }
 
@@ -376,16 +384,18 @@ fn select(table: &mut FlowTable<Datagrams, Lanes>, id: FlowId, key: &FlowKey) {
     }
 }
 
-/// The port of these listeners for who comes to `ip`, which may be that of another host in front.
-/// None if none of them takes its family.
-fn port_at(listeners: &[SocketAddr], ip: IpAddr) -> Option<u16> {
-    let serves = |listener: &&SocketAddr| {
-        let any = listener.ip().is_unspecified() && (listener.is_ipv6() || ip.is_ipv4());
-        any || listener.ip() == ip
+/// Where these listeners are reached by who came to `ip`: there, if one of them listens there; else
+/// where one of the same family does. None if none can be.
+fn reached_at(listeners: &[SocketAddr], ip: IpAddr) -> Option<SocketAddr> {
+    let everywhere = |listener: &&SocketAddr| {
+        listener.ip().is_unspecified() && (listener.is_ipv6() || ip.is_ipv4())
     };
-    let family = |listener: &&SocketAddr| {
-        listener.is_ipv4() == ip.is_ipv4() || listener.ip().is_unspecified() && ip.is_ipv4()
+    let here = listeners.iter().find(|listener| listener.ip() == ip || everywhere(listener));
+    let of_family = |listener: &&SocketAddr| {
+        !listener.ip().is_unspecified() && listener.is_ipv4() == ip.is_ipv4()
     };
-    let mut listeners = listeners.iter();
-    listeners.clone().find(serves).or(listeners.find(family)).map(SocketAddr::port)
+    match here {
+        Some(listener) => Some(SocketAddr::new(ip, listener.port())),
+        None => listeners.iter().find(of_family).copied(),
+    }
 }

@@ -471,3 +471,20 @@ async fn the_url_of_a_session_leads_to_it_after_any_number_of_restarts() {
     rig.webrtc.delete(&name);
     rig.emptied().await;
 }
+
+#[test]
+fn a_candidate_is_where_somebody_listens() {
+    for (listeners, ip, expected) in [
+        (&["0.0.0.0:8000"][..], "192.0.2.1", Some("192.0.2.1:8000")),
+        (&["[::]:8000"], "192.0.2.1", Some("192.0.2.1:8000")),
+        (&["[::]:8000"], "2001:db8::1", Some("[2001:db8::1]:8000")),
+        (&["0.0.0.0:8000"], "2001:db8::1", None),
+        (&["10.0.0.1:8000"], "192.0.2.1", Some("10.0.0.1:8000")),
+        (&["10.0.0.1:8000", "192.0.2.1:8001"], "192.0.2.1", Some("192.0.2.1:8001")),
+        (&[], "192.0.2.1", None),
+    ] {
+        let listeners: Vec<_> = listeners.iter().map(|it| it.parse().unwrap()).collect();
+        let reached = reached_at(&listeners, ip.parse().unwrap());
+        assert_eq!(reached, expected.map(|it| it.parse().unwrap()), "{ip} at {listeners:?}");
+    }
+}
