@@ -316,7 +316,8 @@ fn an_origin_that_is_down_is_passed_over() -> Result<()> {
 #[test]
 fn what_the_origin_refuses_is_told_in_its_own_words() -> Result<()> {
     fn refuse(request: &Request, exchange: &mut Exchange<'_>) -> Result<()> {
-        match request.path().rsplit('/').next() {
+        // The proxy says in the query what the client has said in the path.
+        match request.target().split("stream=").nth(1) {
             Some("auth") => exchange.answer(
                 "401 Unauthorized",
                 "WWW-Authenticate: Bearer realm=\"live\"\r\n",

@@ -141,6 +141,42 @@ fn an_origin_that_refuses_is_left_alone_and_its_streams_move() {
 }
 
 #[test]
+fn a_service_that_is_not_there_takes_nothing_from_the_others() {
+    let now = Instant::now();
+    let balancer = Balancer::new(BalancerSettings::default());
+    for server in ["a", "b"] {
+        let body = serde_json::json!({
+            "ip": "10.0.0.1", "server": server, "service": "s", "pid": 1,
+            "rtmp": ["1935"], "http": ["8080"], "srt": ["10080"], "api": ["1985"],
+        });
+        let origin = registration::parse(body.to_string().as_bytes()).unwrap();
+        balancer.register(origin, now).unwrap();
+    }
+    let key = stream("s");
+    let publisher = pick(&balancer, &key, now);
+    balancer.reached(&publisher);
+    for listener in [Listener::Srt, Listener::Api] {
+        let caller = balancer.pick(&key, listener, &[], now).expect("an origin");
+        balancer.failed(&caller, "refused", now);
+        let tried = [caller.origin().server().clone()];
+        drop(caller);
+        let elsewhere = balancer.pick(&key, listener, &tried, now);
+        assert_eq!(elsewhere.unwrap_err(), NoOrigin::AllTried, "the stream is used by RTMP");
+    }
+    assert_eq!((balancer.counts(now).up, balancer.counts(now).down), (2, 0));
+    let player = pick(&balancer, &key, now);
+    assert_eq!(server(&player), server(&publisher));
+    let views = balancer.origins(now);
+    let failing: Vec<_> = views.iter().flat_map(|origin| origin.failing.clone()).collect();
+    assert_eq!(failing, ["api", "srt"]);
+    drop((publisher, player));
+    // Nobody uses it otherwise any more: it may move.
+    let caller = balancer.pick(&key, Listener::Srt, &[], now).expect("an origin");
+    assert_eq!(views.iter().filter(|origin| origin.failing.is_empty()).count(), 1);
+    assert!(views.iter().any(|it| it.failing.is_empty() && it.server == *caller.origin().server()));
+}
+
+#[test]
 fn a_stream_in_use_stays_although_another_client_could_not_connect() {
     let now = Instant::now();
     let balancer = balancer(&["a", "b"], now);

@@ -67,7 +67,8 @@ pub(super) fn join<'a>(
         let mut trains = trains.peekable();
         while let Some(first) = trains.next() {
             let mut count = first.count();
-            let mut is_open = first.bytes.len() == count * first.stride;
+            // One without a byte is alone.
+            let mut is_open = count > 0 && first.bytes.len() == count * first.stride;
             joined.clear();
             while let Some(next) = trains.next_if(|next| {
                 let is_alike = next.source == first.source
@@ -127,6 +128,8 @@ mod tests {
             (2, b"fff"),
             (2, b""),
             (2, b"ggg"),
+            (2, b""),
+            (2, b"h"),
         ];
         let expected = [
             (1, 3, b"aaabbbcc".to_vec()),
@@ -135,6 +138,8 @@ mod tests {
             (2, 1, b"fff".to_vec()),
             (2, 0, Vec::new()),
             (2, 1, b"ggg".to_vec()),
+            (2, 0, Vec::new()),
+            (2, 1, b"h".to_vec()),
         ];
         assert_eq!(joined(came, 64), expected);
         let one_by_one: Vec<_> = joined(came, 1).into_iter().map(|(.., bytes)| bytes).collect();

@@ -216,7 +216,7 @@ impl Draft {
 
     /// The session's name, the origin's side of its ICE, and where it takes media from now on.
     fn connect(&self, answer: &str) -> Result<(String, sdp::Ice, SocketAddr), BadDescription> {
-        // Of several sections the bundled ones share the transport of the first (RFC 9143 7.2).
+        // Of several sections the bundled ones share the transport of the first (RFC 9143).
         let mid = sdp::bundled_mid(answer);
         let ice = sdp::ice_of(answer, mid)?;
         let name = named(&ice.ufrag, &sdp::ice_of(&self.invited.offer, mid)?.ufrag);
