@@ -17,12 +17,11 @@ use self::listeners::{Listeners, addresses};
 use crate::api::{self, ApiState};
 use crate::config::Config;
 use crate::drain::Stop;
-use crate::listen::udp::{self, Opened};
-use crate::listen::{Arrival, Entrance, NoArrival, tcp};
+use crate::listen::{Arrival, Entrance, NoArrival, tcp, udp};
 use crate::metrics;
 use crate::origin::Balancer;
 use crate::pages::Pages;
-use crate::plane::datagram::{Threads, Train};
+use crate::plane::datagram::Train;
 use crate::plane::ebpf_object;
 use crate::session::http::{self, Http, HttpApi, HttpPeers};
 use crate::session::rtmp::Rtmp;
@@ -54,9 +53,7 @@ pub struct App {
 impl App {
     /// Binds every listener, or says which one cannot be. At most `most_sessions` are let in.
     pub fn bind(config: &Config, most_sessions: usize) -> anyhow::Result<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = Arc::new(Threads::start(cores)?);
-        let listeners = Listeners::bind(config, &threads)?;
+        let listeners = Listeners::bind(config)?;
         let balancer = Arc::new(Balancer::new(settings::balancer(config)?));
         let stop = Stop::default();
         let sessions = Sessions::new(settings::sessions(config, most_sessions));
@@ -68,7 +65,6 @@ impl App {
                 addresses(&listeners.webrtc_tcp)?,
             ),
             Arc::clone(&sessions),
-            Arc::clone(&threads),
             stop.sessions.clone(),
         );
         let srt = Srt::new(
@@ -77,7 +73,6 @@ impl App {
             Arc::clone(&balancer),
             vhosts.clone(),
             settings::cookies()?,
-            threads,
             stop.clone(),
         );
         let counts = Arc::new(http::Counts::default());
@@ -140,15 +135,15 @@ impl App {
         let http_api = Arc::new(HttpApi(Arc::clone(&self.http)));
         open(&mut tasks, listeners.http_api, &http_api, &desk);
         open_webrtc(&mut tasks, listeners.webrtc_tcp, &self.webrtc, &desk);
-        for Opened { socket, thread } in listeners.webrtc.sockets {
+        for socket in listeners.webrtc.sockets {
             let (webrtc, stop) = (Arc::clone(&self.webrtc), self.stop.sessions.clone());
             let arrived = move |socket: &_, train: Train<'_>| webrtc.arrived(socket, &train);
-            tasks.spawn_on(udp::receive(socket, stop, arrived), &thread);
+            tasks.spawn(udp::receive(socket, stop, arrived));
         }
-        for Opened { socket, thread } in listeners.srt.sockets {
+        for socket in listeners.srt.sockets {
             let (srt, stop) = (Arc::clone(&self.srt), self.stop.sessions.clone());
             let arrived = move |socket: &_, train: Train<'_>| srt.arrived(socket, &train);
-            tasks.spawn_on(udp::receive(socket, stop, arrived), &thread);
+            tasks.spawn(udp::receive(socket, stop, arrived));
         }
         let (webrtc, srt, stop) = (self.webrtc, self.srt, self.stop.sessions.clone());
         tasks.spawn(async move {

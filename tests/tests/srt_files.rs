@@ -8,13 +8,13 @@ use srs_proxy_tests::srt::{self, End, Peer, Program};
 use srs_proxy_tests::{ports, story, wait};
 
 const SOON: Duration = Duration::from_secs(10);
-const HALF_A_MINUTE: Duration = Duration::from_secs(30);
+const A_MINUTE: Duration = Duration::from_mins(1);
 const SECRET: &str = "a long secret of ours";
 
 /// Seconds of a longer run, to be said in `SRS_PROXY_SRT_SECONDS`.
 fn time() -> Duration {
     let seconds = std::env::var("SRS_PROXY_SRT_SECONDS").ok().and_then(|it| it.parse().ok());
-    seconds.map_or(HALF_A_MINUTE, Duration::from_secs)
+    seconds.map_or(A_MINUTE, Duration::from_secs)
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -9,8 +10,8 @@ use tracing::info;
 
 use crate::config::{Config, ListenAddrs};
 use crate::listen::tcp::{self, Bound};
-use crate::listen::udp::{self, Group, Opened};
-use crate::plane::datagram::Threads;
+use crate::listen::udp::{self, Group};
+use crate::plane::datagram::Socket;
 
 /// Listeners and sockets, in the order of the configuration.
 pub(super) struct Listeners {
@@ -27,12 +28,12 @@ pub(super) struct Listeners {
 pub(super) struct Datagrams {
     /// Where they are; several sockets share each.
     pub(super) addresses: Vec<SocketAddr>,
-    pub(super) sockets: Vec<Opened>,
+    pub(super) sockets: Vec<Arc<Socket>>,
 }
 
 impl Listeners {
     /// Binds everything, or says what cannot be.
-    pub(super) fn bind(config: &Config, threads: &Threads) -> anyhow::Result<Self> {
+    pub(super) fn bind(config: &Config) -> anyhow::Result<Self> {
         let rtmp = bind("PROXY_RTMP_SERVER", &config.rtmp.listen)?;
         let http = bind("PROXY_HTTP_SERVER", &config.http.listen)?;
         let http_api = bind("PROXY_HTTP_API", &config.http.api)?;
@@ -40,8 +41,8 @@ impl Listeners {
         let webrtc_tcp = config.webrtc.listen_tcp.as_ref();
         let webrtc_tcp = webrtc_tcp.map(|listen| bind("PROXY_WEBRTC_TCP_SERVER", listen));
         let webrtc_tcp = webrtc_tcp.transpose()?.unwrap_or_default();
-        let webrtc = bind_udp("PROXY_WEBRTC_SERVER", &config.webrtc.listen, threads)?;
-        let srt = bind_udp("PROXY_SRT_SERVER", &config.srt.listen, threads)?;
+        let webrtc = bind_udp("PROXY_WEBRTC_SERVER", &config.webrtc.listen)?;
+        let srt = bind_udp("PROXY_SRT_SERVER", &config.srt.listen)?;
         // Not before all are bound: nobody is let in by a proxy that cannot start.
         Ok(Self {
             rtmp: listen("PROXY_RTMP_SERVER", rtmp)?,
@@ -49,8 +50,8 @@ impl Listeners {
             http_api: listen("PROXY_HTTP_API", http_api)?,
             system_api: listen("PROXY_SYSTEM_API", system_api)?,
             webrtc_tcp: listen("PROXY_WEBRTC_TCP_SERVER", webrtc_tcp)?,
-            webrtc: open("PROXY_WEBRTC_SERVER", webrtc, config.udp_buffer, threads)?,
-            srt: open("PROXY_SRT_SERVER", srt, config.udp_buffer, threads)?,
+            webrtc: open("PROXY_WEBRTC_SERVER", webrtc, config.udp_buffer)?,
+            srt: open("PROXY_SRT_SERVER", srt, config.udp_buffer)?,
         })
     }
 
@@ -80,26 +81,16 @@ fn listen(name: &'static str, bound: Vec<Bound>) -> anyhow::Result<Vec<TcpListen
     bound.into_iter().map(listen).collect()
 }
 
-fn bind_udp(
-    name: &'static str,
-    addresses: &ListenAddrs,
-    threads: &Threads,
-) -> anyhow::Result<Vec<Group>> {
-    udp::bind(addresses, threads).with_context(|| format!("{name}=\"{addresses}\""))
+fn bind_udp(name: &'static str, addresses: &ListenAddrs) -> anyhow::Result<Vec<Group>> {
+    udp::bind(addresses).with_context(|| format!("{name}=\"{addresses}\""))
 }
 
-fn open(
-    name: &'static str,
-    groups: Vec<Group>,
-    buffer: usize,
-    threads: &Threads,
-) -> anyhow::Result<Datagrams> {
+fn open(name: &'static str, groups: Vec<Group>, buffer: usize) -> anyhow::Result<Datagrams> {
     let (mut addresses, mut sockets) = (Vec::new(), Vec::new());
     for group in groups {
         let address = group.address();
-        let opened =
-            group.open(buffer, threads).with_context(|| format!("{name}: cannot listen"))?;
-        let given = opened.first().map(|opened| opened.socket.buffer()).transpose()?;
+        let opened = group.open(buffer).with_context(|| format!("{name}: cannot listen"))?;
+        let given = opened.first().map(|socket| socket.buffer()).transpose()?;
         info!(server = name, %address, sockets = opened.len(), buffer = given, "listening");
         addresses.push(address);
         sockets.extend(opened);

@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
-use tokio::runtime::Handle;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::tcp::BindError;
 use crate::config::{ListenAddr, ListenAddrs};
-use crate::plane::datagram::{Socket, Threads, Train};
+use crate::plane::datagram::{Socket, Train};
 
 /// The sockets of one address. The system spreads clients over them, and one client's datagrams
 /// all come to the same one.
@@ -29,31 +28,18 @@ impl Group {
         self.address
     }
 
-    /// Takes datagrams from here on, and lets each socket be read `buffer` bytes late. Each socket
-    /// comes with the runtime that is to serve it.
-    pub fn open(self, buffer: usize, threads: &Threads) -> io::Result<Vec<Opened>> {
-        let open = |socket| {
-            let thread = threads.next();
-            let _its_sockets = thread.enter();
-            let socket = Arc::new(Socket::new(socket, buffer)?);
-            Ok(Opened { socket, thread: thread.clone() })
-        };
+    /// Takes datagrams from here on, and lets each socket be read `buffer` bytes late. Needs a
+    /// runtime.
+    pub fn open(self, buffer: usize) -> io::Result<Vec<Arc<Socket>>> {
+        let open = |socket| Socket::new(socket, buffer).map(Arc::new);
         self.sockets.into_iter().map(open).collect()
     }
 }
 
-/// A socket, and the runtime that is told when it can be read.
-#[derive(Debug)]
-pub struct Opened {
-    /// The socket.
-    pub socket: Arc<Socket>,
-    /// To spawn what receives from it.
-    pub thread: Handle,
-}
-
 /// Binds every address, or none; each with a socket for every thread.
-pub fn bind(addresses: &ListenAddrs, threads: &Threads) -> Result<Vec<Group>, BindError> {
-    let sockets = if SPREADS { threads.count() } else { 1 };
+pub fn bind(addresses: &ListenAddrs) -> Result<Vec<Group>, BindError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let sockets = if SPREADS { threads } else { 1 };
     let bind = |address| {
         let dual_stack = addresses.is_dual_stack(address);
         bind_group(address, dual_stack, sockets).map_err(|error| BindError { address, error })

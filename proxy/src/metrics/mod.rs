@@ -87,7 +87,7 @@ const ORIGINS: Family = Family {
     name: "srs_proxy_origins",
     labels: &["state"],
     counter: false,
-    help: "Registered origins; down ones could not be connected last time",
+    help: "Registered origins; down ones could not be connected by RTMP or HTTP last time",
 };
 const ROUTES: Family = Family {
     name: "srs_proxy_routes",

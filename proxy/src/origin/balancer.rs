@@ -351,7 +351,7 @@ impl State {
     ) -> Result<Decision<'_>, NoOrigin> {
         let service = Service::of(listener);
         let untried = |member: &&Member| !tried.contains(member.origin.server());
-        if service != Service::Streams && self.is_held(key, service, tried, now) {
+        if self.is_held(key, service, tried, now) {
             return Err(NoOrigin::AllTried);
         }
         let routed = self.routes.get(key).and_then(|(server, in_use)| {

@@ -9,7 +9,7 @@ use super::origin::Listener;
 /// others what is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
-    /// RTMP and HTTP: what every origin has. If these cannot be connected, nothing can.
+    /// RTMP and HTTP.
     Streams,
     /// The HTTP API, and WebRTC by it.
     Api,
@@ -64,9 +64,7 @@ impl Healths {
 
     /// Whether the service is to be left alone now.
     pub(super) fn is_down(&self, service: Service, now: Instant) -> bool {
-        let [streams, ..] = &self.0;
-        let own = self.0.get(service as usize);
-        streams.is_down(now) || own.is_some_and(|health| health.is_down(now))
+        self.0.get(service as usize).is_some_and(|health| health.is_down(now))
     }
 
     /// Whether the last connection to this service failed.

@@ -6,14 +6,12 @@ mod lanes;
 mod offload;
 mod socket;
 mod system;
-mod threads;
 mod train;
 
 pub use self::lane::{Exit, Gone, Lane, Outlet};
 pub use self::lanes::Lanes;
 pub use self::offload::{Delta, Flow, FlowKey, Offload, Refused};
 pub use self::socket::{Joins, Sent, Socket};
-pub use self::threads::Threads;
 pub use self::train::Train;
 
 /// Why datagrams go through userspace.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,8 +12,8 @@ use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
-use super::system;
 use super::train::{MAX_GSO, MAX_TRAIN, Train, join};
+use super::{Gone, system};
 
 /// A socket with its batches. Needs a runtime of tokio.
 #[derive(Debug)]
@@ -150,7 +150,11 @@ impl Socket {
             return Sent { bytes: 0, lost: train.count() };
         }
         // What was sent to many is answered from an address that the system chooses.
-        let from = from.filter(|&ip| !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST));
+        let from = from.filter(|ip| match ip {
+            IpAddr::V4(ip) => !ip.is_multicast() && !ip.is_broadcast(),
+            // Which link it is of is not told.
+            IpAddr::V6(ip) => !ip.is_multicast() && !ip.is_unicast_link_local(),
+        });
         let sent = self.transmit(train, joins, true, |state, bytes, segment_size| {
             let ecn = train.ecn;
             let transmit =
@@ -183,58 +187,71 @@ impl Socket {
         train: &Train<'_>,
         joins: &Joins,
         may_join: bool,
-        mut send: impl FnMut(&UdpSocketState, &[u8], Option<usize>) -> io::Result<()>,
+        send: impl FnMut(&UdpSocketState, &[u8], Option<usize>) -> io::Result<()>,
     ) -> Result<Sent, (Sent, io::Error)> {
         let state = self.state.load();
         let most = state.max_gso_segments().min(MAX_GSO / train.stride).max(1);
         let may_join = may_join && joins.0.load(Ordering::Relaxed);
+        let (mut done, mut datagrams) = (Sent::default(), 0);
         let many = if may_join { most } else { 1 };
-        let mut done = Sent::default();
+        let result = Self::send_all(&state, train, many, joins, (&mut done, &mut datagrams), send);
+        if most > 1 && state.max_gso_segments() == 1 {
+            self.join_again();
+        }
+        done.lost = train.count() - datagrams;
+        result.map(|()| done).map_err(|error| (done, error))
+    }
+
+    /// Sends trains of `many`, or one by one if the way does not take them; notes the bytes and
+    /// the datagrams that have gone out.
+    fn send_all(
+        state: &UdpSocketState,
+        train: &Train<'_>,
+        many: usize,
+        joins: &Joins,
+        (done, datagrams): (&mut Sent, &mut usize),
+        mut send: impl FnMut(&UdpSocketState, &[u8], Option<usize>) -> io::Result<()>,
+    ) -> io::Result<()> {
         for bytes in train.bytes.chunks(train.stride * many) {
-            let is_joined = bytes.len() > train.stride;
-            if is_joined {
-                match send(&state, bytes, Some(train.stride)) {
+            if bytes.len() > train.stride {
+                match send(state, bytes, Some(train.stride)) {
                     Ok(()) => {
                         done.bytes += bytes.len();
+                        *datagrams += bytes.len().div_ceil(train.stride);
                         continue;
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        done.lost += bytes.len().div_ceil(train.stride);
-                        continue;
-                    }
-                    Err(error) if is_said_of_the_peer(&error) => return Err((done, error)),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    Err(error) if Gone::is_said_by(&error) => return Err(error),
                     // One alone may be too large for the way: one by one from here on.
-                    Err(_) => self.join_no_more(joins, most),
+                    Err(_) => joins.0.store(false, Ordering::Relaxed),
                 }
             }
             for datagram in bytes.chunks(train.stride) {
-                let mut result = send(&state, datagram, None);
+                let mut result = send(state, datagram, None);
                 // What the system had to say of the way was said, and this one has not gone out.
-                if result.as_ref().is_err_and(|error| !is_of_this_datagram(error)) {
-                    result = match result {
-                        Err(error) if is_said_of_the_peer(&error) => return Err((done, error)),
-                        _ => send(&state, datagram, None),
-                    };
+                if let Err(error) = &result
+                    && !is_of_this_datagram(error)
+                    && !Gone::is_said_by(error)
+                {
+                    result = send(state, datagram, None);
                 }
                 match result {
-                    Ok(()) => done.bytes += datagram.len(),
-                    Err(error) if is_of_this_datagram(&error) => done.lost += 1,
-                    Err(error) => return Err((done, error)),
+                    Ok(()) => {
+                        done.bytes += datagram.len();
+                        *datagrams += 1;
+                    }
+                    Err(error) if is_of_this_datagram(&error) => {}
+                    Err(error) => return Err(error),
                 }
             }
         }
-        Ok(done)
+        Ok(())
     }
 
-    /// Notes that one peer's way does not take joined datagrams. The state takes an error for one
-    /// of the device, which it is not where joined ones have gone out before: for the other peers
-    /// it begins anew.
-    fn join_no_more(&self, joins: &Joins, most: usize) {
-        joins.0.store(false, Ordering::Relaxed);
-        if most > 1
-            && self.state.load().max_gso_segments() == 1
-            && let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.io))
-        {
+    /// The state takes an error for one of the device, which it is not where joined datagrams have
+    /// gone out before, but of one peer's way: for the other peers it begins anew.
+    fn join_again(&self) {
+        if let Ok(state) = UdpSocketState::new(UdpSockRef::from(&self.io)) {
             system::fragment(&self.io);
             self.state.store(Arc::new(state));
         }
@@ -244,12 +261,6 @@ impl Socket {
 /// Whether the next datagram may still go out: this one is too large, or the socket is full.
 fn is_of_this_datagram(error: &io::Error) -> bool {
     system::is_too_large(error) || error.kind() == io::ErrorKind::WouldBlock
-}
-
-/// Whether an error says that the peer is not there.
-fn is_said_of_the_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionRefused | ConnectionReset)
 }
 
 thread_local! {
@@ -267,6 +278,8 @@ fn enlarge(socket: &socket2::Socket, bytes: usize) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[tokio::test]
@@ -294,7 +307,7 @@ mod tests {
         let bytes = [7; 5000];
         let train = Train { stride: 1000, ..Train::alone(here.local(), &bytes) };
         let joins = Joins::default();
-        here.join_no_more(&joins, 64);
+        joins.0.store(false, Ordering::Relaxed);
         let sent = here.send_to(there.local(), None, &joins, &train);
         assert_eq!(sent, Sent { bytes: 5000, lost: 0 });
         let mut came = 0;

@@ -186,7 +186,13 @@ impl Http {
         let SessionClaim { key, server, name } = claim;
         session.note(|progress| progress.stream = Some(key.clone()));
         let origin = self.balancer.server(server, Listener::Api, Instant::now().into_std());
-        let origin = origin.ok_or_else(|| refusal(answer::GONE, &"it is not registered"))?;
+        let Some(origin) = origin else {
+            // Nobody is left who could be asked to end it.
+            if request.head.method == "DELETE" {
+                self.webrtc.delete(name);
+            }
+            return Err(refusal(answer::GONE, &"it is not registered"));
+        };
         let (socket, address) = self.dial_server(&origin, session).await?;
         session.note(|progress| progress.origin = Some((origin.name().clone(), address)));
         let fragment = with_candidates(&request.body, |text| self.webrtc.fragment(name, text));

@@ -85,7 +85,7 @@ impl Call {
 
     /// Sends the client something of the handshake.
     pub(super) fn say(&self, bytes: &[u8]) {
-        self.exit.send(&alone(bytes, self.caller.client));
+        self.exit.send(&Train::alone(self.caller.client, bytes));
     }
 
     /// Tells the client that it gets no origin.
@@ -105,11 +105,6 @@ impl Call {
     fn machine<R>(&self, act: impl FnOnce(&mut OriginHandshake, Instant) -> R) -> R {
         act(&mut self.handshake.lock(), Instant::now())
     }
-}
-
-/// One datagram as a train.
-pub(super) fn alone(bytes: &[u8], source: SocketAddr) -> Train<'_> {
-    Train { source, destination: None, bytes, stride: bytes.len().max(1), ecn: None }
 }
 
 /// An origin that has answered.
@@ -190,7 +185,7 @@ impl Srt {
                 }
             }
         };
-        self.threads.next().spawn(session.instrument(span));
+        tokio::spawn(session.instrument(span));
     }
 
     /// Lets a rejection be heard: a client that asks again has lost it, and would begin anew.
@@ -241,15 +236,20 @@ impl Srt {
                 }
                 Attempt::Refused(why) => {
                     self.balancer.reached(&lease);
+                    lease.not_found();
                     let why = format!("the origin: {}", why.as_str());
                     return Err(Failure { end: End::OriginRefused, why, answer: None });
                 }
                 Attempt::Down(why) => {
                     self.balancer.failed(&lease, &why, Instant::now());
                     tried.push(lease.origin().server().clone());
+                    lease.not_found();
                 }
                 // What it does not answer depends on the client: it is not held against it.
-                Attempt::Late => return Err(unreachable("the origin does not answer in time")),
+                Attempt::Late => {
+                    lease.not_found();
+                    return Err(unreachable("the origin does not answer in time"));
+                }
                 Attempt::OutOfResources(error) => {
                     if let Some(unsaid) = self.exhausted.say(Instant::now()) {
                         warn!(%error, unsaid, "this host has no resources left for new sessions");
@@ -274,8 +274,7 @@ impl Srt {
             Err(why) => return Attempt::Down(why),
         };
         let limit = self.settings.origin_timeout;
-        // Enough for a second induction.
-        let share = if addresses.len() > 1 { limit / 2 } else { limit };
+        let share = limit / u32::try_from(addresses.len().max(1)).unwrap_or(1);
         let mut failure = "its name has no address".to_owned();
         for address in addresses {
             if Instant::now() >= call.deadline {
@@ -330,7 +329,8 @@ impl Srt {
             for action in actions.drain(..) {
                 match action {
                     Action::ToOrigin(bytes) => {
-                        if let Err((_, error)) = socket.send(address, &alone(&bytes, address))
+                        if let Err((_, error)) =
+                            socket.send(address, &Train::alone(address, &bytes))
                             && Gone::is_said_by(&error)
                         {
                             return Attempt::Down(format!("{address}: {error}"));
@@ -389,7 +389,7 @@ impl Srt {
 }
 
 /// Addresses of one origin that are tried.
-const MAX_ADDRESSES: usize = 8;
+const MAX_ADDRESSES: usize = 4;
 
 /// A call's place among those that can be repeated. Its drop gives it up.
 struct Called {

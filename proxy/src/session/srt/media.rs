@@ -8,7 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tracing::debug;
 
-use super::call::{Call, Failure, Reached, alone};
+use super::call::{Call, Failure, Reached};
 use super::{Established, Srt, Verdict};
 use crate::origin::Lease;
 use crate::plane::Leg;
@@ -139,7 +139,7 @@ impl Srt {
         let Open { listed, known, lane, client, origin, behind } = open;
         let id = listed.id;
         for datagram in &behind {
-            self.answered(id, &known, &lane, &alone(datagram, lane.origin()));
+            self.answered(id, &known, &lane, &Train::alone(lane.origin(), datagram));
         }
         let heard = lane.listen(|train| self.answered(id, &known, &lane, &train));
         let end = tokio::select! {
@@ -152,7 +152,7 @@ impl Srt {
         }
         // A client that has begun anew with the same socket id would take it for the new one's.
         if !matches!(end, End::ClientClosed | End::OriginClosed | End::ClientLost) {
-            lane.to_client(&alone(&shutdown(0, client), lane.origin()));
+            lane.to_client(&Train::alone(lane.origin(), &shutdown(0, client)));
         }
         drop(listed);
         end
@@ -232,5 +232,5 @@ impl Srt {
 
 /// Tells the origin that its peer is gone.
 fn close(lane: &Lane, origin: SocketId) {
-    let _it_may_be_gone = lane.for_origin(&alone(&shutdown(0, origin), lane.near()));
+    let _it_may_be_gone = lane.for_origin(&Train::alone(lane.near(), &shutdown(0, origin)));
 }

@@ -39,7 +39,7 @@ use crate::drain::Stop;
 use crate::listen::source;
 use crate::origin::Balancer;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Outlet, Socket, Threads, Train};
+use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Outlet, Socket, Train};
 use crate::proto::proxy_protocol::Ends;
 use crate::proto::srt::handshake::Handshake;
 use crate::proto::srt::packet::{Packet, SocketId};
@@ -75,7 +75,6 @@ pub struct Srt {
     state: Mutex<State>,
     lanes: Lanes,
     drops: Arc<Drops>,
-    threads: Arc<Threads>,
     stop: Stop,
     /// Warnings of a host without resources, and lines of those who are rejected.
     exhausted: Seldom,
@@ -124,7 +123,6 @@ impl Srt {
         balancer: Arc<Balancer>,
         vhosts: Vhosts,
         cookies: Cookies,
-        threads: Arc<Threads>,
         stop: Stop,
     ) -> Arc<Self> {
         let lanes = Lanes::default();
@@ -138,7 +136,6 @@ impl Srt {
             state: Mutex::new(State { table, calls: HashMap::new(), pending: HashMap::new() }),
             lanes,
             drops: Arc::default(),
-            threads,
             stop,
             exhausted: Seldom::default(),
             refusals: Seldom::default(),
@@ -268,7 +265,7 @@ impl Srt {
     fn knocked(self: &Arc<Self>, train: &Train<'_>, local: SocketAddr, exit: &Exit) {
         let now = Instant::now();
         let answer = |bytes: &[u8]| {
-            exit.send(&Train { bytes, stride: bytes.len().max(1), ..*train });
+            exit.send(&Train::alone(train.source, bytes));
         };
         match self.door.knock(train.bytes, train.source, now) {
             // Who is turned away at the end need not begin.

@@ -48,7 +48,6 @@ impl Rig {
             Arc::clone(&balancer),
             Vhosts::default(),
             Cookies::new(&[7; 32], Instant::now()),
-            Arc::new(Threads::here()),
             stop.clone(),
         );
         let arrived = Arc::clone(&srt);

@@ -18,6 +18,8 @@ pub(super) struct Ice {
     next: usize,
     invited: Instant,
     consent: Option<Instant>,
+    /// The first answer since ICE began.
+    first_consent: Option<Instant>,
     /// Whether the client goes on checking once it is connected (RFC 7675).
     renews: bool,
     leaving: Option<Leaving>,
@@ -36,9 +38,6 @@ const CONNECTING: Duration = Duration::from_secs(3);
 
 /// An address that was not checked for so long is not where the client is, if it checks another.
 pub(super) const UNCHECKED: Duration = Duration::from_secs(8);
-
-/// How often the table is asked, and so how late it knows what was heard.
-pub(super) const TICK: Duration = Duration::from_secs(1);
 
 /// A leg that has said that it closes.
 #[derive(Debug)]
@@ -66,6 +65,7 @@ impl Ice {
             next: 0,
             invited: now,
             consent: None,
+            first_consent: None,
             renews: false,
             leaving: None,
         }
@@ -80,6 +80,7 @@ impl Ice {
     /// ICE begins anew with other names (RFC 8445 9): those before hold until it is done, and so at
     /// most `most` of them.
     pub(super) fn restart(&mut self, name: &str, password: &str, most: usize) {
+        (self.first_consent, self.renews) = (None, false);
         self.passwords.retain(|(known, _)| **known != *name);
         if self.passwords.len() >= most {
             self.passwords.remove(0);
@@ -112,7 +113,8 @@ impl Ice {
     /// so before.
     pub(super) fn consent(&mut self, now: Instant) -> bool {
         let before = self.consent.replace(now);
-        self.renews |= before.is_some_and(|before| now > before + CONNECTING);
+        let first = *self.first_consent.get_or_insert(now);
+        self.renews |= now > first + CONNECTING;
         before.is_none()
     }
 
@@ -191,6 +193,25 @@ mod tests {
         assert_eq!(judge(&mut ice, 35, 35), None);
         // It checks, and so it is believed when it does so no more, whatever the origin sends.
         assert_eq!(judge(&mut ice, 36, 36), Some(End::NoConsent));
+    }
+
+    #[test]
+    fn a_client_that_asks_often_is_believed_when_it_asks_no_more() {
+        let start = Instant::now();
+        let mut ice = Ice::new("a:o", "password", start);
+        // As browsers do.
+        for n in 0..20 {
+            ice.consent(start + Duration::from_millis(2500) * n);
+        }
+        let last = start + Duration::from_millis(2500) * 19;
+        let end = ice.judge([last + PATIENCE; 2], PATIENCE, last + PATIENCE);
+        assert_eq!(end, Some(End::NoConsent));
+        // One that does not, and begins anew, goes on as before.
+        let mut ice = Ice::new("a:o", "password", start);
+        ice.consent(start);
+        ice.restart("b:o", "password", 4);
+        ice.consent(at(start, 100));
+        assert_eq!(ice.judge([at(start, 140); 2], PATIENCE, at(start, 140)), None);
     }
 
     #[test]

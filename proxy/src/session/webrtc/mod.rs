@@ -20,14 +20,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
-use self::ice::{Check, Ice, TICK, UNCHECKED};
+use self::ice::{Check, Ice, UNCHECKED};
 pub use self::signalling::{BadDescription, Draft, Invited};
 use self::tcp::Strangers;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
 use super::{Ending, Session, Sessions};
 use crate::config::Candidate;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Threads, Train};
+use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Train};
 use crate::proto::datagram::{Kind, is_dtls_alert};
 use crate::proto::sdp::{Offered, Transport};
 use crate::proto::stun::{Class, Message};
@@ -57,7 +57,6 @@ pub struct Webrtc {
     lanes: Lanes,
     drops: Arc<Drops>,
     strangers: Strangers,
-    threads: Arc<Threads>,
     /// Lines of those who get no session.
     refusals: Seldom,
     stop: CancellationToken,
@@ -87,6 +86,9 @@ struct Known {
     session: Arc<Session>,
 }
 
+/// How often the table is asked, and so how late it knows what was heard.
+const TICK: Duration = Duration::from_secs(1);
+
 /// Sessions of one name whose passwords are tried.
 const MAX_NAMESAKES: usize = 8;
 
@@ -95,7 +97,6 @@ impl Webrtc {
     pub fn new(
         settings: WebrtcSettings,
         sessions: Arc<Sessions>,
-        threads: Arc<Threads>,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let lanes = Lanes::default();
@@ -107,7 +108,6 @@ impl Webrtc {
             lanes,
             drops: Arc::default(),
             strangers: Strangers::default(),
-            threads,
             refusals: Seldom::default(),
             stop,
         })

@@ -6,7 +6,6 @@ use std::time::Instant;
 use std::{fmt, io};
 
 use thiserror::Error;
-use tokio::runtime::Handle;
 use tracing::{Instrument, info, info_span};
 
 use super::{Datagrams, Ice, Known, Webrtc};
@@ -44,8 +43,6 @@ pub struct Draft {
     invited: Invited,
     live: Live,
     socket: Socket,
-    /// Where the socket is served.
-    thread: Handle,
 }
 
 /// Why a description is not taken.
@@ -76,15 +73,8 @@ impl Webrtc {
             progress.stream = Some(invited.stream.clone());
             progress.origin = Some((Arc::clone(invited.lease.origin().name()), invited.far));
         });
-        let thread = self.threads.next();
-        let its_sockets = thread.enter();
-        let socket = Socket::at(invited.near, self.settings.buffer);
-        drop(its_sockets);
-        match socket {
-            Ok(socket) => {
-                let (webrtc, thread) = (Arc::clone(self), thread.clone());
-                Ok(Draft { webrtc, invited, live, socket, thread })
-            }
+        match Socket::at(invited.near, self.settings.buffer) {
+            Ok(socket) => Ok(Draft { webrtc: Arc::clone(self), invited, live, socket }),
             Err(error) => {
                 live.session().note(|progress| progress.why = Some(error.to_string()));
                 live.end(End::OutOfResources);
@@ -179,7 +169,7 @@ impl Draft {
                 return Err(error);
             }
         };
-        let Self { webrtc, invited, live, socket, thread } = self;
+        let Self { webrtc, invited, live, socket } = self;
         let session = Arc::clone(live.session());
         let server = Arc::clone(invited.lease.origin().name());
         session.note(|progress| {
@@ -202,7 +192,7 @@ impl Draft {
         let answer = sdp::with_candidates(answer, &webrtc.offered(reached));
         // Not within that of the connection by which the offer came.
         let span = info_span!(parent: None, "session", id = %session.id);
-        thread.spawn(webrtc.serve(listed, lane, live, invited.role).instrument(span));
+        tokio::spawn(webrtc.serve(listed, lane, live, invited.role).instrument(span));
         Ok((answer, name))
     }
 

@@ -26,9 +26,6 @@ const STRANGERS: [usize; 2] = [256, 64];
 /// For a connection to prove its session.
 const PROOF: Duration = Duration::from_secs(10);
 
-/// How often it is asked whether the session still is.
-const ASKED: Duration = Duration::from_secs(2);
-
 /// Bytes that wait for a slow client; more are lost, as datagrams are.
 const WAITING: usize = 256 * 1024;
 
@@ -46,8 +43,11 @@ impl Webrtc {
         let (client, local) = (ends.source, ends.destination);
         let key = FlowKey { is_tcp: true, client, local, socket_id: None };
         let leg = Arc::new(Leg::default());
+        let way = Arc::new(Way(Arc::clone(&leg)));
+        // Only the session holds it once there is one: when it lets go, the connection ends.
+        let (way, mut held) = (Arc::downgrade(&way), Some(way));
         let mut frames = Deframer::new(FRAME);
-        let mut ask = Instant::now() + PROOF;
+        let proof = Instant::now() + PROOF;
         let mut buffer = vec![0; 16 * 1024];
         let why = loop {
             let is_waiting = leg.is_waiting();
@@ -60,26 +60,25 @@ impl Webrtc {
                         Err(_) => break "lost",
                     };
                     let mut bytes = buffer.get(..read).unwrap_or_default();
-                    if !self.frames(&key, &leg, &mut frames, &mut bytes) {
+                    let Some(way) = way.upgrade() else { break "no session" };
+                    if !self.frames(&key, &way, &mut frames, &mut bytes) {
                         break "malformed";
                     }
                     if stranger.is_some() && self.table.lock().owner(&key).is_some() {
-                        stranger = None;
-                        ask = Instant::now() + ASKED;
+                        (stranger, held) = (None, None);
                     }
                 }
-                () = leg.news.notified(), if !is_waiting => {}
+                () = leg.news.notified(), if !is_waiting => {
+                    if way.strong_count() == 0 {
+                        break "no session";
+                    }
+                }
                 ready = stream.writable(), if is_waiting => {
                     if ready.and_then(|()| leg.write(&stream)).is_err() {
                         break "lost";
                     }
                 }
-                () = sleep_until(ask) => {
-                    if self.table.lock().owner(&key).is_none() {
-                        break "no session";
-                    }
-                    ask = Instant::now() + ASKED;
-                }
+                () = sleep_until(proof), if held.is_some() => break "no session",
             }
         };
         // Another client may come from there: it is nobody's way any more.
@@ -91,7 +90,7 @@ impl Webrtc {
     fn frames(
         &self,
         key: &FlowKey,
-        leg: &Arc<Leg>,
+        way: &Arc<Way>,
         frames: &mut Deframer,
         bytes: &mut &[u8],
     ) -> bool {
@@ -106,7 +105,7 @@ impl Webrtc {
                 return false;
             }
             let train = Train::alone(source, datagram);
-            self.take(key, &train, || Exit::Other(Arc::clone(leg) as Arc<dyn Outlet>));
+            self.take(key, &train, || Exit::Other(Arc::clone(way) as Arc<dyn Outlet>));
         }
     }
 }
@@ -136,9 +135,19 @@ impl Leg {
     }
 }
 
-impl Outlet for Leg {
+/// The way to the client, for as long as a session has it.
+#[derive(Debug)]
+struct Way(Arc<Leg>);
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.0.news.notify_one();
+    }
+}
+
+impl Outlet for Way {
     fn send(&self, train: &Train<'_>) -> Sent {
-        let mut waiting = self.waiting.lock();
+        let mut waiting = self.0.waiting.lock();
         let mut sent = Sent::default();
         for datagram in train.datagrams() {
             let header = frame(datagram);
@@ -152,7 +161,7 @@ impl Outlet for Leg {
             sent.bytes += datagram.len();
         }
         drop(waiting);
-        self.news.notify_one();
+        self.0.news.notify_one();
         sent
     }
 }
