@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use srs_proxy_tests::browser::Browser;
 use srs_proxy_tests::proxy::Proxy;
-use srs_proxy_tests::{rtc, story, wait};
+use srs_proxy_tests::{ports, rtc, story, wait};
 
 const SOON: Duration = Duration::from_secs(10);
 const A_WHILE: Duration = Duration::from_secs(40);
@@ -58,6 +58,34 @@ fn a_camera_is_seen_through_the_proxy_until_its_page_is_left() -> Result<()> {
         for browser in [&publisher, &player] {
             assert!(browser.complaints().is_empty(), "{:?}", browser.complaints());
         }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_camera_is_seen_by_tcp_where_udp_goes_nowhere() -> Result<()> {
+    story(|folder| {
+        let origin = rtc::Origin::start()?;
+        let tcp = ports::free()?.to_string();
+        // Nobody listens at the port of UDP that clients are told.
+        let nowhere = ports::free()?.to_string();
+        let variables =
+            [("PROXY_CANDIDATE", nowhere.as_str()), ("PROXY_WEBRTC_TCP_SERVER", tcp.as_str())];
+        let proxy = Proxy::start(folder, &variables)?;
+        origin.register_at(proxy.system_api(), "a")?;
+        let mut publisher = start(folder, "publisher")?;
+        let mut player = start(folder, "player")?;
+        for (browser, page) in [(&mut publisher, "whip"), (&mut player, "whep")] {
+            let query = "app=live&stream=camera&autostart=true";
+            browser.open(&proxy.http_url(&format!("players/{page}.html?{query}")))?;
+        }
+        wait::until("pictures are decoded", A_WHILE, || {
+            let seen = seen(&mut player)?;
+            ensure!(seen.frames > 60.0 && seen.time > 0.5, "{seen:?}");
+            Ok(Some(()))
+        })?;
+        let sessions = proxy.get("/api/v1/sessions")?.to_string();
+        assert_eq!(sessions.matches("\"media_transport\":\"tcp\"").count(), 2, "{sessions}");
         Ok(())
     })
 }

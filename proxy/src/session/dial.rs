@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
+use crate::listen::is_served;
 use crate::listen::tcp::for_media;
 use crate::origin::{Listener, Origin};
 use crate::proto::proxy_protocol::{self, Ends, Header, Version};
@@ -119,12 +120,7 @@ impl Dialer {
     /// go round in circles until the limit of sessions.
     fn is_own(&self, socket: &TcpStream) -> bool {
         let (Ok(near), Ok(far)) = (socket.local_addr(), socket.peer_addr()) else { return false };
-        // Linux answers from 127.0.0.1 whatever loopback address was dialled.
-        let is_here = far.ip() == near.ip() || (far.ip().is_loopback() && near.ip().is_loopback());
-        is_here
-            && self.listening.iter().any(|own| {
-                own.port() == far.port() && (own.ip().is_unspecified() || own.ip() == far.ip())
-            })
+        is_served(&self.listening, far, near.ip())
     }
 }
 

@@ -76,6 +76,8 @@ pub enum Kind {
         /// The first data packet that has not come.
         next: Sequence,
     },
+    /// Data is missing, up to this number, and what is behind it has come (3.2.5).
+    Nak(Sequence),
     /// The acknowledgement of that number has come (3.2.8).
     AckAck(u32),
     /// The peer's socket is closed (3.2.7).
@@ -109,6 +111,11 @@ impl<'a> Packet<'a> {
                     Kind::Ack { number: info, next: Sequence::new(u32::from_be_bytes(*next)) }
                 }
                 None => Kind::Other(types::ACK),
+            },
+            // Ranges and single numbers, in order: the last word is where the last gap ends.
+            types::NAK => match self.body.last_chunk() {
+                Some(last) => Kind::Nak(Sequence::new(u32::from_be_bytes(*last))),
+                None => Kind::Other(types::NAK),
             },
             types::ACKACK => Kind::AckAck(info),
             types::SHUTDOWN => Kind::Shutdown,
@@ -165,6 +172,7 @@ mod types {
     pub(super) const HANDSHAKE: u16 = 0;
     pub(super) const ACK: u16 = 2;
     pub(super) const SHUTDOWN: u16 = 5;
+    pub(super) const NAK: u16 = 3;
     pub(super) const ACKACK: u16 = 6;
 }
 

@@ -230,6 +230,8 @@ impl Candidate {
     fn is_proved_by(&self, kind: Kind) -> bool {
         match kind {
             Kind::Ack { next, .. } => self.data.is_some_and(|data| next.distance_from(data) > 0),
+            // The gap that its coming has left: it ends where the candidate's data begins.
+            Kind::Nak(last) => self.data == Some(last.next()),
             Kind::AckAck(number) => self.acks.contains(&number),
             _ => false,
         }
@@ -358,6 +360,20 @@ mod tests {
         assert_eq!(story.origin_acks(story.nth(13)), Verdict::Moved(port(2)));
         assert_eq!(story.session.trying(), None);
         assert_eq!(story.origin_acks(story.nth(14)), Verdict::Pass, "moved twice");
+    }
+
+    #[test]
+    fn a_publisher_that_moved_is_followed_once_the_origin_misses_what_was_sent_before() {
+        let mut story = Story::of(&PUBLISH);
+        assert_eq!(story.origin_acks(story.nth(10)), Verdict::Pass);
+        assert_eq!(story.data(2, story.nth(50)), Verdict::Pass);
+        let gap = |from: Sequence, to: Sequence| {
+            [from.get() | 1 << 31, to.get()].map(u32::to_be_bytes).as_flattened().to_vec()
+        };
+        let former = gap(story.nth(3), story.nth(5));
+        assert_eq!(story.origin(NAK, 0, &former), Verdict::Pass, "of before");
+        let left = gap(story.nth(10), story.nth(49));
+        assert!(matches!(story.origin(NAK, 0, &left), Verdict::Moved(_)));
     }
 
     #[test]
