@@ -4,7 +4,6 @@
 //! A frame goes [`frame`] -> [`parse`] -> [`reason`], and is counted in [`maps`]. The same code
 //! runs in the kernel and, tested, on the host.
 #![no_std]
-#![forbid(unsafe_code)]
 
 #[cfg(test)]
 extern crate std;
@@ -13,6 +12,8 @@ pub mod contract;
 pub mod frame;
 pub mod maps;
 pub mod parse;
+#[cfg(feature = "aya")]
+mod pod;
 pub mod reason;
 
 pub use self::contract::CONTRACT;

@@ -14,7 +14,7 @@ pub const MAX_HEADERS: u32 = 14 + 4 * MAX_VLAN_TAGS + 40 + 8;
 #[inline(always)]
 pub fn classify(frame: &(impl Frame + ?Sized)) -> Reason {
     match datagram(frame) {
-        Ok(()) => Reason::Udp,
+        Ok(()) => Reason::OtherPort,
         Err(reason) => reason,
     }
 }

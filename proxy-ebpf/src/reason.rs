@@ -1,11 +1,11 @@
 //! What the programs say of a frame: one [`Reason`], which is also the index of its counter.
 
-/// What a frame was taken for. Every frame passes up, whatever the reason.
+/// What became of a frame, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Reason {
-    /// A whole UDP datagram over IPv4 or IPv6.
-    Udp,
+    /// It went on to its origin or client. Every other one passed up, unchanged.
+    Forwarded,
     /// Neither IPv4 nor IPv6, or under more VLAN tags than are read.
     NotIp,
     /// IP, with another protocol than UDP.
@@ -18,30 +18,82 @@ pub enum Reason {
     Truncated,
     /// Its headers contradict each other or themselves.
     Malformed,
+    /// UDP for a port on which there is no flow.
+    OtherPort,
+    /// UDP for a port with flows, and of none of them.
+    UnknownFlow,
+    /// STUN of a flow of WebRTC (RFC 7983).
+    Stun,
+    /// DTLS of a flow of WebRTC.
+    Dtls,
+    /// A handshake of a flow of SRT.
+    Handshake,
+    /// A shutdown of a flow of SRT.
+    Shutdown,
+    /// Something else of a flow than media and what media needs.
+    NotMedia,
+    /// Of a flow that is held for the time being.
+    Held,
+    /// Its time to live ends here (RFC 1812 5.3.1, RFC 8200 3).
+    LastHop,
+    /// Larger than what can leave where its flow goes.
+    TooLarge,
+    /// XDP: its checksum was left to a network card, which a redirected frame never meets.
+    PartialChecksum,
+    /// TC: merged from datagrams of which not all are media, or from too many.
+    Merged,
+    /// The kernel has no memory to change it.
+    NoRoom,
 }
 
 impl Reason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 7] = [
-        Self::Udp,
+    pub const ALL: [Self; 20] = [
+        Self::Forwarded,
         Self::NotIp,
         Self::NotUdp,
         Self::Fragment,
         Self::Options,
         Self::Truncated,
         Self::Malformed,
+        Self::OtherPort,
+        Self::UnknownFlow,
+        Self::Stun,
+        Self::Dtls,
+        Self::Handshake,
+        Self::Shutdown,
+        Self::NotMedia,
+        Self::Held,
+        Self::LastHop,
+        Self::TooLarge,
+        Self::PartialChecksum,
+        Self::Merged,
+        Self::NoRoom,
     ];
 
     /// The word used in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Udp => "udp",
+            Self::Forwarded => "forwarded",
             Self::NotIp => "not_ip",
             Self::NotUdp => "not_udp",
             Self::Fragment => "fragment",
             Self::Options => "options",
             Self::Truncated => "truncated",
             Self::Malformed => "malformed",
+            Self::OtherPort => "other_port",
+            Self::UnknownFlow => "unknown_flow",
+            Self::Stun => "stun",
+            Self::Dtls => "dtls",
+            Self::Handshake => "handshake",
+            Self::Shutdown => "shutdown",
+            Self::NotMedia => "not_media",
+            Self::Held => "held",
+            Self::LastHop => "last_hop",
+            Self::TooLarge => "too_large",
+            Self::PartialChecksum => "partial_checksum",
+            Self::Merged => "merged",
+            Self::NoRoom => "no_room",
         }
     }
 }

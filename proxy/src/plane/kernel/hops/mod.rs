@@ -1,0 +1,1 @@
+//! Where packets to somebody leave this host: its next hop.

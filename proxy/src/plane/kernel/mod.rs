@@ -1,0 +1,4 @@
+//! The plane in the kernel: flows whose media never reaches this process.
+
+pub mod hops;
+pub mod programs;
