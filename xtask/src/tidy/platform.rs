@@ -17,7 +17,7 @@ const SYSTEMS: &[&str] = &[
     "proxy/src/listen/udp.rs",
     "proxy/src/pages/tests.rs",
     "proxy/src/plane/datagram/system.rs",
-    "proxy/src/plane/mod.rs",
+    "proxy/src/plane/kernel/mod.rs",
     "tests/tests/ebpf.rs",
     "xtask/src/command.rs",
 ];
