@@ -41,8 +41,28 @@ impl On {
         match *self {}
     }
 
-    pub(super) async fn watch(&self) {
+    pub(super) fn keeps(&self) -> bool {
         match *self {}
+    }
+
+    pub(super) fn keep(&self, _: &Flow, _: &[u8]) {
+        match *self {}
+    }
+
+    pub(super) fn left(&self) -> Vec<Vec<u8>> {
+        match *self {}
+    }
+
+    pub(super) fn sweep(&self) {
+        match *self {}
+    }
+
+    pub(super) async fn open(&self) -> Result<(), Refused> {
+        match *self {}
+    }
+
+    pub(super) async fn watch(self: &Arc<Self>) {
+        match **self {}
     }
 
     pub(super) fn view(&self) -> KernelView {

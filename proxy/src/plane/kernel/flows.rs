@@ -5,7 +5,7 @@
 //! packets pass up, when one of these is no longer so. All that is known of a flow is kept as long
 //! as the flow is there: whatever changes, it is settled anew.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -264,19 +264,33 @@ impl<M: Maps> Flows<M> {
         (carried.count(), self.slots)
     }
 
-    /// Whether this entry is of a flow that is known, in the kernel or not yet.
-    pub(super) fn has_key(&self, key: &Key) -> bool {
-        self.owners.contains_key(key) || self.flows.values().any(|told| told.keys.contains(key))
+    /// Memos that an earlier daemon has left.
+    pub(super) fn memos(&self) -> Vec<Memo> {
+        self.maps.memos().into_iter().map(|(_, memo)| memo).collect()
     }
 
-    /// Whether a flow has this slot.
-    pub(super) fn has_slot(&self, slot: u32) -> bool {
-        self.flows.values().any(|told| told.slot == Some(slot))
-    }
-
-    /// The maps.
-    pub(super) fn maps(&mut self) -> &mut M {
-        &mut self.maps
+    /// Takes away what an earlier daemon has left and no flow of this one has taken over.
+    pub(super) fn sweep(&mut self) {
+        let keys: HashSet<Key> = self.flows.values().flat_map(|told| told.keys).collect();
+        for (key, _) in self.maps.ways() {
+            if !keys.contains(&key) {
+                self.maps.take(&key);
+            }
+        }
+        let slots: HashSet<u32> = self.flows.values().filter_map(|told| told.slot).collect();
+        for (slot, _) in self.maps.memos() {
+            if !slots.contains(&slot) {
+                self.maps.forget(slot);
+            }
+        }
+        for port in 0..=u16::MAX {
+            let [of_webrtc, of_srt] = self.ports.get(&port).copied().unwrap_or_default();
+            for (bits, uses) in [(Ports::WEBRTC, of_webrtc), (Ports::SRT, of_srt)] {
+                if uses == 0 {
+                    self.maps.open_port(port, bits, false);
+                }
+            }
+        }
     }
 
     /// Lets the kernel carry a flow, or not, as things are now.

@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use proxy_ebpf::Reason;
 use serde::Serialize;
+use tracing::info;
 
 use self::on::On;
 use super::Leg;
@@ -78,9 +79,13 @@ impl Kernel {
         Self(On::load(settings, listeners).map(Arc::new))
     }
 
-    /// Whether there is none, and why.
-    pub fn refusal(&self) -> Option<&Refused> {
-        self.0.as_ref().err()
+    /// Tells the operator what there is.
+    pub fn introduce(&self) {
+        let KernelView { engine, reason, interfaces, capacity, .. } = self.view();
+        info!(engine, reason, capacity, "datagrams are carried");
+        for InterfaceView { name, engine, reason, .. } in interfaces {
+            info!(interface = name, engine, reason, "kernel packet path");
+        }
     }
 
     /// Carries this flow from here on, if it can. The course tells.
@@ -124,6 +129,46 @@ impl Kernel {
         }
     }
 
+    /// Whether sessions outlive this process, so that it is worth to say what they are.
+    pub fn keeps(&self) -> bool {
+        self.0.as_ref().is_ok_and(|on| on.keeps())
+    }
+
+    /// Keeps what another process needs to take over the session of a flow. What is too long is
+    /// not kept.
+    pub fn keep(&self, flow: &Flow, memo: &[u8]) {
+        if let Ok(on) = &self.0 {
+            on.keep(flow, memo);
+        }
+    }
+
+    /// What an earlier process has kept, once. Its flows go on until [`Self::sweep`].
+    pub fn left(&self) -> Vec<Vec<u8>> {
+        self.0.as_ref().map(|on| on.left()).unwrap_or_default()
+    }
+
+    /// Takes away what an earlier process has left and this one has not taken over.
+    pub fn sweep(&self) {
+        if let Ok(on) = &self.0 {
+            on.sweep();
+        }
+    }
+
+    /// Learns where packets leave this host. If the system does not tell, there is no such plane.
+    pub async fn open(self) -> Self {
+        let opened = match &self.0 {
+            Ok(on) => on.open().await,
+            Err(_) => return self,
+        };
+        match opened {
+            Ok(()) => self,
+            Err(why) => {
+                self.close();
+                Self(Err(why))
+            }
+        }
+    }
+
     /// Follows what changes on this host. Returns never.
     pub async fn watch(&self) {
         match &self.0 {
@@ -136,14 +181,7 @@ impl Kernel {
     pub fn view(&self) -> KernelView {
         match &self.0 {
             Ok(on) => on.view(),
-            Err(why) => KernelView {
-                engine: Engine::Relay.as_str(),
-                reason: Some(why.to_string()),
-                interfaces: Vec::new(),
-                flows: 0,
-                capacity: 0,
-                packets: [0; Reason::ALL.len()],
-            },
+            Err(why) => KernelView::none(why.to_string()),
         }
     }
 
@@ -151,6 +189,19 @@ impl Kernel {
     pub fn close(&self) {
         if let Ok(on) = &self.0 {
             on.close();
+        }
+    }
+}
+
+impl KernelView {
+    fn none(why: String) -> Self {
+        Self {
+            engine: Engine::Relay.as_str(),
+            reason: Some(why),
+            interfaces: Vec::new(),
+            flows: 0,
+            capacity: 0,
+            packets: [0; Reason::ALL.len()],
         }
     }
 }
