@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::stun;
 use crate::whip::{self, Role, Session};
+use crate::{ports, stun};
 
 /// An offer of one audio section with these names.
 pub fn offer(ufrag: &str, password: &str) -> String {
@@ -57,12 +57,13 @@ impl Client {
         let candidate = whip::attribute(&session.answer, "candidate")?;
         let mut words = candidate.split(' ').skip(4);
         let (ip, port) = words.next().zip(words.next()).context("a candidate cut short")?;
+        let server = SocketAddr::new(ip.parse()?, port.parse()?);
         Ok(Self {
-            server: SocketAddr::new(ip.parse()?, port.parse()?),
+            server,
             username: format!("{}:{ufrag}", whip::ufrag(&session.answer)?),
             password: whip::attribute(&session.answer, "ice-pwd")?.to_owned(),
             session,
-            socket: RwLock::new(socket()?),
+            socket: RwLock::new(socket(server)?),
             numbers: AtomicU64::new(0),
         })
     }
@@ -154,7 +155,7 @@ impl Client {
 
     /// Goes on from another port.
     pub fn rebind(&self) -> Result<()> {
-        let socket = socket()?;
+        let socket = socket(self.server)?;
         *self.socket.write().unwrap_or_else(PoisonError::into_inner) = socket;
         Ok(())
     }
@@ -185,8 +186,8 @@ impl Client {
     }
 }
 
-fn socket() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+fn socket(server: SocketAddr) -> Result<UdpSocket> {
+    let socket = ports::towards(server)?;
     socket.set_read_timeout(Some(MOMENT))?;
     // For who is late, on a busy machine.
     socket2::SockRef::from(&socket).set_recv_buffer_size(2 << 20)?;

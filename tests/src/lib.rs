@@ -15,6 +15,7 @@ pub mod http;
 pub mod ice;
 pub mod ice_client;
 pub mod lossy;
+pub mod netns;
 pub mod nginx;
 pub mod nms;
 pub mod packets;

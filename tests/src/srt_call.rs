@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::srt;
+use crate::{ports, srt};
 
 /// A handshake packet (3.2.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl Caller {
     /// Calls as libsrt does, asking four times a second; a rejection is an error, and so is no
     /// answer within `limit`.
     pub fn call(server: SocketAddr, id: u32, stream_id: &str, limit: Duration) -> Result<Self> {
-        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+        let socket = ports::towards(server)?;
         socket.connect(server)?;
         socket.set_read_timeout(Some(MOMENT))?;
         let deadline = Instant::now() + limit;
