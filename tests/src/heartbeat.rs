@@ -1,6 +1,6 @@
 //! Registration of an origin with a proxy, as SRS's heartbeat does it.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Result, ensure};
 use serde_json::{Map, Value};
@@ -12,12 +12,22 @@ use crate::http;
 /// `listeners` are names of SRS's listeners, such as `api`, each with one endpoint. An origin that
 /// has no `rtmp`, which the registration demands, is given a port on which nobody listens.
 pub fn register(proxy: SocketAddr, name: &str, listeners: &[(&str, String)]) -> Result<()> {
+    register_host(Ipv4Addr::LOCALHOST.into(), proxy, name, listeners)
+}
+
+/// The same of an origin on any host.
+pub fn register_host(
+    host: IpAddr,
+    proxy: SocketAddr,
+    name: &str,
+    listeners: &[(&str, String)],
+) -> Result<()> {
     let endpoints = listeners.iter().map(|(listener, endpoint)| (*listener, endpoint.as_str()));
     let mut body = Map::new();
     for (listener, endpoint) in [("rtmp", "1")].into_iter().chain(endpoints) {
         body.insert(listener.to_owned(), vec![endpoint].into());
     }
-    let ip = Ipv4Addr::LOCALHOST.to_string();
+    let ip = host.to_string();
     let server = format!("vid-{name}");
     for (member, text) in
         [("ip", ip.as_str()), ("server", &server), ("service", name), ("pid", "1")]

@@ -2,7 +2,7 @@
 //! the shape of RTP.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -31,16 +31,21 @@ struct Shared {
 }
 
 impl Origin {
-    /// Starts an origin on free ports.
+    /// Starts an origin on free ports of loopback.
     pub fn start() -> Result<Self> {
-        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+        Self::start_at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Starts an origin on free ports of this host.
+    pub fn start_at(host: IpAddr) -> Result<Self> {
+        let socket = UdpSocket::bind((host, 0))?;
         socket.set_read_timeout(Some(PAUSE))?;
         enlarge(&socket)?;
         let media = socket.local_addr()?;
         let shared = Arc::<Shared>::default();
         let inside = Arc::clone(&shared);
         thread::spawn(move || inside.serve(&socket));
-        let endpoint = Endpoint::start(Desk(Arc::clone(&shared), media))?;
+        let endpoint = Endpoint::start_at(host, Desk(Arc::clone(&shared), media))?;
         Ok(Self { endpoint, media, shared })
     }
 
@@ -57,7 +62,8 @@ impl Origin {
     /// Registers it with a proxy under this name.
     pub fn register_at(&self, proxy: SocketAddr, name: &str) -> Result<()> {
         let media = format!("udp://0.0.0.0:{}", self.media.port());
-        heartbeat::register(proxy, name, &[("api", self.http().port().to_string()), ("rtc", media)])
+        let listeners = [("api", self.http().port().to_string()), ("rtc", media)];
+        heartbeat::register_host(self.media.ip(), proxy, name, &listeners)
     }
 }
 

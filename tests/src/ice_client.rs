@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::stun;
+use crate::echo::Peer;
 use crate::whip::{self, Role, Session};
+use crate::{ports, stun};
 
 /// An offer of one audio section with these names.
 pub fn offer(ufrag: &str, password: &str) -> String {
@@ -57,12 +58,13 @@ impl Client {
         let candidate = whip::attribute(&session.answer, "candidate")?;
         let mut words = candidate.split(' ').skip(4);
         let (ip, port) = words.next().zip(words.next()).context("a candidate cut short")?;
+        let server = SocketAddr::new(ip.parse()?, port.parse()?);
         Ok(Self {
-            server: SocketAddr::new(ip.parse()?, port.parse()?),
+            server,
             username: format!("{}:{ufrag}", whip::ufrag(&session.answer)?),
             password: whip::attribute(&session.answer, "ice-pwd")?.to_owned(),
             session,
-            socket: RwLock::new(socket()?),
+            socket: RwLock::new(socket(server)?),
             numbers: AtomicU64::new(0),
         })
     }
@@ -94,12 +96,16 @@ impl Client {
     /// Sends a packet in the shape of RTP (RFC 3550 5.1); gives its number.
     pub fn send_packet(&self) -> Result<u64> {
         let number = self.number();
+        self.send_number(number)?;
+        Ok(number)
+    }
+
+    fn packet(number: u64) -> Vec<u8> {
         let [.., s1, s2] = number.to_be_bytes();
         let mut packet = vec![0x80, 111, s1, s2, 0, 0, s1, s2, 0, 0, 0, 1];
         packet.extend(number.to_be_bytes());
         packet.resize(160, s2);
-        self.send(&packet)?;
-        Ok(number)
+        packet
     }
 
     /// What comes next; None if nothing does for a moment.
@@ -154,7 +160,7 @@ impl Client {
 
     /// Goes on from another port.
     pub fn rebind(&self) -> Result<()> {
-        let socket = socket()?;
+        let socket = socket(self.server)?;
         *self.socket.write().unwrap_or_else(PoisonError::into_inner) = socket;
         Ok(())
     }
@@ -185,8 +191,25 @@ impl Client {
     }
 }
 
-fn socket() -> Result<UdpSocket> {
-    let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+impl Peer for Client {
+    fn send_number(&self, number: u64) -> Result<()> {
+        self.send(&Self::packet(number))
+    }
+
+    fn next_number(&self) -> Option<u64> {
+        match self.next() {
+            Some(Come::Packet(number)) => Some(number),
+            _ => None,
+        }
+    }
+
+    fn keep(&self) -> Result<()> {
+        self.check()
+    }
+}
+
+fn socket(server: SocketAddr) -> Result<UdpSocket> {
+    let socket = ports::towards(server)?;
     socket.set_read_timeout(Some(MOMENT))?;
     // For who is late, on a busy machine.
     socket2::SockRef::from(&socket).set_recv_buffer_size(2 << 20)?;

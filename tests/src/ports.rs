@@ -1,6 +1,6 @@
-//! Free ports on loopback.
+//! Free ports on loopback, and free sockets towards a host.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Result, bail};
@@ -22,6 +22,18 @@ pub fn free() -> Result<SocketAddr> {
         }
     }
     bail!("no free port from {FIRST} on")
+}
+
+/// A socket on a free port of the address from which this host sends to that server. It takes
+/// packets from anybody.
+pub fn towards(server: SocketAddr) -> Result<UdpSocket> {
+    let any = match server {
+        SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let probe = UdpSocket::bind((any, 0))?;
+    probe.connect(server)?;
+    Ok(UdpSocket::bind((probe.local_addr()?.ip(), 0))?)
 }
 
 const FIRST: u16 = 20_000;

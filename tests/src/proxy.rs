@@ -1,7 +1,7 @@
 //! The proxy under test, as a child process.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::netns::Namespace;
 use crate::process::Process;
 use crate::{http, ports};
 
@@ -24,6 +25,8 @@ pub struct Proxy {
     webrtc: SocketAddr,
     srt: SocketAddr,
     system_api: SocketAddr,
+    /// Where its API is asked; none is where everybody is.
+    home: Option<Namespace>,
 }
 
 impl Proxy {
@@ -45,10 +48,39 @@ impl Proxy {
         command.env("PROXY_SYSTEM_API", system_api.to_string());
         command.envs(variables.iter().copied());
         let mut process = Process::start(&mut command, folder, name)?;
-        process.wait_until_ready(Duration::from_secs(10), || {
-            Ok(http::get(system_api, "/readyz")?.status == 200)
+        must_be_ready(&mut process, system_api)?;
+        Ok(Self { process, rtmp, http, http_api, webrtc, srt, system_api, home: None })
+    }
+
+    /// Starts a proxy in this namespace, where it listens on every address; its clients know it by
+    /// this one.
+    pub fn start_in(
+        home: &Namespace,
+        address: IpAddr,
+        folder: &Path,
+        variables: &[(&str, &str)],
+    ) -> Result<Self> {
+        // Nobody else is there: each has the port that is its own if nothing is said.
+        let [rtmp, http, http_api, webrtc, srt] =
+            [11935, 18080, 11985, 18000, 20080].map(|port| SocketAddr::new(address, port));
+        let system_api = SocketAddr::from((Ipv4Addr::LOCALHOST, 12025));
+        let process = home.within(|| {
+            let mut command = command(folder)?;
+            command.envs(variables.iter().copied());
+            let mut process = Process::start(&mut command, folder, "proxy")?;
+            must_be_ready(&mut process, system_api)?;
+            Ok(process)
         })?;
-        Ok(Self { process, rtmp, http, http_api, webrtc, srt, system_api })
+        let home = Some(home.clone());
+        Ok(Self { process, rtmp, http, http_api, webrtc, srt, system_api, home })
+    }
+
+    /// Does this where the proxy is: its system API is not asked from elsewhere.
+    pub fn within<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        match &self.home {
+            Some(home) => home.within(act),
+            None => act(),
+        }
     }
 
     /// Where it takes RTMP.
@@ -93,7 +125,7 @@ impl Proxy {
 
     /// GET of the API, as JSON.
     pub fn get(&self, path: &str) -> Result<Value> {
-        let answer = http::get(self.system_api, path)?;
+        let answer = self.within(|| http::get(self.system_api, path))?;
         if answer.status != 200 {
             bail!("{path}: {} {}", answer.status, answer.body);
         }
@@ -124,7 +156,7 @@ impl Proxy {
 
     /// The sum of all samples of this metric whose labels have these values; 0 without any.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
-        let text = http::get(self.system_api, "/metrics")?.body;
+        let text = self.within(|| http::get(self.system_api, "/metrics"))?.body;
         let samples = text.lines().filter_map(sample);
         let matching = samples.filter(|(sample, has, _)| {
             *sample == name && labels.iter().all(|(label, value)| has.get(label) == Some(value))
@@ -136,6 +168,12 @@ impl Proxy {
     pub fn ends(&self, reason: &str) -> Result<u64> {
         self.metric("srs_proxy_session_ends_total", &[("reason", reason)])
     }
+}
+
+fn must_be_ready(process: &mut Process, system_api: SocketAddr) -> Result<()> {
+    process.wait_until_ready(Duration::from_secs(10), || {
+        Ok(http::get(system_api, "/readyz")?.status == 200)
+    })
 }
 
 /// One live session, as the API shows it; empty where nothing is known yet.
@@ -155,6 +193,10 @@ pub struct Session {
     pub plane: String,
     /// Why they do not move faster.
     pub plane_reason: String,
+    /// Datagrams of both directions that the kernel has forwarded.
+    pub kernel_packets: u64,
+    /// Datagrams of both directions that the proxy itself has.
+    pub userspace_packets: u64,
     /// Bytes towards the origin.
     pub bytes_to_origin: u64,
     /// Bytes towards the client.
@@ -165,7 +207,15 @@ impl Session {
     fn of(value: &Value) -> Self {
         let text = |name| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let number = |name| value.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let packets = |by: &str| {
+            let amounts = value.get("datagrams").and_then(|it| it.get(by));
+            let amount = |name: &str| amounts.and_then(|it| it.get(name)?.as_u64());
+            let directions = ["packets_to_origin", "packets_to_client"];
+            directions.into_iter().filter_map(amount).sum()
+        };
         Self {
+            kernel_packets: packets("kernel"),
+            userspace_packets: packets("userspace"),
             id: text("id"),
             protocol: text("protocol"),
             role: text("role"),

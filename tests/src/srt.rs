@@ -160,17 +160,20 @@ impl Receiver {
 
 /// Waits until somebody listens on this port of UDP, as Linux tells: to try it would take it.
 pub fn must_listen(address: SocketAddr) -> Result<()> {
-    let port = format!(":{:04X} ", address.port());
+    let port = format!(":{:04X}", address.port());
     wait::until_true("a listener has its port", Duration::from_secs(10), || {
-        let sockets = fs::read_to_string("/proc/net/udp")?;
-        let mut local = sockets.lines().filter_map(|line| line.split_once(": "));
-        Ok(local.any(|(_, it)| it.get(8..14).is_some_and(|own| own == port)))
+        let table = if address.is_ipv4() { "udp" } else { "udp6" };
+        // Of this thread's namespace, which need not be the process's.
+        let sockets = fs::read_to_string(format!("/proc/thread-self/net/{table}"))?;
+        let mut local = sockets.lines().filter_map(|line| line.split_ascii_whitespace().nth(1));
+        Ok(local.any(|own| own.ends_with(&port)))
     })
 }
 
 /// Registers a listener as an origin with a proxy, by the address of the proxy's system API.
 pub fn register(listener: SocketAddr, proxy: SocketAddr, name: &str) -> Result<()> {
-    heartbeat::register(proxy, name, &[("srt", format!("udp://0.0.0.0:{}", listener.port()))])
+    let listeners = [("srt", format!("udp://0.0.0.0:{}", listener.port()))];
+    heartbeat::register_host(listener.ip(), proxy, name, &listeners)
 }
 
 /// The fixture as a transport stream, so many times: whole chunks, and each numbered, so that no

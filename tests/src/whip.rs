@@ -1,6 +1,6 @@
 //! WHIP and WHEP as SRS speaks them: the client's side of a session, and an origin's endpoint.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
@@ -116,11 +116,16 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Listens on a free port.
+    /// Listens on a free port of loopback.
     pub fn start(media: impl Media) -> Result<Self> {
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), media)
+    }
+
+    /// Listens on a free port of this host.
+    pub fn start_at(host: IpAddr, media: impl Media) -> Result<Self> {
         let manner = Arc::<Mutex<Manner>>::default();
         let inside = Arc::clone(&manner);
-        let http = raw::Origin::start(move |request, exchange| {
+        let http = raw::Origin::start_at(host, move |request, exchange| {
             let manner = inside.lock().unwrap_or_else(PoisonError::into_inner).clone();
             serve(&media, &manner, request, exchange)
         })?;

@@ -33,6 +33,8 @@ pub(crate) const TESTS: &[Need] = &[
         package: "srt-tools",
         is_here: || find("srt-live-transmit").is_some(),
     },
+    Need { what: "ip", package: "iproute2", is_here: || find("ip").is_some() },
+    Need { what: "ethtool", package: "ethtool", is_here: || find("ethtool").is_some() },
     HAPROXY,
 ];
 

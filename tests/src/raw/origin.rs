@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -34,11 +34,19 @@ struct Shared {
 }
 
 impl Origin {
-    /// Listens on a free port, and answers every request so.
+    /// Listens on a free port of loopback, and answers every request so.
     pub fn start(
         answer: impl Fn(&Request, &mut Exchange<'_>) -> Result<()> + Send + Sync + 'static,
     ) -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), answer)
+    }
+
+    /// Listens on a free port of this host.
+    pub fn start_at(
+        host: IpAddr,
+        answer: impl Fn(&Request, &mut Exchange<'_>) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind((host, 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
             answer: Box::new(answer),

@@ -1,7 +1,7 @@
 //! A client on str0m that numbers what it sends, and counts what it gets.
 
 use std::collections::HashSet;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -15,8 +15,8 @@ use str0m::rtp::{RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Rtc};
 
 use super::{DATAGRAM, drive, fragment, input, receive, restarted};
-use crate::wait;
 use crate::whip::{Role, Session};
+use crate::{ports, wait};
 
 /// A publisher of numbered packets, or a player of them. Vanishes when dropped, without a word to
 /// anybody.
@@ -38,7 +38,7 @@ impl Client {
     }
 
     fn start(server: SocketAddr, role: Role, stream: &str, rate: u32) -> Result<Self> {
-        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+        let socket = ports::towards(server)?;
         let address = socket.local_addr()?;
         let mut rtc = Rtc::builder().set_rtp_mode(true).build(Instant::now());
         rtc.add_local_candidate(Candidate::host(address, "udp")?);
@@ -115,7 +115,12 @@ impl Client {
 
     /// Goes on from another port, as behind a NAT that has forgotten it: it does not know.
     pub fn move_to_new_port(&self) -> Result<()> {
-        self.tell(Command::Move)
+        self.move_to(self.address()?.ip())
+    }
+
+    /// The same from another address of its host.
+    pub fn move_to(&self, host: IpAddr) -> Result<()> {
+        self.tell(|done| Command::Move(host, done))
     }
 
     /// Restarts ICE, with new credentials that PATCH exchanges.
@@ -174,7 +179,7 @@ impl Seen {
 }
 
 enum Command {
-    Move(Sender<Result<()>>),
+    Move(IpAddr, Sender<Result<()>>),
     Restart(Sender<Result<()>>),
     Close(Sender<Result<()>>),
 }
@@ -198,7 +203,7 @@ impl Peer {
         let mut buffer = [0; DATAGRAM];
         while self.rtc.is_alive() {
             match self.commands.try_recv() {
-                Ok(Command::Move(done)) => drop(done.send(self.move_on())),
+                Ok(Command::Move(host, done)) => drop(done.send(self.move_on(host))),
                 Ok(Command::Restart(done)) => drop(done.send(self.restart())),
                 Ok(Command::Close(done)) => {
                     drop(done.send(self.rtc.close().map_err(Into::into)));
@@ -258,8 +263,8 @@ impl Peer {
         }
     }
 
-    fn move_on(&mut self) -> Result<()> {
-        self.socket = UdpSocket::bind(("127.0.0.1", 0))?;
+    fn move_on(&mut self, host: IpAddr) -> Result<()> {
+        self.socket = UdpSocket::bind((host, 0))?;
         lock(&self.seen).socket = Some(self.socket.try_clone()?);
         Ok(())
     }

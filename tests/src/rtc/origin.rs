@@ -1,6 +1,6 @@
 //! An origin on str0m that forwards RTP from publishers to players.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex};
@@ -26,16 +26,21 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Starts an origin on free ports.
+    /// Starts an origin on free ports of loopback.
     pub fn start() -> Result<Self> {
-        let socket = UdpSocket::bind(("127.0.0.1", 0))?;
+        Self::start_at(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// Starts an origin on free ports of this host.
+    pub fn start_at(host: IpAddr) -> Result<Self> {
+        let socket = UdpSocket::bind((host, 0))?;
         let media = socket.local_addr()?;
         let sessions = Arc::<AtomicUsize>::default();
         let (sender, commands) = mpsc::channel();
         let server =
             Server { socket, media, commands, sessions: Vec::new(), count: sessions.clone() };
         thread::spawn(move || server.run());
-        let endpoint = Endpoint::start(Desk(Mutex::new(sender)))?;
+        let endpoint = Endpoint::start_at(host, Desk(Mutex::new(sender)))?;
         Ok(Self { endpoint, media, sessions })
     }
 
@@ -67,7 +72,8 @@ impl Origin {
     /// Registers it with a proxy under this name.
     pub fn register_at(&self, proxy: SocketAddr, name: &str) -> Result<()> {
         let media = format!("udp://0.0.0.0:{}", self.media.port());
-        heartbeat::register(proxy, name, &[("api", self.http().port().to_string()), ("rtc", media)])
+        let listeners = [("api", self.http().port().to_string()), ("rtc", media)];
+        heartbeat::register_host(self.media.ip(), proxy, name, &listeners)
     }
 }
 
