@@ -7,7 +7,7 @@ use std::sync::Arc;
 use srs_proxy::app::App;
 use srs_proxy::config::{Command, Config, Error};
 use srs_proxy::drain::{self, Signals};
-use srs_proxy::{listen, telemetry};
+use srs_proxy::{doctor, listen, telemetry};
 
 fn main() -> ExitCode {
     match Command::from_process() {
@@ -18,6 +18,11 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Ok(Command::Doctor { config }) => {
+            let found = doctor::examine(&config.kernel);
+            let _gone = io::stdout().write_all(found.text.as_bytes());
+            if found.works { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Ok(Command::Print { text, warnings }) => {
             // A reader that goes away, as `head` does, is no failure.
             let _gone = io::stdout().write_all(text.as_bytes());

@@ -10,12 +10,13 @@ use aya::programs::tc::{
 };
 use aya::programs::xdp::{XdpError, XdpLink};
 use aya::programs::{
-    LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode, tc::SchedClassifierLink,
+    LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    tc::SchedClassifierLink,
 };
 use nix::errno::Errno;
 use proxy_ebpf::contract::{TC_UDP, XDP_UDP};
 
-use super::{Engine, Interface};
+use super::{Engine, Interface, ProgramSize};
 
 /// A program at an interface, as long as this lives: a filter of TC, or a link that no file holds.
 #[derive(Debug)]
@@ -53,6 +54,19 @@ impl Hooks {
 
     pub(super) const fn filters(&self) -> bool {
         self.filters
+    }
+
+    pub(super) fn sizes(&self) -> Vec<ProgramSize> {
+        let size = |name| {
+            let info = match self.programs.program(name)? {
+                Program::Xdp(xdp) => xdp.info(),
+                Program::SchedClassifier(tc) => tc.info(),
+                _ => return None,
+            };
+            let verified = info.ok().and_then(|info| info.verified_instruction_count());
+            Some(ProgramSize { name, verified })
+        };
+        [XDP_UDP, TC_UDP].into_iter().filter_map(size).collect()
     }
 
     /// Puts a program to an interface, and a link in a file if there is to be one.

@@ -19,7 +19,7 @@ pub use self::load::LoadError;
 use self::load::Loaded;
 pub use self::maps::{KernelMaps, MapError, Maps};
 use self::pins::Folder;
-pub use self::pins::PinError;
+pub use self::pins::{PinError, is_bpffs};
 use crate::config::{self, KernelMode};
 
 /// Where in the kernel a program sees an interface's packets.
@@ -69,6 +69,15 @@ pub struct InterfaceView {
     pub engine: Option<Engine>,
     /// Why nothing is, or nothing faster; none where that was asked for.
     pub reason: Option<String>,
+}
+
+/// What the verifier had to do with a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    /// Its name.
+    pub name: &'static str,
+    /// Instructions that it has followed, where the kernel tells (since Linux 5.16).
+    pub verified: Option<u32>,
 }
 
 /// The programs, loaded, and the interfaces to which they are attached.
@@ -221,6 +230,11 @@ impl Programs {
             InterfaceView { index: interface.index, name: interface.name.clone(), engine, reason }
         };
         self.interfaces.values().map(view).collect()
+    }
+
+    /// How large the programs are.
+    pub fn sizes(&self) -> Vec<ProgramSize> {
+        self.hooks.sizes()
     }
 
     /// Packets by reason, in the order of [`Reason::ALL`], since the maps were made.

@@ -138,7 +138,7 @@ impl Folder {
 }
 
 /// Whether `folder`, or what it would be made in, is in a bpffs.
-pub(crate) fn is_bpffs(folder: &Path) -> Result<(), PinError> {
+pub fn is_bpffs(folder: &Path) -> Result<(), PinError> {
     let there = folder.ancestors().find(|path| path.exists());
     match there.map(statfs) {
         Some(Ok(found)) if found.filesystem_type() == BPF_FS_MAGIC => Ok(()),
