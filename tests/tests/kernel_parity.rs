@@ -1,19 +1,21 @@
 //! What happens to hosts, interfaces, neighbours and the proxy while media flows, by every engine.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
+use nix::unistd::Uid;
 use serde_json::Value;
 use srs_proxy_tests::echo::Echo;
 use srs_proxy_tests::engine::{Engine, Setting, Stage};
 use srs_proxy_tests::hands::by_all_hands;
 use srs_proxy_tests::ice_client::Client;
 use srs_proxy_tests::netns::{Arms, Family};
+use srs_proxy_tests::proxy::Session;
 use srs_proxy_tests::srt_call::Caller;
 use srs_proxy_tests::whip::Role;
 use srs_proxy_tests::{ice, on_every_engine, srt_call, usage, wait};
@@ -35,14 +37,15 @@ on_every_engine!(
 
 fn an_interface_goes_down_and_comes_back(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
-        let pair = Pair::start(stage)?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
         let ids = ids(stage)?;
         stage.network.proxy.ip("link set back down")?;
         must_be_relayed(stage, 2)?;
         stage.network.proxy.ip("link set back up")?;
-        pair.must_go_on().context("up again")?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
+        calls.must_go_on().context("up again")?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
         ensure!(self::ids(stage)? == ids, "sessions were made anew");
         Ok(())
     })
@@ -50,8 +53,9 @@ fn an_interface_goes_down_and_comes_back(engine: Engine) -> Result<()> {
 
 fn a_neighbour_gets_another_mac(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
-        let pair = Pair::start(stage)?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
         let Stage { network, .. } = stage;
         // It tells its neighbours.
         network.origin.set("ipv4/conf/eth0/arp_notify", "1")?;
@@ -61,8 +65,8 @@ fn a_neighbour_gets_another_mac(engine: Engine) -> Result<()> {
             let neighbours = network.proxy.run("ip", "neighbour show dev back")?;
             Ok(neighbours.contains("02:00:00:00:00:81").then_some(()))
         })?;
-        pair.must_go_on().context("by its new address")?;
-        stage.must_carry_all_of(2, || pair.must_go_on())
+        calls.must_go_on().context("by its new address")?;
+        stage.must_carry_all_of(2, || calls.must_go_on())
     })
 }
 
@@ -91,22 +95,24 @@ fn a_full_map_leaves_the_rest_to_the_relay(engine: Engine) -> Result<()> {
 
 fn programs_that_somebody_removes_are_missed(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
-        let pair = Pair::start(stage)?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
         let ids = ids(stage)?;
         detach_all(stage)?;
         // Media goes up, where the relay has it, or there is another program in a moment.
-        pair.must_go_on().context("without a program")?;
+        calls.must_go_on().context("without a program")?;
         wait::until("sessions fall to the relay, or are carried by new programs", SOON, || {
             let all = stage.sessions()?;
-            let is_relayed = all.iter().all(|it| it.plane == "relay" && !it.plane_reason.is_empty());
+            let is_relayed =
+                all.iter().all(|it| it.plane == "relay" && !it.plane_reason.is_empty());
             let is_renewed = !stage.attached()?.is_empty();
             ensure!(is_relayed || is_renewed, "{all:?}");
             Ok(Some(()))
         })?;
-        pair.must_go_on()?;
+        calls.must_go_on()?;
         ensure!(self::ids(stage)? == ids, "sessions were made anew");
-        pair.must_finish_without_loss()
+        calls.must_finish_without_loss().map(drop)
     })
 }
 
@@ -125,8 +131,9 @@ fn an_origin_on_the_proxys_own_host_is_relayed(engine: Engine) -> Result<()> {
 
 fn a_killed_proxy_leaves_nothing_that_is_not_pinned(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
-        let pair = Pair::start(stage)?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
         stage.proxy.process.kill()?;
         wait::until("nothing is attached", SOON, || {
             let attached = stage.attached()?;
@@ -136,17 +143,19 @@ fn a_killed_proxy_leaves_nothing_that_is_not_pinned(engine: Engine) -> Result<()
         stage.start_again(&[])?;
         ensure!(stage.sessions()?.is_empty(), "sessions out of nothing");
         // Others can begin.
-        let again = Pair::call(stage, &pair.origins, "again")?;
+        drop(calls);
+        let again = origins.call(stage)?;
         again.must_go_on()?;
         stage.must_carry_all_of(2, || again.must_go_on())
     })
 }
 
 fn a_stop_in_order_leaves_nothing(engine: Engine) -> Result<()> {
-    let mounts = Mounts::new()?;
-    Setting::PLAIN.with(&[("PROXY_EBPF_PIN", mounts.text()?)]).tell(engine, |stage| {
-        let pair = Pair::start(stage)?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
+    let pins = Pins::new()?;
+    Setting::PLAIN.with(&[("PROXY_EBPF_PIN", pins.text()?)]).tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
         let wanted = usize::from(engine != Engine::Relay) * 2;
         let attached = stage.attached()?;
         ensure!(attached.len() == wanted, "attached: {attached:?}");
@@ -158,8 +167,8 @@ fn a_stop_in_order_leaves_nothing(engine: Engine) -> Result<()> {
         })?;
         let attached = stage.attached()?;
         ensure!(attached.is_empty(), "still attached: {attached:?}");
-        let pins = mounts.pins()?;
-        ensure!(pins.is_empty(), "still pinned: {pins:?}");
+        let left = pins.left()?;
+        ensure!(left.is_empty(), "still pinned: {left:?}");
         Ok(())
     })
 }
@@ -175,24 +184,25 @@ fn pinned_sessions_outlive_a_killed_proxy_by_xdp() -> Result<()> {
 }
 
 fn pinned_sessions_outlive_a_killed_proxy(engine: Engine) -> Result<()> {
-    let mounts = Mounts::new()?;
-    let variables = [("PROXY_EBPF_PIN", mounts.text()?)];
+    let pins = Pins::new()?;
+    let variables = [("PROXY_EBPF_PIN", pins.text()?)];
     Setting::PLAIN.with(&variables).tell(engine, |stage| {
-        let pair = Pair::start(stage)?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
         let before = stage.sessions()?;
         stage.proxy.process.kill()?;
-        pair.must_go_on().context("without a proxy")?;
+        calls.must_go_on().context("without a proxy")?;
         stage.start_again(&variables)?;
-        stage.must_carry_all_of(2, || pair.must_go_on())?;
-        let streams = |sessions: &[srs_proxy_tests::proxy::Session]| {
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let streams = |sessions: &[Session]| {
             let mut all: Vec<_> = sessions.iter().map(|it| it.stream.clone()).collect();
             all.sort_unstable();
             all
         };
         ensure!(streams(&before) == streams(&stage.sessions()?), "other streams than before");
         // Both end in order, and all is free again.
-        let (webrtc, srt) = pair.must_finish()?;
+        let (webrtc, srt) = calls.must_finish_without_loss()?;
         ensure!(webrtc.session.delete()?.status() == 200, "DELETE was refused");
         srt.leave()?;
         wait::until_true("both have ended", SOON, || Ok(stage.sessions()?.is_empty()))?;
@@ -239,41 +249,181 @@ fn five_thousand_sessions_are_carried_and_leave_nothing() -> Result<()> {
 /// Descriptors that a runtime may have more of than before.
 const SPARE: usize = 8;
 
-/// A client of WebRTC and a caller of SRT, each with packets that come back.
-struct Pair {
-    webrtc: Echo<Client>,
-    srt: Echo<Caller>,
-    origins: (ice::Origin, srt_call::Origin),
-}
+/// An origin of WebRTC and one of SRT, which send packets back.
+struct Origins(ice::Origin, srt_call::Origin);
 
-/// The same without its origins.
+/// A client of WebRTC and a caller of SRT, each with packets that come back.
 struct Calls {
     webrtc: Echo<Client>,
     srt: Echo<Caller>,
 }
 
-impl Pair {
+impl Origins {
     fn start(stage: &Stage<'_>) -> Result<Self> {
         let webrtc = stage.origin(ice::Origin::start_at)?;
         let srt = stage.origin(|host| srt_call::Origin::start((host, 10080).into(), 1 << 20))?;
-        let origins = (webrtc, srt);
-        let Calls { webrtc, srt } = Self::call(stage, &origins, "show")?;
-        Ok(Self { webrtc, srt, origins })
+        Ok(Self(webrtc, srt))
     }
 
-    /// Registers the origins, and calls them.
-    fn call(
-        stage: &Stage<'_>,
-        (webrtc, srt): &(ice::Origin, srt_call::Origin),
-        stream: &str,
-    ) -> Result<Calls> {
+    /// Registers them, and calls both.
+    fn call(&self, stage: &Stage<'_>) -> Result<Calls> {
+        let Self(webrtc, srt) = self;
         stage.register(|api| {
             webrtc.register_at(api, "webrtc")?;
             srt.register_at(api, "srt")
         })?;
-        let client = open(stage, stream, 0)?;
-        let id = format!("#!::r=live/{stream}-srt,m=publish");
-        let caller = Caller::call(stage.proxy.srt(), 7, &id, SOON)?;
+        let client = open(stage, "show", 0)?;
+        let caller = Caller::call(stage.proxy.srt(), 7, "#!::r=live/srt,m=publish", SOON)?;
         Ok(Calls { webrtc: Echo::start(client, RATE, 0), srt: Echo::start(caller, RATE, 0) })
+    }
+}
+
+impl Calls {
+    /// Waits for a second of packets of each.
+    fn must_go_on(&self) -> Result<()> {
+        self.webrtc.must_go_on_for(SECOND, SOON).context("WebRTC")?;
+        self.srt.must_go_on_for(SECOND, SOON).context("SRT")
+    }
+
+    fn must_finish_without_loss(self) -> Result<(Client, Caller)> {
+        let (webrtc, _) = self.webrtc.must_finish_without_loss().context("WebRTC")?;
+        let (srt, _) = self.srt.must_finish_without_loss().context("SRT")?;
+        Ok((webrtc, srt))
+    }
+}
+
+/// A client of the stream `live/<stream>` that is connected.
+fn open(stage: &Stage<'_>, stream: &str, number: usize) -> Result<Client> {
+    let ufrag = format!("c{number:07x}");
+    let client = Client::open(stage.proxy.http_api(), Role::Publish, stream, &ufrag)?;
+    client.connect()?;
+    Ok(client)
+}
+
+/// So many clients of one origin.
+fn clients(stage: &Stage<'_>, count: usize) -> Result<(ice::Origin, Vec<Client>)> {
+    let origin = stage.origin(ice::Origin::start_at)?;
+    stage.register(|api| origin.register_at(api, "origin"))?;
+    let clients = (0..count).map(|place| open(stage, &format!("show{place}"), place));
+    Ok((origin, clients.collect::<Result<_>>()?))
+}
+
+fn ids(stage: &Stage<'_>) -> Result<Vec<String>> {
+    let mut ids: Vec<_> = stage.sessions()?.into_iter().map(|it| it.id).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Waits until the relay has all of so many sessions, and says why.
+fn must_be_relayed(stage: &Stage<'_>, count: usize) -> Result<()> {
+    wait::until("the relay carries all, and says why", SOON, || {
+        let all = stage.sessions()?;
+        let why = |it: &Session| !it.plane_reason.is_empty();
+        let is_so = all.len() == count && all.iter().all(|it| it.plane == "relay" && why(it));
+        ensure!(is_so, "{all:?}");
+        Ok(Some(()))
+    })
+}
+
+/// Waits until the engine carries so many sessions, and the relay, for a reason, so many others.
+fn must_be_shared(stage: &Stage<'_>, carried: usize, relayed: usize) -> Result<()> {
+    let plane = stage.engine.plane();
+    wait::until("engine and relay have their shares", SOON, || {
+        let all = stage.sessions()?;
+        let (by_engine, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|it| it.plane == plane);
+        let is_said = others.iter().all(|it| it.plane == "relay" && !it.plane_reason.is_empty());
+        ensure!((by_engine.len(), others.len()) == (carried, relayed) && is_said, "{others:?}");
+        Ok(Some(()))
+    })
+}
+
+/// Waits until the proxy says that the kernel has no flow.
+fn must_have_no_flows(stage: &Stage<'_>) -> Result<()> {
+    wait::until("the maps are empty", SOON, || {
+        let planes = stage.proxy.get("/api/v1/planes")?;
+        let flows = planes.pointer("/kernel/flows").and_then(Value::as_u64);
+        ensure!(flows == Some(0), "{planes}");
+        Ok(Some(()))
+    })
+}
+
+/// Takes off what is attached to the proxy's interfaces, as somebody else may.
+fn detach_all(stage: &Stage<'_>) -> Result<()> {
+    let proxy = &stage.network.proxy;
+    let read =
+        |words: &str| -> Result<Value> { Ok(serde_json::from_str(&proxy.run("bpftool", words)?)?) };
+    let mut programs = Vec::new();
+    collect(&read("-j net show")?, &["prog_id", "id"], &mut programs);
+    let links = read("-j link show")?;
+    for link in links.as_array().into_iter().flatten() {
+        let number = |name: &str| link.get(name).and_then(Value::as_u64);
+        if let (Some(id), Some(program)) = (number("id"), number("prog_id"))
+            && programs.contains(&program)
+        {
+            proxy.run("bpftool", &format!("link detach id {id}"))?;
+        }
+    }
+    for interface in ["front", "back"] {
+        // What is attached without a link.
+        proxy.ip(&format!("link set {interface} xdp off"))?;
+        // There may be none.
+        let _ = proxy.run("tc", &format!("qdisc del dev {interface} clsact"));
+    }
+    let left = stage.attached()?;
+    // The proxy may be faster.
+    println!("attached after all was taken off: {left:?}");
+    Ok(())
+}
+
+/// Numbers of these names, wherever they stand.
+fn collect(value: &Value, names: &[&str], into: &mut Vec<u64>) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                into.extend(value.as_u64().filter(|_| names.contains(&name.as_str())));
+                collect(value, names, into);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|it| collect(it, names, into)),
+        _ => {}
+    }
+}
+
+/// A bpffs that only this thread and what it starts see. Gone with them.
+struct Pins {
+    mount: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+impl Pins {
+    fn new() -> Result<Self> {
+        let root = tempfile::Builder::new().prefix("srs-proxy-pins-").tempdir()?;
+        if Uid::effective().is_root() {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(Some("bpf"), root.path(), Some("bpf"), MsFlags::empty(), none)?;
+        }
+        // The kernel has files of its own at the root.
+        let folder = root.path().join("srs-proxy");
+        fs::create_dir(&folder)?;
+        Ok(Self { mount: root, folder })
+    }
+
+    fn text(&self) -> Result<&str> {
+        self.folder.to_str().context("a folder whose name is no text")
+    }
+
+    fn left(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.folder)?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // The namespace ends with the thread if this fails.
+        let _ = umount2(self.mount.path(), MntFlags::MNT_DETACH);
     }
 }

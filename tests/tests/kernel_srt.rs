@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use srs_proxy_tests::echo::{Echo, Tally};
 use srs_proxy_tests::engine::{Engine, Setting, Stage};
 use srs_proxy_tests::netns::Family;
-use srs_proxy_tests::srt::{self, End, Peer, Program, Receiver};
+use srs_proxy_tests::srt::{self, End, Peer, Program};
 use srs_proxy_tests::srt_call::{Caller, Origin};
 use srs_proxy_tests::{on_every_engine, wait};
 
@@ -43,7 +43,7 @@ fn exchange(engine: Engine, family: Family, peer: Peer) -> Result<()> {
         let server = stage.proxy.srt();
         // A listener takes one caller, so the second one is registered behind the first call.
         let first = SocketAddr::new(stage.network.origin_address(family), 10080);
-        let published = stage.origin(|_| peer.receive(folder, "origin", End::Listener(first)))?;
+        let arrived = stage.origin(|_| peer.receive(folder, "origin", End::Listener(first)))?;
         listens(stage, first, "first")?;
         let caller = End::Caller(server, "#!::r=live/published,m=publish");
         let publisher = peer.send(folder, "publisher", caller, &file, MEDIA)?;
@@ -55,14 +55,14 @@ fn exchange(engine: Engine, family: Family, peer: Peer) -> Result<()> {
         listens(stage, second, "second")?;
         let played = peer.receive(folder, "player", End::Caller(server, "live/played"))?;
         stage.must_carry_all_of(2, || {
-            published.must_have_all_of(&file, MEDIA + SOON)?;
+            arrived.must_have_all_of(&file, MEDIA + SOON)?;
             played.must_have_all_of(&file, MEDIA + SOON)
         })?;
         stage.must_have_right_checksums()?;
         drop((publisher, played));
         // Both programs say goodbye.
         wait::until_true("both have left", SOON, || Ok(stage.sessions()?.is_empty()))?;
-        drop::<(_, Receiver)>((source, published));
+        drop((source, arrived));
         Ok(())
     })
 }
