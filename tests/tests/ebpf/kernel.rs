@@ -229,7 +229,7 @@ fn datagrams_of(frame: &[u8], segment: u32) -> u64 {
 fn difference(before: &[Tally], after: &[Tally]) -> Result<Tally> {
     let changed: Vec<_> = before.iter().zip(after).filter(|(b, a)| b != a).collect();
     let [(before, after)] = changed[..] else { bail!("{} CPUs have counted", changed.len()) };
-    ensure!(after.seen > before.seen, "the clock stood still");
+    ensure!(after.seen >= before.seen && after.seen != 0, "the clock went back");
     let newer = |before: u32, after: u32| if before == after { 0 } else { after };
     Ok(Tally {
         packets: after.packets - before.packets,
