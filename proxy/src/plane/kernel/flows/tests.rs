@@ -365,7 +365,7 @@ fn what_an_earlier_daemon_left_stays_until_it_is_taken_over_or_swept_out() {
     assert_eq!(plane.flows.memos().len(), 2);
     // Its next hops are not known yet: what is there goes on.
     let course = plane.install_with(&taken, [None, None]);
-    plane.flows.keep(&taken, memo);
+    plane.flows.keep(&taken, Box::new(memo));
     plane.flows.sweep();
     assert_eq!(plane.flows.maps.ways.len(), 2);
     assert_eq!(plane.flows.maps.ports.len(), 2, "the ports of what goes on stay open");
