@@ -33,7 +33,8 @@ pub(crate) const TESTS: &[Need] = &[
         package: "srt-tools",
         is_here: || find("srt-live-transmit").is_some(),
     },
-    Need { what: "ip", package: "iproute2", is_here: || find("ip").is_some() },
+    Need { what: "bpftool", package: "bpftool", is_here: || find("bpftool").is_some() },
+    Need { what: "ip and tc", package: "iproute2", is_here: || find("tc").is_some() },
     Need { what: "ethtool", package: "ethtool", is_here: || find("ethtool").is_some() },
     HAPROXY,
 ];

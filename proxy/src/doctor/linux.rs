@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 use nix::unistd::{AccessFlags, access};
 use proxy_ebpf::CONTRACT;
 
-use super::Finding;
+use super::table::Finding;
 use crate::config::{self, KernelMode};
 use crate::plane::ebpf_object::OBJECT;
 use crate::plane::kernel::privilege;

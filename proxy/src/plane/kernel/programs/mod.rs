@@ -201,7 +201,7 @@ impl Programs {
     pub fn check(&mut self) -> Vec<u32> {
         let mut gone = Vec::new();
         for (index, place) in &mut self.interfaces {
-            let removed = Err("its program was removed by somebody else".to_owned());
+            let removed = Err("its program was removed by somebody else, or it is gone".to_owned());
             let Ok(Attached { engine, link }) = mem::replace(&mut place.attached, removed) else {
                 continue;
             };
@@ -262,10 +262,12 @@ impl Programs {
                 Err(reason) => format!("no XDP at {}: {reason}", interface.name),
             },
         };
+        // One that takes nothing at all, as when it is gone already, changes nothing for the others.
+        let attached = self.link(Engine::Tc, interface)?;
         if self.no_xdp.replace(why).is_none() {
             self.step_down();
         }
-        self.link(Engine::Tc, interface)
+        Ok(attached)
     }
 
     /// Moves everything from XDP to TC. An interface has both for a moment: the first one to
@@ -287,7 +289,7 @@ impl Programs {
     fn link(&mut self, engine: Engine, interface: &Interface) -> Result<Attached, String> {
         let index = interface.index;
         // One that is attached anew has to make room for itself.
-        if let Some(place) = self.interfaces.get_mut(&index)
+        if let Some(place) = self.interfaces.get(&index)
             && place.attached.as_ref().is_ok_and(|attached| attached.engine == engine)
         {
             self.detach(index);
