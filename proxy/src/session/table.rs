@@ -234,6 +234,7 @@ impl Drop for Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::Carriage;
     use crate::stream::{Ask, Vhosts};
 
     fn sessions(total: usize, per_client: usize) -> Arc<Sessions> {
@@ -305,7 +306,7 @@ mod tests {
             live.session().note(|progress| {
                 progress.role = Some(role);
                 progress.stream = Some(show.clone());
-                progress.plane = Some(("relay", "portable"));
+                progress.plane = Some(Carriage::Stream("relay", "portable"));
             });
             live
         });
