@@ -139,10 +139,19 @@ impl<M: Maps> Flows<M> {
         let generation = flow.generation;
         let mut told = self.flows.remove(&generation)?;
         for key in &told.keys {
-            if self.owners.get(key) == Some(&generation) {
-                self.owners.remove(key);
-                self.maps.take(key);
-                self.use_port(key, told.medium, false);
+            match self.owners.get(key) {
+                Some(&owner) if owner == generation => {
+                    self.owners.remove(key);
+                    self.maps.take(key);
+                    self.use_port(key, told.medium, false);
+                }
+                // It has been taken over.
+                Some(_) => {}
+                // An earlier daemon may have left it.
+                None => {
+                    self.maps.take(key);
+                    self.close_unused(key);
+                }
             }
         }
         // Behind the entries: from here on nothing is counted any more.
@@ -198,8 +207,7 @@ impl<M: Maps> Flows<M> {
 
     /// The next hop of a path is known, or another one.
     pub(super) fn hop(&mut self, path: &Path, hop: &Answer, now: Instant) {
-        let users: Vec<u64> =
-            self.by_path.get(path).into_iter().flatten().copied().collect();
+        let users: Vec<u64> = self.by_path.get(path).into_iter().flatten().copied().collect();
         for generation in users {
             let Some(told) = self.flows.get_mut(&generation) else { continue };
             for (of_flow, known) in told.paths.iter().zip(&mut told.hops) {
@@ -283,13 +291,10 @@ impl<M: Maps> Flows<M> {
                 self.maps.forget(slot);
             }
         }
-        for port in 0..=u16::MAX {
-            let [of_webrtc, of_srt] = self.ports.get(&port).copied().unwrap_or_default();
-            for (bits, uses) in [(Ports::WEBRTC, of_webrtc), (Ports::SRT, of_srt)] {
-                if uses == 0 {
-                    self.maps.open_port(port, bits, false);
-                }
-            }
+        // Those of flows that are not carried yet, and may go on as they were left, stay open.
+        let ports: HashSet<u16> = keys.iter().map(port).collect();
+        for port in (0..=u16::MAX).filter(|port| !ports.contains(port)) {
+            self.maps.open_port(port, Ports::WEBRTC | Ports::SRT, false);
         }
     }
 
@@ -415,9 +420,20 @@ impl<M: Maps> Flows<M> {
         }
     }
 
+    /// Closes the port of a key that no flow has.
+    fn close_unused(&mut self, key: &Key) {
+        let port = port(key);
+        let [of_webrtc, of_srt] = self.ports.get(&port).copied().unwrap_or_default();
+        for (bits, uses) in [(Ports::WEBRTC, of_webrtc), (Ports::SRT, of_srt)] {
+            if uses == 0 {
+                self.maps.open_port(port, bits, false);
+            }
+        }
+    }
+
     /// Counts the entries on the port where packets of this key come.
     fn use_port(&mut self, key: &Key, medium: Medium, is_used: bool) {
-        let port = u16::from_be_bytes(key.destination_port);
+        let port = port(key);
         let uses = self.ports.entry(port).or_default();
         let [of_webrtc, of_srt] = uses;
         let (count, bits) = match medium {
@@ -468,6 +484,11 @@ fn note(maps: &mut impl Maps, slot: u32, memo: &Memo) {
     }
 }
 
+/// Where packets of this key come.
+fn port(key: &Key) -> u16 {
+    u16::from_be_bytes(key.destination_port)
+}
+
 fn is_held(way: &Way) -> bool {
     way.flags & Way::HELD != 0
 }
@@ -501,3 +522,6 @@ fn ways(flow: &Flow, keys: &[Key; 2], hops: &[NextHop; 2], slot: u32) -> Option<
         way(from_origin, (key.local, key.client), to_client, TO_CLIENT)?,
     ])
 }
+
+#[cfg(test)]
+mod tests;
