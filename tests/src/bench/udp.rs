@@ -3,7 +3,7 @@
 mod packets;
 mod traffic;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,8 @@ use socket2::SockRef;
 use self::packets::{Header, Kind, READ, SIZE};
 use self::traffic::Traffic;
 use super::{Client, Relay};
-use crate::{stun, wait};
+use crate::netns::Namespace;
+use crate::{ports, stun, wait};
 
 /// What the sessions of a case carry.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +82,7 @@ pub struct OriginSocket {
 pub struct Opener {
     load: Load,
     origin: OriginSocket,
+    home: Option<Namespace>,
     ask: Ask,
 }
 
@@ -103,9 +105,9 @@ struct Consent {
 }
 
 impl OriginSocket {
-    /// On a free port; answers binding requests with this password.
-    pub fn bind(password: &str) -> Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    /// On a free port of this host; answers binding requests with this password.
+    pub fn bind(host: IpAddr, password: &str) -> Result<Self> {
+        let socket = UdpSocket::bind((host, 0))?;
         prepare(&socket)?;
         Ok(Self { socket: Arc::new(socket), password: password.to_owned() })
     }
@@ -138,9 +140,10 @@ impl OriginSocket {
 }
 
 impl Opener {
-    /// For sessions with this origin; they are asked for if a relay has signalling.
-    pub fn new(load: Load, origin: &OriginSocket, ask: Ask) -> Self {
-        Self { load, origin: origin.clone(), ask }
+    /// For sessions with this origin, of clients that are in this namespace, if in any; they are
+    /// asked for if a relay has signalling.
+    pub fn new(load: Load, origin: &OriginSocket, home: Option<Namespace>, ask: Ask) -> Self {
+        Self { load, origin: origin.clone(), home, ask }
     }
 
     /// The session of this number, once a packet has gone there and back through the relay and is
@@ -156,7 +159,7 @@ impl Opener {
             }
             None => None,
         };
-        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let client = ports::towards(relay.address)?;
         prepare(&client)?;
         client.connect(relay.address)?;
         if let Some(consent) = &consent {
@@ -192,15 +195,21 @@ impl Opener {
 
     /// One session of the number behind all others, which ends as it begins.
     pub fn try_out(&self, relay: &Relay) -> Result<()> {
-        self.open(relay, TRIAL).map(drop)
+        self.at_home(|| self.open(relay, TRIAL)).map(drop)
     }
 
     /// So many sessions, as one client.
     pub fn client(&self, relay: &Relay, count: usize) -> Result<Client> {
-        let sessions = (0..count).map(|number| self.open(relay, number));
-        let (load, origin, sessions) =
-            (self.load, self.origin.clone(), sessions.collect::<Result<_>>()?);
+        let open = || (0..count).map(|number| self.open(relay, number)).collect();
+        let (load, origin, sessions) = (self.load, self.origin.clone(), self.at_home(open)?);
         Ok(Box::new(move |tally| Traffic::new(load, origin, sessions)?.run(tally)))
+    }
+
+    fn at_home<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        match &self.home {
+            Some(home) => home.within(act),
+            None => act(),
+        }
     }
 }
 

@@ -1,0 +1,103 @@
+//! Clients, relay and origin on hosts of their own, with a router between clients and relay: network
+//! namespaces and veth pairs. There the kernel can forward in a relay's place.
+
+use std::path::Path;
+
+use anyhow::Result;
+use srs_proxy_tests::bench::udp::{Load, Pace, Way};
+use srs_proxy_tests::bench::{self, Bench, Case, Column, Contender, Relay};
+use srs_proxy_tests::netns::Family;
+use srs_proxy_tests::proxy::Proxy;
+
+use crate::origin::{Datagrams, Origin};
+use crate::{DIRECT, VIDEO};
+
+pub(crate) fn bench(bench: &Bench) -> Result<()> {
+    let contenders = [DIRECT, RELAY, TC, XDP, NGINX];
+    bench.run(&Datagrams { has_hosts: true }, CASES, &contenders)
+}
+
+const CASES: &[Case<Load>] = &[
+    Case {
+        name: "paths",
+        title: "Between hosts: 200 players of 2 Mb/s, 30 frames a second of 8 packets each",
+        load: Load { way: Way::ToClients, pace: VIDEO, has_echo: false },
+        clients: 200,
+        columns: COST,
+    },
+    Case {
+        name: "paths-publish",
+        title: "Between hosts: 200 publishers of 2 Mb/s, 30 frames a second of 8 packets each",
+        load: Load { way: Way::ToOrigin, pace: VIDEO, has_echo: false },
+        clients: 200,
+        columns: COST,
+    },
+    Case {
+        name: "paths-latency",
+        title: "Between hosts: 1 player of 50 Mb/s, and a packet every millisecond that the origin \
+                sends back",
+        load: Load {
+            way: Way::ToClients,
+            pace: Pace::Bursts { packets: 8, per_second: 710 },
+            has_echo: true,
+        },
+        clients: 1,
+        columns: &[
+            Column::RoundTripP50,
+            Column::RoundTripP99,
+            Column::AddedP50,
+            Column::AddedP99,
+            Column::InKernel,
+            Column::Lost,
+        ],
+    },
+];
+
+const COST: &[Column] = &[
+    Column::MachinePerPacket,
+    Column::AddedPerPacket,
+    Column::InKernel,
+    Column::Lost,
+    Column::Packets,
+];
+
+const RELAY: Contender<Origin> = Contender {
+    name: "srs-proxy relay",
+    is_reference: true,
+    start: |folder, origin| srs_proxy(folder, origin, "off"),
+};
+
+const TC: Contender<Origin> = Contender {
+    name: "srs-proxy TC",
+    is_reference: false,
+    start: |folder, origin| srs_proxy(folder, origin, "tc"),
+};
+
+const XDP: Contender<Origin> = Contender {
+    name: "srs-proxy XDP",
+    is_reference: false,
+    start: |folder, origin| srs_proxy(folder, origin, "xdp"),
+};
+
+const NGINX: Contender<Origin> = Contender { name: "nginx", is_reference: true, start: nginx };
+
+fn srs_proxy(folder: &Path, origin: &Origin, mode: &str) -> Result<Relay> {
+    let network = origin.network()?;
+    let address = network.proxy_address(Family::V4);
+    let variables = [("PROXY_LOG", "warn"), ("PROXY_EBPF_MODE", mode)];
+    let proxy = Proxy::start_in(&network.proxy, address, folder, &variables)?;
+    origin.register_at(&proxy)?;
+    let (signalling, media) = (Some(proxy.http_api()), proxy.webrtc());
+    Ok(Relay { signalling, ..Relay::new(proxy.process, media) })
+}
+
+fn nginx(folder: &Path, origin: &Origin) -> Result<Relay> {
+    let (network, origin) = (origin.network()?, origin.media.address()?);
+    network.proxy.within(|| {
+        bench::nginx_udp(folder, network.proxy_address(Family::V4), |listen| {
+            format!(
+                "listen {listen} udp reuseport rcvbuf=4m; proxy_pass {origin}; proxy_timeout 30s;"
+            )
+        })
+    })
+}
