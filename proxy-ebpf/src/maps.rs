@@ -2,6 +2,10 @@
 //!
 //! Everything in network order is a byte array; whole numbers are in the order of the host.
 
+use core::net::{IpAddr, SocketAddr};
+
+use crate::checksum;
+use crate::media::Progress;
 use crate::reason::Reason;
 
 /// Packets per [`Reason`], per CPU, of both programs.
@@ -54,6 +58,23 @@ pub struct Key {
     pub socket_id: [u8; 4],
 }
 
+impl Key {
+    /// The key of what `source` sends to `destination`; `None` if they are of two families.
+    /// Mapped addresses are those of IPv4. `socket_id` is zero for WebRTC.
+    pub fn new(source: SocketAddr, destination: SocketAddr, socket_id: u32) -> Option<Self> {
+        if !is_one_family(source, destination) {
+            return None;
+        }
+        Some(Self {
+            source: mapped(source),
+            destination: mapped(destination),
+            source_port: source.port().to_be_bytes(),
+            destination_port: destination.port().to_be_bytes(),
+            socket_id: socket_id.to_be_bytes(),
+        })
+    }
+}
+
 /// What becomes of a datagram that has been found. Of the same family as its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -93,6 +114,54 @@ pub struct Way {
 impl Way {
     /// Its packets pass up for the time being.
     pub const HELD: u32 = 1;
+
+    /// The way from `source` to `destination` of what came by `key`, with what both change in a
+    /// checksum. All else is left to fill in: `Way { interface, ..way }`. `None` if the three are
+    /// not of one family.
+    pub fn new(key: &Key, source: SocketAddr, destination: SocketAddr) -> Option<Self> {
+        let way = Key::new(source, destination, 0)?;
+        if is_mapped(&way.source) != is_mapped(&key.source) {
+            return None;
+        }
+        let before = [key.source, key.destination];
+        let after = [way.source, way.destination];
+        let ports = |key: &Key| [key.source_port, key.destination_port];
+        Some(Self {
+            source: way.source,
+            destination: way.destination,
+            source_port: way.source_port,
+            destination_port: way.destination_port,
+            destination_mac: [0; 6],
+            source_mac: [0; 6],
+            vlan: [0; 2],
+            addresses_delta: checksum::delta(before.as_flattened(), after.as_flattened()),
+            ports_delta: checksum::delta(ports(key).as_flattened(), ports(&way).as_flattened()),
+            mtu: 0,
+            flags: 0,
+            interface: 0,
+            slot: 0,
+            leg: TO_ORIGIN,
+            generation: 0,
+        })
+    }
+}
+
+fn is_one_family(one: SocketAddr, other: SocketAddr) -> bool {
+    one.ip().to_canonical().is_ipv4() == other.ip().to_canonical().is_ipv4()
+}
+
+fn mapped(address: SocketAddr) -> [u8; 16] {
+    match address.ip() {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Whether an address is one of IPv4, in the form of a [`Key`].
+#[expect(clippy::inline_always, reason = "as in parse")]
+#[inline(always)]
+pub(crate) fn is_mapped(address: &[u8; 16]) -> bool {
+    matches!(address, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, ..])
 }
 
 /// Leg of packets for the origin.
@@ -120,6 +189,21 @@ pub struct Tally {
 impl Tally {
     /// Set where there is a sequence number, which has 31 bits (draft-sharabayko-srt 3.1).
     pub const IS_SET: u32 = 1 << 31;
+
+    /// Counts this many `datagrams` with `bytes` in all, which came `now`.
+    #[expect(clippy::inline_always, reason = "as in parse")]
+    #[inline(always)]
+    pub const fn add(&mut self, datagrams: u32, bytes: u32, now: u64, progress: Progress) {
+        self.packets += datagrams as u64;
+        self.bytes += bytes as u64;
+        self.seen = now;
+        if progress.data != 0 {
+            self.data = progress.data;
+        }
+        if progress.acknowledged != 0 {
+            self.acknowledged = progress.acknowledged;
+        }
+    }
 }
 
 /// Index of a tally: those of one CPU stand together, so that no two CPUs write to one line.

@@ -1,59 +1,115 @@
-//! Ethernet, VLAN, IPv4, IPv6 and UDP headers, read as far as is needed to name a frame.
-
-use crate::frame::Frame;
-use crate::reason::Reason;
-
-/// The most bytes that [`classify`] reads from the front of a frame.
-pub const MAX_HEADERS: u32 = 14 + 4 * MAX_VLAN_TAGS + 40 + 8;
-
-/// What `frame` is. It starts with its Ethernet header.
-#[expect(
+//! Ethernet, VLAN, IPv4, IPv6 and UDP headers, as far as they matter for a datagram's way.
+#![expect(
     clippy::inline_always,
     reason = "the verifier follows packet pointers only within one function"
 )]
-#[inline(always)]
-pub fn classify(frame: &(impl Frame + ?Sized)) -> Reason {
-    match datagram(frame) {
-        Ok(()) => Reason::OtherPort,
-        Err(reason) => reason,
+
+use crate::frame::Frame;
+use crate::maps::{Key, is_mapped};
+use crate::reason::Reason;
+
+/// The most bytes that [`datagram`] reads from the front of a frame.
+pub const MAX_HEADERS: u32 = 14 + 4 + 40 + 8;
+
+/// A whole UDP datagram in its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// From where to where, without a socket id.
+    pub key: Key,
+    /// Which IP it came by.
+    pub family: Family,
+    /// Whether the frame has a VLAN tag.
+    pub is_tagged: bool,
+    /// Whether the frame is for one host alone (IEEE 802.3 3.2.3).
+    pub is_unicast: bool,
+    /// How often it may still be forwarded, and once more: time to live or hop limit.
+    pub hops: u8,
+    /// UDP's checksum.
+    pub checksum: [u8; 2],
+    /// Bytes of the IP packet.
+    pub ip_length: u32,
+    /// Bytes that the datagram carries.
+    pub payload_length: u32,
+}
+
+impl Datagram {
+    /// Where the IP header is.
+    #[inline(always)]
+    pub const fn ip(&self) -> usize {
+        if self.is_tagged { 14 + 4 } else { 14 }
+    }
+
+    /// Where what the datagram carries is.
+    #[inline(always)]
+    pub const fn payload(&self) -> usize {
+        self.ip() + self.family.header() + 8
     }
 }
 
-/// Succeeds for a whole UDP datagram, and else says what the frame is.
-#[expect(clippy::inline_always, reason = "as classify")]
+/// Versions of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// RFC 791.
+    V4,
+    /// RFC 8200.
+    V6,
+}
+
+impl Family {
+    /// Bytes of its header, without options.
+    #[inline(always)]
+    pub const fn header(self) -> usize {
+        match self {
+            Self::V4 => 20,
+            Self::V6 => 40,
+        }
+    }
+}
+
+/// The UDP datagram in `frame`, which starts with its Ethernet header; or else what it is.
 #[inline(always)]
-fn datagram(frame: &(impl Frame + ?Sized)) -> Result<(), Reason> {
-    let (ethertype, offset) = ethernet(frame)?;
-    let (offset, room) = match ethertype {
-        ETHERTYPE_IPV4 => ipv4(frame, offset)?,
-        ETHERTYPE_IPV6 => ipv6(frame, offset)?,
+pub fn datagram(frame: &(impl Frame + ?Sized)) -> Result<Datagram, Reason> {
+    // The last two bytes of both MACs stand between; nobody reads them here.
+    let head: [u8; 2] = frame.read(0).ok_or(Reason::Truncated)?;
+    let [first, _] = head;
+    let (ethertype, is_tagged) = ethernet(frame)?;
+    let ip = if is_tagged { 14 + 4 } else { 14 };
+    let headers = match ethertype {
+        ETHERTYPE_IPV4 => ipv4(frame, ip)?,
+        ETHERTYPE_IPV6 => ipv6(frame, ip)?,
         _ => return Err(Reason::NotIp),
     };
-    udp(frame, offset, room)
+    udp(frame, ip, headers, first & 1 == 0)
 }
 
-/// The type behind at most [`MAX_VLAN_TAGS`] tags, and the offset of what it announces.
+/// The type behind at most one tag, and whether there is one.
 /// A length instead of a type (IEEE 802.3 3.2.6) is below every type that is known here.
-#[expect(clippy::inline_always, reason = "as classify")]
 #[inline(always)]
-fn ethernet(frame: &(impl Frame + ?Sized)) -> Result<(u16, usize), Reason> {
-    let mut offset = 12;
-    for _ in 0..=MAX_VLAN_TAGS {
-        let ethertype = frame.read(offset).map(u16::from_be_bytes).ok_or(Reason::Truncated)?;
-        if !matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) {
-            return Ok((ethertype, offset + 2));
-        }
-        offset += 4;
+fn ethernet(frame: &(impl Frame + ?Sized)) -> Result<(u16, bool), Reason> {
+    let ethertype = frame.read(12).map(u16::from_be_bytes).ok_or(Reason::Truncated)?;
+    if !matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) {
+        return Ok((ethertype, false));
     }
-    Err(Reason::NotIp)
+    let ethertype = frame.read(16).map(u16::from_be_bytes).ok_or(Reason::Truncated)?;
+    Ok((ethertype, true))
 }
 
-/// The offset of the UDP header, and the bytes that the IPv4 header (RFC 791 3.1) has for it.
-#[expect(clippy::inline_always, reason = "as classify")]
+/// What an IP header says of a datagram.
+struct Ip {
+    family: Family,
+    source: [u8; 16],
+    destination: [u8; 16],
+    hops: u8,
+    /// Bytes of the packet.
+    length: u32,
+}
+
+/// RFC 791 3.1.
 #[inline(always)]
-fn ipv4(frame: &(impl Frame + ?Sized), offset: usize) -> Result<(usize, u16), Reason> {
+fn ipv4(frame: &(impl Frame + ?Sized), offset: usize) -> Result<Ip, Reason> {
     let header: [u8; 20] = frame.read(offset).ok_or(Reason::Truncated)?;
-    let [version_ihl, _, total_0, total_1, _, _, fragment_0, fragment_1, _, protocol, ..] = header;
+    let [version_ihl, _, total_0, total_1, _, _, fragment_0, fragment_1, hops, protocol, ..] =
+        header;
     let words = version_ihl & 0x0f;
     if version_ihl >> 4 != 4 || words < 5 {
         return Err(Reason::Malformed);
@@ -68,43 +124,81 @@ fn ipv4(frame: &(impl Frame + ?Sized), offset: usize) -> Result<(usize, u16), Re
     if words > 5 {
         return Err(Reason::Options);
     }
-    let total = u16::from_be_bytes([total_0, total_1]);
-    let room = total.checked_sub(20).ok_or(Reason::Malformed)?;
-    Ok((offset + 20, room))
+    let [.., s0, s1, s2, s3, d0, d1, d2, d3] = header;
+    Ok(Ip {
+        family: Family::V4,
+        source: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, s0, s1, s2, s3],
+        destination: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, d0, d1, d2, d3],
+        hops,
+        length: u32::from(u16::from_be_bytes([total_0, total_1])),
+    })
 }
 
-/// The offset of the UDP header, and the bytes that the IPv6 header (RFC 8200 3) has for it.
-#[expect(clippy::inline_always, reason = "as classify")]
+/// RFC 8200 3.
 #[inline(always)]
-fn ipv6(frame: &(impl Frame + ?Sized), offset: usize) -> Result<(usize, u16), Reason> {
-    let header: [u8; 40] = frame.read(offset).ok_or(Reason::Truncated)?;
-    let [version, _, _, _, length_0, length_1, next_header, ..] = header;
+fn ipv6(frame: &(impl Frame + ?Sized), offset: usize) -> Result<Ip, Reason> {
+    let header: [u8; 8] = frame.read(offset).ok_or(Reason::Truncated)?;
+    let source = frame.read(offset + 8).ok_or(Reason::Truncated)?;
+    let destination = frame.read(offset + 24).ok_or(Reason::Truncated)?;
+    let [version, _, _, _, length_0, length_1, next_header, hops] = header;
     if version >> 4 != 6 {
         return Err(Reason::Malformed);
     }
     match next_header {
-        PROTOCOL_UDP => Ok((offset + 40, u16::from_be_bytes([length_0, length_1]))),
-        44 => Err(Reason::Fragment),
+        PROTOCOL_UDP => {}
+        44 => return Err(Reason::Fragment),
         // IANA's list of extension headers, less ESP (50), behind which nothing can be read.
-        0 | 43 | 51 | 60 | 135 | 139 | 140 => Err(Reason::Options),
-        _ => Err(Reason::NotUdp),
+        0 | 43 | 51 | 60 | 135 | 139 | 140 => return Err(Reason::Options),
+        _ => return Err(Reason::NotUdp),
     }
+    // On the wire these are nobody's (RFC 4291 2.5.5.2); as keys they are those of IPv4.
+    if is_mapped(&source) || is_mapped(&destination) {
+        return Err(Reason::Malformed);
+    }
+    let length = 40 + u32::from(u16::from_be_bytes([length_0, length_1]));
+    Ok(Ip { family: Family::V6, source, destination, hops, length })
 }
 
 /// The UDP length counts its own header, and at most what the IP header has for it (RFC 768).
-#[expect(clippy::inline_always, reason = "as classify")]
 #[inline(always)]
-fn udp(frame: &(impl Frame + ?Sized), offset: usize, room: u16) -> Result<(), Reason> {
-    let header: [u8; 8] = frame.read(offset).ok_or(Reason::Truncated)?;
-    let [_, _, _, _, length_0, length_1, ..] = header;
-    let length = u16::from_be_bytes([length_0, length_1]);
+fn udp(
+    frame: &(impl Frame + ?Sized),
+    offset: usize,
+    ip: Ip,
+    is_unicast: bool,
+) -> Result<Datagram, Reason> {
+    let room = ip.length.checked_sub(ip.family.header() as u32).ok_or(Reason::Malformed)?;
+    let header: [u8; 8] = frame.read(offset + ip.family.header()).ok_or(Reason::Truncated)?;
+    let [s0, s1, d0, d1, length_0, length_1, c0, c1] = header;
+    let length = u32::from(u16::from_be_bytes([length_0, length_1]));
     if length < 8 || length > room {
         return Err(Reason::Malformed);
     }
-    Ok(())
+    // Without a checksum, over IPv6, is for tunnels alone (RFC 6935 5).
+    if ip.family == Family::V6 && [c0, c1] == [0, 0] {
+        return Err(Reason::Malformed);
+    }
+    if frame.length() < offset + ip.length as usize {
+        return Err(Reason::Truncated);
+    }
+    Ok(Datagram {
+        key: Key {
+            source: ip.source,
+            destination: ip.destination,
+            source_port: [s0, s1],
+            destination_port: [d0, d1],
+            socket_id: [0; 4],
+        },
+        family: ip.family,
+        is_tagged: offset != 14,
+        is_unicast,
+        hops: ip.hops,
+        checksum: [c0, c1],
+        ip_length: ip.length,
+        payload_length: length - 8,
+    })
 }
 
-const MAX_VLAN_TAGS: u32 = 2;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// IEEE 802.1Q 9.6, table 9-1: customer and service tags.

@@ -22,7 +22,7 @@ use crate::metrics;
 use crate::origin::Balancer;
 use crate::pages::Pages;
 use crate::plane::datagram::Train;
-use crate::plane::ebpf_object;
+use crate::plane::kernel::Kernel;
 use crate::session::http::{self, Http, HttpApi, HttpPeers};
 use crate::session::rtmp::Rtmp;
 use crate::session::srt::Srt;
@@ -43,6 +43,7 @@ pub struct App {
     http: Arc<Http>,
     webrtc: Arc<Webrtc>,
     srt: Arc<Srt>,
+    kernel: Kernel,
     api: ApiState,
     balancer: Arc<Balancer>,
     sessions: Arc<Sessions>,
@@ -52,7 +53,7 @@ pub struct App {
 
 impl App {
     /// Binds every listener, or says which one cannot be. At most `most_sessions` are let in.
-    pub fn bind(config: &Config, most_sessions: usize) -> anyhow::Result<Self> {
+    pub fn bind(config: &Config, kernel: Kernel, most_sessions: usize) -> anyhow::Result<Self> {
         let listeners = Listeners::bind(config)?;
         let balancer = Arc::new(Balancer::new(settings::balancer(config)?));
         let stop = Stop::default();
@@ -65,6 +66,7 @@ impl App {
                 addresses(&listeners.webrtc_tcp)?,
             ),
             Arc::clone(&sessions),
+            kernel.clone(),
             stop.sessions.clone(),
         );
         let srt = Srt::new(
@@ -73,6 +75,7 @@ impl App {
             Arc::clone(&balancer),
             vhosts.clone(),
             settings::cookies()?,
+            kernel.clone(),
             stop.clone(),
         );
         let counts = Arc::new(http::Counts::default());
@@ -81,10 +84,12 @@ impl App {
             Arc::clone(&balancer),
             Arc::clone(&counts),
             [Arc::clone(webrtc.drops()), Arc::clone(srt.drops())],
+            kernel.clone(),
         );
         let api = ApiState {
             balancer: Arc::clone(&balancer),
             sessions: Arc::clone(&sessions),
+            kernel: kernel.clone(),
             vhosts: vhosts.clone(),
             metrics: Arc::new(metrics),
             auth: config.system_api.token.as_ref().map(|token| token.reveal().to_owned()),
@@ -116,12 +121,24 @@ impl App {
         };
         let http = Http::new(settings::http(config)?, peers, stop.draining.clone());
         let entrance = Arc::new(Entrance::new(config.client.trusted.clone(), config.client.accept));
-        Ok(Self { listeners, rtmp, http, webrtc, srt, api, balancer, sessions, entrance, stop })
+        Ok(Self {
+            listeners,
+            rtmp,
+            http,
+            webrtc,
+            srt,
+            kernel,
+            api,
+            balancer,
+            sessions,
+            entrance,
+            stop,
+        })
     }
 
     /// Starts everything.
     pub fn start(self) -> Running {
-        info!("{}", ebpf_object::describe());
+        self.kernel.introduce();
         let mut tasks = JoinSet::new();
         let desk = Arc::new(Desk {
             entrance: Arc::clone(&self.entrance),
@@ -146,8 +163,9 @@ impl App {
             tasks.spawn(udp::receive(socket, stop, arrived));
         }
         let (webrtc, srt, stop) = (self.webrtc, self.srt, self.stop.sessions.clone());
+        let kernel = self.kernel.clone();
         tasks.spawn(async move {
-            let watch = async { tokio::join!(webrtc.watch(), srt.watch()) };
+            let watch = async { tokio::join!(webrtc.watch(), srt.watch(), kernel.watch()) };
             let _stopped = stop.run_until_cancelled(watch).await;
         });
         // The API answers to the very end, so that a drain can be watched.
@@ -161,7 +179,7 @@ impl App {
             let _stopped = stop.run_until_cancelled_owned(sweep).await;
         });
         info!(version = env!("CARGO_PKG_VERSION"), "ready");
-        Running { stop: self.stop, sessions: self.sessions, tasks }
+        Running { stop: self.stop, sessions: self.sessions, kernel: self.kernel, tasks }
     }
 }
 
@@ -171,6 +189,7 @@ pub struct Running {
     pub stop: Stop,
     /// Whom a stop waits for.
     pub sessions: Arc<Sessions>,
+    kernel: Kernel,
     tasks: JoinSet<()>,
 }
 
@@ -180,6 +199,7 @@ impl Running {
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         // They have their own deadlines, which are shorter.
         let _late = timeout(FINISH, ended).await;
+        self.kernel.close();
     }
 
     /// Returns if a task that everything needs has ended by itself: a proxy that lives on without

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use srs_proxy::app::App;
 use srs_proxy::config::{Command, Config, Error};
 use srs_proxy::drain::{self, Signals};
+use srs_proxy::plane::kernel::Kernel;
 use srs_proxy::{listen, telemetry};
 
 fn main() -> ExitCode {
@@ -34,6 +35,9 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
+    // Before there is any other thread: each has rights of its own, which are given up here.
+    let kernel = Kernel::load(&config.kernel, &config.datagram_addresses());
+    privilege::give_up();
     let signals = Signals::hear(config.shutdown.force)?;
     let _log = telemetry::init(&config.log)?;
     for warning in warnings {
@@ -42,7 +46,8 @@ fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
     let most_sessions = listen::room_for(config.session.max);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
-        let mut app = App::bind(config, most_sessions)?.start();
+        let kernel = kernel.open().await;
+        let mut app = App::bind(config, kernel, most_sessions)?.start();
         let (stop, sessions) = (app.stop.clone(), Arc::clone(&app.sessions));
         tokio::select! {
             () = drain::until_stopped(signals, &stop, &sessions, config.shutdown.grace) => {}

@@ -1,4 +1,4 @@
-"""WebRTC peers of the tests, by aiortc, on loopback.
+"""WebRTC peers of the tests, by aiortc, on the host whose address PEER_ADDRESS is.
 
     peer.py origin <HTTP port>       speaks WHIP and WHEP as SRS does, and relays each stream
     peer.py publish <URL> [<token>]  a picture and a tone, by WHIP
@@ -10,6 +10,7 @@ SIGTERM ends a client's session by DELETE, SIGINT by the DTLS alert alone.
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
@@ -23,8 +24,9 @@ import av
 from aiortc.contrib.media import MediaRelay
 from aiortc.mediastreams import MediaStreamError
 
-# aioice leaves loopback out, and has no other.
-aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: ["127.0.0.1"]
+ADDRESS = os.environ["PEER_ADDRESS"]
+# aioice leaves loopback out.
+aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [ADDRESS]
 
 
 def say(event, **values):
@@ -152,7 +154,7 @@ class Origin:
         writer.close()
 
     async def run(self, port):
-        server = await asyncio.start_server(self.serve, "127.0.0.1", port)
+        server = await asyncio.start_server(self.serve, ADDRESS, port)
         say("listens", port=port)
         async with server:
             await server.serve_forever()

@@ -24,11 +24,15 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Starts an origin of this name and waits until it listens.
+    /// Starts an origin of this name on loopback, and waits until it listens.
     pub fn start(folder: &Path, name: &str) -> Result<Self> {
-        let http = ports::free()?;
+        Self::start_at(ports::free()?, folder, name)
+    }
+
+    /// Starts an origin that takes offers at this address, and media on the same host.
+    pub fn start_at(http: SocketAddr, folder: &Path, name: &str) -> Result<Self> {
         let mut process = Process::start(
-            peer()?.args(["origin", &http.port().to_string()]).current_dir(folder),
+            peer(http)?.args(["origin", &http.port().to_string()]).current_dir(folder),
             folder,
             name,
         )?;
@@ -50,7 +54,8 @@ impl Origin {
 
     /// Registers it with a proxy. It has no port of its own for media, so it names none.
     pub fn register_at(&self, proxy: SocketAddr) -> Result<()> {
-        heartbeat::register(proxy, &self.name, &[("api", self.http.port().to_string())])
+        let listeners = [("api", self.http.port().to_string())];
+        heartbeat::register_host(self.http.ip(), proxy, &self.name, &listeners)
     }
 
     /// Ends it at once; its sockets are closed by the system.
@@ -80,7 +85,11 @@ impl Client {
             Role::Play => "play",
         };
         let url = format!("http://{server}{}", role.target(stream));
-        let process = Process::start(peer()?.args([mode, &url]), folder, name)?;
+        let process = Process::start(
+            peer(ports::towards(server)?.local_addr()?)?.args([mode, &url]),
+            folder,
+            name,
+        )?;
         let client = Self { process };
         let answer = wait::until("an answer", START, || Ok(client.last("answer")))?;
         if answer.get("status").and_then(Value::as_u64) != Some(201) {
@@ -162,14 +171,15 @@ pub struct Counters {
 }
 
 /// The Python of the environment that `cargo xtask test` has made beside this program's profile,
-/// about to run a peer.
-fn peer() -> Result<Command> {
+/// about to run a peer on this host.
+fn peer(host: SocketAddr) -> Result<Command> {
     let this = std::env::current_exe()?;
     let mut candidates = this.ancestors().map(|folder| folder.join("aiortc/bin/python"));
     let python: Option<PathBuf> = candidates.find(|python| python.is_file());
     let mut command =
         Command::new(python.context("aiortc is not installed: `cargo xtask test` gets it")?);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("aiortc/peer.py"));
+    command.env("PEER_ADDRESS", host.ip().to_string());
     Ok(command)
 }
 

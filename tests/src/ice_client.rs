@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::echo::Peer;
 use crate::whip::{self, Role, Session};
 use crate::{ports, stun};
 
@@ -95,12 +96,16 @@ impl Client {
     /// Sends a packet in the shape of RTP (RFC 3550 5.1); gives its number.
     pub fn send_packet(&self) -> Result<u64> {
         let number = self.number();
+        self.send_number(number)?;
+        Ok(number)
+    }
+
+    fn packet(number: u64) -> Vec<u8> {
         let [.., s1, s2] = number.to_be_bytes();
         let mut packet = vec![0x80, 111, s1, s2, 0, 0, s1, s2, 0, 0, 0, 1];
         packet.extend(number.to_be_bytes());
         packet.resize(160, s2);
-        self.send(&packet)?;
-        Ok(number)
+        packet
     }
 
     /// What comes next; None if nothing does for a moment.
@@ -183,6 +188,23 @@ impl Client {
 
     fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Peer for Client {
+    fn send_number(&self, number: u64) -> Result<()> {
+        self.send(&Self::packet(number))
+    }
+
+    fn next_number(&self) -> Option<u64> {
+        match self.next() {
+            Some(Come::Packet(number)) => Some(number),
+            _ => None,
+        }
+    }
+
+    fn keep(&self) -> Result<()> {
+        self.check()
     }
 }
 

@@ -106,6 +106,14 @@ impl Network {
         [2, 3].map(|host| address(family, CLIENTS, host))
     }
 
+    /// The proxy's address that origins see.
+    pub fn seen_by_origin(&self, family: Family) -> IpAddr {
+        match self.arms {
+            Arms::One => self.proxy_address(family),
+            Arms::Two => address(family, BACK, 1),
+        }
+    }
+
     /// The proxy's interface that the origin is reached by.
     pub fn way_to_origin(&self) -> &'static str {
         match self.arms {
@@ -159,10 +167,7 @@ impl Network {
             let (proxy, origin) = (self.proxy_address(family), self.origin_address(family));
             self.client.must_reach(proxy)?;
             self.proxy.must_reach(origin)?;
-            self.origin.must_reach(match self.arms {
-                Arms::One => proxy,
-                Arms::Two => address(family, BACK, 1),
-            })?;
+            self.origin.must_reach(self.seen_by_origin(family))?;
         }
         Ok(())
     }

@@ -193,6 +193,10 @@ pub struct Session {
     pub plane: String,
     /// Why they do not move faster.
     pub plane_reason: String,
+    /// Datagrams of both directions that the kernel has forwarded.
+    pub kernel_packets: u64,
+    /// Datagrams of both directions that the proxy itself has.
+    pub userspace_packets: u64,
     /// Bytes towards the origin.
     pub bytes_to_origin: u64,
     /// Bytes towards the client.
@@ -203,7 +207,15 @@ impl Session {
     fn of(value: &Value) -> Self {
         let text = |name| value.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let number = |name| value.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let packets = |by: &str| {
+            let amounts = value.get("datagrams").and_then(|it| it.get(by));
+            let amount = |name: &str| amounts.and_then(|it| it.get(name)?.as_u64());
+            let directions = ["packets_to_origin", "packets_to_client"];
+            directions.into_iter().filter_map(amount).sum()
+        };
         Self {
+            kernel_packets: packets("kernel"),
+            userspace_packets: packets("userspace"),
             id: text("id"),
             protocol: text("protocol"),
             role: text("role"),

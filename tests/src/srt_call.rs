@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use crate::echo::Peer;
 use crate::{ports, srt};
 
 /// A handshake packet (3.2.1).
@@ -117,6 +118,15 @@ pub fn number(packet: &[u8], to: u32) -> Option<u64> {
     is_data.then(|| u64::from_be_bytes(*number))
 }
 
+/// An acknowledgement (3.2.4) of all data before this number.
+fn ack(to: u32, next: u32) -> Vec<u8> {
+    let mut packet = vec![0x80, 2, 0, 0];
+    for field in [next, 1, to, next] {
+        packet.extend(field.to_be_bytes());
+    }
+    packet
+}
+
 fn field(packet: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*packet.get(at..)?.first_chunk()?))
 }
@@ -195,12 +205,41 @@ impl Caller {
         false
     }
 
+    /// Goes on from another port.
+    pub fn rebind(&mut self) -> Result<()> {
+        let server = self.socket.peer_addr()?;
+        self.socket = ports::towards(server)?;
+        self.socket.connect(server)?;
+        self.socket.set_read_timeout(Some(MOMENT))?;
+        Ok(())
+    }
+
     /// Shuts down.
     pub fn leave(self) -> Result<()> {
         let mut packet = vec![0x80, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
         packet.extend(self.peer.to_be_bytes());
         packet.extend([0; 4]);
         self.socket.send(&packet)?;
+        Ok(())
+    }
+}
+
+impl Peer for Caller {
+    fn send_number(&self, packet: u64) -> Result<()> {
+        self.socket.send(&data(self.peer, packet))?;
+        Ok(())
+    }
+
+    fn next_number(&self) -> Option<u64> {
+        let mut buffer = [0; 2000];
+        let length = self.socket.recv(&mut buffer).ok()?;
+        number(buffer.get(..length)?, self.id)
+    }
+
+    fn keep(&self) -> Result<()> {
+        // Keep-alive (3.2.3).
+        let head = [0x80, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        self.socket.send(&[&head[..], &self.peer.to_be_bytes(), &[0; 4]].concat())?;
         Ok(())
     }
 }
@@ -310,6 +349,10 @@ impl Shared {
                 };
                 if packet.first().is_some_and(|first| first & 0x80 != 0) {
                     continue;
+                }
+                if let Some(sequence) = field(packet, 0) {
+                    // What comes back is acknowledged as well.
+                    let _ = socket.send_to(&ack(*id, sequence.wrapping_add(1)), source);
                 }
                 if let Some(to) = packet.get_mut(12..16) {
                     to.copy_from_slice(&id.to_be_bytes());

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use srs_proxy_tests::hands::by_all_hands;
 use srs_proxy_tests::ice::Origin;
 use srs_proxy_tests::ice_client::Client;
 use srs_proxy_tests::proxy::Proxy;
@@ -18,8 +19,6 @@ const PACKETS: u64 = 5;
 /// Without an answer to a check for so long a session is over.
 const CONSENT: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(30);
-/// Threads that lead clients.
-const HANDS: usize = 8;
 
 #[test]
 fn two_thousand_sessions_come_and_move_and_leave_nothing_behind() -> Result<()> {
@@ -157,25 +156,6 @@ fn keep(clients: &[Client], over: &AtomicBool) {
             thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// Does it to each, a few at once.
-fn by_all_hands<T: Sync, R: Send>(
-    all: &[T],
-    act: impl Fn(&T) -> Result<R> + Sync,
-) -> Result<Vec<R>> {
-    let act = &act;
-    thread::scope(|scope| {
-        let parts: Vec<_> = all
-            .chunks(all.len().div_ceil(HANDS).max(1))
-            .map(|part| scope.spawn(move || part.iter().map(act).collect::<Result<Vec<_>>>()))
-            .collect();
-        let mut done = Vec::new();
-        for part in parts {
-            done.extend(part.join().ok().context("a hand has panicked")??);
-        }
-        Ok(done)
-    })
 }
 
 /// Descriptors and threads that a runtime and a metrics request may have more of than before.

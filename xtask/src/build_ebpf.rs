@@ -219,6 +219,10 @@ fn rustflags(workspace: &Workspace, route: Route) -> Result<OsString> {
         .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
         .context("neither CARGO_HOME nor a home directory is known")?;
     let mut flags = OsString::from("-Clink-arg=--btf");
+    for flag in CODE {
+        flags.push("\x1f");
+        flags.push(flag);
+    }
     let places = [
         (&workspace.root, "/srs-proxy"),
         (&cargo_home, "/cargo"),
@@ -277,6 +281,9 @@ fn apt_get(args: &[&str]) -> Result<()> {
 const TARGET: &str = "bpfel-unknown-none";
 const PROFILE: &str = "ebpf";
 const PROGRAMS: &str = "srs-proxy-ebpf";
+/// Instructions of the kernels from 5.1 on. Words in a packet are read in one piece: the kernel
+/// takes care of that where the machine minds.
+const CODE: [&str; 1] = ["-Ctarget-cpu=v3"];
 const BUILD_CORE: [&str; 2] = ["-Z", "build-std=core"];
 /// Where `rust-src` is in a sysroot.
 const SOURCE: &str = "lib/rustlib/src/rust";

@@ -9,6 +9,7 @@ mod portable;
 mod run;
 mod test;
 mod tidy;
+mod verify_ebpf;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,8 @@ enum Command {
     Demo(demo::Args),
     /// Build the kernel programs.
     BuildEbpf,
+    /// Load the kernel programs, and print what they cost.
+    VerifyEbpf,
     /// Type-check the proxy for the systems it is not tested on.
     Portable,
     /// Check the rules of the architecture that no compiler checks.
@@ -58,6 +61,7 @@ fn run(command: Command) -> Result<()> {
         Command::Test(args) => test::test(&args),
         Command::Demo(args) => demo::demo(&args),
         Command::BuildEbpf => build_ebpf::build().map(drop),
+        Command::VerifyEbpf => verify_ebpf::verify(),
         Command::Portable => match portable::check()? {
             portable::Checked::All => Ok(()),
             portable::Checked::NotHere(why) => anyhow::bail!("{why}"),

@@ -1,29 +1,12 @@
-//! What both programs share: the counters, and what an object must have.
-#![expect(unsafe_code, reason = "programs, maps and packets are given by address and by name")]
+//! What an object must have beside its programs and maps.
+#![expect(unsafe_code, reason = "found by name and by section")]
 
+mod maps;
 mod packet;
 mod tc_udp;
 mod xdp_udp;
 
-use aya_ebpf::macros::map;
-use aya_ebpf::maps::PerCpuArray;
 use proxy_ebpf::contract::MARK;
-use proxy_ebpf::maps::{self, Counter};
-use proxy_ebpf::{Frame, classify};
-
-/// Classifies `frame` and counts it.
-#[inline(always)]
-fn count(frame: &impl Frame) {
-    let reason = classify(frame);
-    if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
-        // SAFETY: a value of this CPU, alive as long as the program. Both hooks run in the same
-        // kind of softirq, which does not interrupt itself; elsewhere a count could be lost.
-        unsafe { *counter += 1 };
-    }
-}
-
-#[map(name = "SRS_COUNTERS")]
-static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(maps::COUNTERS.capacity, 0);
 
 /// Read by `contract_of` before the object is used.
 #[unsafe(no_mangle)]

@@ -28,6 +28,8 @@ use self::answer::Refusal;
 pub use self::server::serve;
 use crate::metrics;
 use crate::origin::{Balancer, Explanation, Listener, NotRegistered, OriginView, registration};
+use crate::plane::StreamPlane;
+use crate::plane::kernel::{Kernel, KernelView};
 use crate::session::{SessionView, Sessions};
 use crate::stream::{Ask, BadStream, Candidates, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
@@ -38,6 +40,8 @@ pub struct ApiState {
     pub balancer: Arc<Balancer>,
     /// Live sessions.
     pub sessions: Arc<Sessions>,
+    /// The plane in the kernel.
+    pub kernel: Kernel,
     /// By which URLs are read.
     pub vhosts: Vhosts,
     /// Answered as `/metrics`.
@@ -62,6 +66,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/api/v1/streams/route", get(route))
         .route("/api/v1/sessions", get(sessions))
         .route("/api/v1/sessions/{id}", get(session))
+        .route("/api/v1/planes", get(planes))
         .method_not_allowed_fallback(answer::method_not_allowed)
         .layer(from_fn_with_state(Arc::clone(&state), gate::bearer));
     let registration = Router::new()
@@ -188,6 +193,30 @@ async fn session(
     let session = state.sessions.get(&id);
     let session = session.ok_or(Refusal::new(StatusCode::NOT_FOUND, "no such live session"))?;
     Ok(answer(One { session: session.view() }))
+}
+
+#[derive(Serialize)]
+struct Planes {
+    planes: PlanesView,
+}
+
+/// What carries sessions here.
+#[derive(Serialize)]
+struct PlanesView {
+    datagrams: KernelView,
+    streams: StreamsView,
+}
+
+#[derive(Serialize)]
+struct StreamsView {
+    engine: &'static str,
+    reason: &'static str,
+}
+
+async fn planes(State(state): Shared) -> Json<Answer<Planes>> {
+    let (engine, reason) = StreamPlane::choose();
+    let streams = StreamsView { engine: engine.as_str(), reason };
+    answer(Planes { planes: PlanesView { datagrams: state.kernel.view(), streams } })
 }
 
 async fn versions() -> Json<Value> {

@@ -10,9 +10,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use proxy_ebpf::Reason;
 
 use crate::origin::Balancer;
 use crate::plane::Leg;
+use crate::plane::kernel::{Kernel, KernelView};
 use crate::session::flow::{Dropped, Drops};
 use crate::session::http::{Counts as HttpCounts, StatusClass};
 use crate::session::{End, Protocol, Role, Sessions};
@@ -24,9 +26,10 @@ pub fn registry(
     balancer: Arc<Balancer>,
     http: Arc<HttpCounts>,
     drops: [Arc<Drops>; 2],
+    kernel: Kernel,
 ) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot { sessions, balancer, http, drops }));
+    registry.register_collector(Box::new(Snapshot { sessions, balancer, http, drops, kernel }));
     registry
 }
 
@@ -107,11 +110,29 @@ const DATAGRAMS_LOST: Family = Family {
     counter: true,
     help: "Datagrams of sessions that a full socket did not take, or the way not by their size",
 };
+const KERNEL_PACKETS: Family = Family {
+    name: "srs_proxy_kernel_packets",
+    labels: &["reason"],
+    counter: true,
+    help: "Packets that came by the programs in the kernel, by what became of them",
+};
+const KERNEL_FLOWS: Family = Family {
+    name: "srs_proxy_kernel_flows",
+    labels: &["state"],
+    counter: false,
+    help: "Room for flows in the kernel, carried there and free",
+};
+const KERNEL_INTERFACES: Family = Family {
+    name: "srs_proxy_kernel_interfaces",
+    labels: &["interface", "engine"],
+    counter: false,
+    help: "Always 1: what forwards media that comes by this interface",
+};
 const BUILD_INFO: Family =
     Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
 
 /// Every family, in the order in which they are written.
-pub const TABLE: [Family; 10] = [
+pub const TABLE: [Family; 13] = [
     SESSIONS,
     SETUPS,
     ENDS,
@@ -119,6 +140,9 @@ pub const TABLE: [Family; 10] = [
     HTTP_REQUESTS,
     DATAGRAMS_DROPPED,
     DATAGRAMS_LOST,
+    KERNEL_PACKETS,
+    KERNEL_FLOWS,
+    KERNEL_INTERFACES,
     ORIGINS,
     ROUTES,
     BUILD_INFO,
@@ -132,6 +156,7 @@ struct Snapshot {
     http: Arc<HttpCounts>,
     /// Of WebRTC and SRT.
     drops: [Arc<Drops>; 2],
+    kernel: Kernel,
 }
 
 impl Collector for Snapshot {
@@ -158,6 +183,13 @@ impl Collector for Snapshot {
             DATAGRAMS_LOST,
             protocols.iter().zip(lost).map(|(p, n)| ([*p, ""], n)),
         )?;
+        let KernelView { interfaces, flows, capacity, packets, .. } = self.kernel.view();
+        let reasons = Reason::ALL.iter().map(|reason| [reason.as_str(), ""]);
+        write(&mut encoder, KERNEL_PACKETS, reasons.zip(packets))?;
+        let free = usize::try_from(capacity).unwrap_or(usize::MAX).saturating_sub(flows);
+        write(&mut encoder, KERNEL_FLOWS, by_state([("carried", flows), ("free", free)]))?;
+        let interfaces = interfaces.iter().map(|view| ([view.name.as_str(), view.engine], 1));
+        write(&mut encoder, KERNEL_INTERFACES, interfaces)?;
         let counts = self.balancer.counts(Instant::now());
         let states = [("up", counts.up), ("down", counts.down)];
         write(&mut encoder, ORIGINS, by_state(states))?;
@@ -191,10 +223,10 @@ fn by_state(states: [(&'static str, usize); 2]) -> impl Iterator<Item = (Labels,
     states.into_iter().map(|(state, n)| ([state, ""], u64::try_from(n).unwrap_or(u64::MAX)))
 }
 
-fn write(
+fn write<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     family: Family,
-    samples: impl IntoIterator<Item = (Labels, u64)>,
+    samples: impl IntoIterator<Item = ([&'a str; 2], u64)>,
 ) -> fmt::Result {
     let kind = if family.counter { MetricType::Counter } else { MetricType::Gauge };
     let mut descriptor = encoder.encode_descriptor(family.name, family.help, None, kind)?;
@@ -229,7 +261,13 @@ mod tests {
         let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
         let balancer = Arc::new(Balancer::new(settings));
         let registry =
-            registry(Arc::clone(&sessions), balancer, Arc::default(), Default::default());
+            registry(
+            Arc::clone(&sessions),
+            balancer,
+            Arc::default(),
+            Default::default(),
+            Kernel::off("a test"),
+        );
         let client = "192.0.2.1:5000".parse().unwrap();
         let ends = Ends { source: client, destination: client };
         let live = sessions.admit(ends, Protocol::Rtmp).unwrap();

@@ -2,7 +2,6 @@
 
 pub mod datagram;
 pub mod ebpf_object;
-#[cfg(target_os = "linux")]
 pub mod kernel;
 mod meter;
 pub mod relay;

@@ -21,7 +21,7 @@ pub mod webrtc;
 pub use self::dial::{DialError, Dialer};
 pub use self::end::End;
 use self::ending::Ending;
-pub use self::record::{Progress, Session, SessionId, SessionView};
+pub use self::record::{Carriage, Progress, Session, SessionId, SessionView};
 pub use self::serve::{Serve, serve};
 pub use self::table::{Live, SessionLimits, Sessions, Totals};
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tracing::Level;
 
 use super::{End, Protocol, Role};
+use crate::plane::datagram::{Amounts, Course, Standing};
 use crate::plane::Meter;
 use crate::proto::proxy_protocol::Ends;
 use crate::stream::{Kind, StreamKey};
@@ -48,8 +49,17 @@ pub struct Progress {
     pub media: Option<(SocketAddr, bool)>,
     /// Why there is no session, in words.
     pub why: Option<String>,
-    /// How the bytes move, and why not by a faster way.
-    pub plane: Option<(&'static str, &'static str)>,
+    /// How the bytes move.
+    pub plane: Option<Carriage>,
+}
+
+/// How the bytes of a session move.
+#[derive(Clone, Debug)]
+pub enum Carriage {
+    /// A stream by this engine, and why not by a faster one.
+    Stream(&'static str, &'static str),
+    /// Datagrams, by engines that change as they go on.
+    Datagrams(Arc<Course>),
 }
 
 /// One live session.
@@ -113,7 +123,7 @@ impl Session {
         let progress = self.progress();
         let [to_origin, to_client] = self.meter.read();
         let (origin, origin_address) = progress.origin.unzip();
-        let (plane, plane_reason) = progress.plane.unzip();
+        let carried = progress.plane.map(CarriageView::of);
         let (media_client, is_tcp) = progress.media.unzip();
         SessionView {
             id: self.id.to_string(),
@@ -130,8 +140,7 @@ impl Session {
             media_client: media_client
                 .map(|client| SocketAddr::new(client.ip().to_canonical(), client.port())),
             media_transport: is_tcp.map(|is_tcp| if is_tcp { "tcp" } else { "udp" }),
-            plane,
-            plane_reason,
+            carried,
             bytes_to_origin: to_origin,
             bytes_to_client: to_client,
             seconds: seconds(self.age()),
@@ -166,15 +175,73 @@ pub struct SessionView {
     media_client: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     media_transport: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plane: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plane_reason: Option<&'static str>,
+    #[serde(flatten)]
+    carried: Option<CarriageView>,
     bytes_to_origin: u64,
     bytes_to_client: u64,
     seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
+}
+
+/// How a session's bytes move.
+#[derive(Debug, Serialize)]
+struct CarriageView {
+    plane: &'static str,
+    /// Why it is not a faster one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plane_reason: Option<String>,
+    /// For how long.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plane_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    datagrams: Option<DatagramsView>,
+}
+
+/// Who has carried a session's datagrams.
+#[derive(Debug, Serialize)]
+struct DatagramsView {
+    kernel: AmountsView,
+    userspace: AmountsView,
+}
+
+#[derive(Debug, Serialize)]
+struct AmountsView {
+    packets_to_origin: u64,
+    packets_to_client: u64,
+    bytes_to_origin: u64,
+    bytes_to_client: u64,
+}
+
+impl CarriageView {
+    fn of(carriage: Carriage) -> Self {
+        match carriage {
+            Carriage::Stream(plane, why) => Self {
+                plane,
+                plane_reason: Some(why.to_owned()),
+                plane_seconds: None,
+                datagrams: None,
+            },
+            Carriage::Datagrams(course) => {
+                let Standing { engine, since, why } = course.standing();
+                let (kernel, userspace) = (course.by_kernel().into(), course.by_userspace().into());
+                Self {
+                    plane: engine.as_str(),
+                    plane_reason: why.map(|why| why.to_string()),
+                    plane_seconds: Some(seconds(since.elapsed())),
+                    datagrams: Some(DatagramsView { kernel, userspace }),
+                }
+            }
+        }
+    }
+}
+
+impl From<Amounts> for AmountsView {
+    fn from(Amounts { packets, bytes }: Amounts) -> Self {
+        let [packets_to_origin, packets_to_client] = packets;
+        let [bytes_to_origin, bytes_to_client] = bytes;
+        Self { packets_to_origin, packets_to_client, bytes_to_origin, bytes_to_client }
+    }
 }
 
 /// The session's one line in the log. Whoever said neither publish nor play was a scanner or a
@@ -193,7 +260,7 @@ pub(super) fn summarize(view: &SessionView, end: End) {
                 forwarded_for = view.forwarded_for,
                 stream = view.stream,
                 origin = view.origin.as_deref(),
-                plane = view.plane,
+                plane = view.carried.as_ref().map(|carried| carried.plane),
                 bytes_to_origin = view.bytes_to_origin,
                 bytes_to_client = view.bytes_to_client,
                 seconds = view.seconds,

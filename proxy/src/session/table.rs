@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::record::summarize;
-use super::{End, Progress, Protocol, Role, Session, SessionId};
+use super::{Carriage, End, Progress, Protocol, Role, Session, SessionId};
 use crate::listen::{TrustedProxies, source};
 use crate::plane::Leg;
 use crate::proto::proxy_protocol::Ends;
@@ -305,7 +305,7 @@ mod tests {
             live.session().note(|progress| {
                 progress.role = Some(role);
                 progress.stream = Some(show.clone());
-                progress.plane = Some(("relay", "portable"));
+                progress.plane = Some(Carriage::Stream("relay", "portable"));
             });
             live
         });

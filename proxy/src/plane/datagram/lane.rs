@@ -10,8 +10,8 @@ use arc_swap::ArcSwapOption;
 use tokio::time::sleep;
 use tracing::debug;
 
-use super::{Delta, Joins, Sent, Socket, Train};
-use crate::plane::{Leg, Meter};
+use super::{Course, Delta, Joins, Sent, Socket, Train};
+use crate::plane::Leg;
 
 /// What both directions of a session share. Neither takes a lock or memory for a datagram.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Lane {
     socket: Socket,
     origin: SocketAddr,
     exit: ArcSwapOption<(u64, Exit)>,
-    meter: Arc<Meter>,
+    course: Arc<Course>,
     heard: [AtomicU64; Leg::ALL.len()],
 }
 
@@ -81,8 +81,13 @@ impl Outlet for Exit {
 
 impl Lane {
     /// Between the origin, to which this socket is connected, and a client who is not known yet.
-    pub fn new(socket: Socket, origin: SocketAddr, meter: Arc<Meter>) -> Self {
-        Self { socket, origin, exit: ArcSwapOption::empty(), meter, heard: Default::default() }
+    pub fn new(socket: Socket, origin: SocketAddr, course: Arc<Course>) -> Self {
+        Self { socket, origin, exit: ArcSwapOption::empty(), course, heard: Default::default() }
+    }
+
+    /// What carries the session's datagrams.
+    pub fn course(&self) -> &Arc<Course> {
+        &self.course
     }
 
     /// The origin.
@@ -104,7 +109,7 @@ impl Lane {
     /// The same for what may be the client's, and does not count as a word of it.
     pub fn for_origin(&self, train: &Train<'_>) -> Result<(), Gone> {
         let result = self.socket.send(self.origin, train);
-        self.count(Leg::Origin, *result.as_ref().unwrap_or_else(|(sent, _)| sent));
+        self.count(Leg::Origin, train, *result.as_ref().unwrap_or_else(|(sent, _)| sent));
         match result {
             Err((_, error)) if Gone::is_said_by(&error) => Err(Gone),
             // What is wrong with the way there may be right in a moment.
@@ -116,20 +121,18 @@ impl Lane {
     pub fn to_client(&self, train: &Train<'_>) {
         match &*self.exit.load() {
             Some(exit) => self.to_client_by(&exit.1, train),
-            None => self.meter.lost(train.count()),
+            None => self.course.relayed(Leg::Client, 0, 0, train.count()),
         }
     }
 
     /// The same by another way.
     pub fn to_client_by(&self, exit: &Exit, train: &Train<'_>) {
-        self.count(Leg::Client, exit.send(train));
+        self.count(Leg::Client, train, exit.send(train));
     }
 
-    fn count(&self, leg: Leg, sent: Sent) {
-        self.meter.wrote(leg, sent.bytes);
-        if sent.lost > 0 {
-            self.meter.lost(sent.lost);
-        }
+    fn count(&self, leg: Leg, train: &Train<'_>, sent: Sent) {
+        let packets = train.count().saturating_sub(sent.lost);
+        self.course.relayed(leg, packets, sent.bytes, sent.lost);
     }
 
     /// Gives what comes from the origin to `take`, for as long as the origin is there.
@@ -161,13 +164,6 @@ impl Lane {
         }
     }
 
-    /// Counts bytes that another plane has sent to each leg, in the order of [`Leg::ALL`].
-    pub fn note_sent(&self, bytes: [u64; Leg::ALL.len()]) {
-        for (leg, bytes) in Leg::ALL.into_iter().zip(bytes) {
-            self.meter.wrote(leg, usize::try_from(bytes).unwrap_or(usize::MAX));
-        }
-    }
-
     /// Whether something was heard of this leg since the planes were asked last.
     pub fn has_heard(&self, from: Leg) -> bool {
         self.heard.get(from as usize).is_some_and(|heard| heard.load(Ordering::Relaxed) > 0)
@@ -188,7 +184,7 @@ impl Lane {
     /// What was heard since the last call.
     pub(super) fn delta(&self) -> Delta {
         let heard = self.heard.each_ref().map(|heard| heard.swap(0, Ordering::Relaxed));
-        Delta { heard, ..Delta::default() }
+        Delta { heard }
     }
 
     fn hear(&self, from: Leg, train: &Train<'_>) {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use super::{Delta, Exit, Flow, FlowKey, Lane, Offload, Refused};
+use super::{Delta, Exit, Flow, FlowKey, Lane};
 
 /// The lanes of all flows that are installed. A clone is the same table.
 #[derive(Clone, Debug, Default)]
@@ -26,23 +26,23 @@ impl Lanes {
     pub fn count(&self) -> usize {
         self.0.len()
     }
-}
 
-impl Offload<Arc<Lane>, Exit> for Lanes {
-    fn install(&mut self, flow: &Flow, lane: &Arc<Lane>, exit: &Exit) -> Result<(), Refused> {
+    /// Carries this flow from here on, in the place of one that has the same key.
+    pub(super) fn install(&self, flow: &Flow, lane: &Arc<Lane>, exit: &Exit) {
         lane.leave_by(flow.generation, exit.clone());
         let installed = Installed { lane: Arc::downgrade(lane), generation: flow.generation };
         self.0.pin().insert(flow.key, installed);
-        Ok(())
     }
 
-    fn remove(&mut self, flow: &Flow, lane: &Arc<Lane>) {
+    /// Carries it no longer. Another one that has taken its place stays.
+    pub(super) fn remove(&self, flow: &Flow, lane: &Lane) {
         let is_this = |_: &_, installed: &Installed| installed.generation == flow.generation;
         let _another = self.0.pin().remove_if(&flow.key, is_this);
         lane.leave_no_more_by(flow.generation);
     }
 
-    fn counters(&mut self, sink: &mut dyn FnMut(&FlowKey, Delta)) {
+    /// Gives what has come by each flow by which something has, since the last call.
+    pub(super) fn counters(&self, sink: &mut dyn FnMut(&FlowKey, Delta)) {
         for (key, installed) in &self.0.pin() {
             let delta = installed.lane.upgrade().map(|lane| lane.delta());
             if let Some(delta) = delta.filter(|delta| *delta != Delta::default()) {

@@ -2,11 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::plane::Leg;
-use crate::plane::datagram::{Flow, FlowKey, Offload, Refused};
+use crate::plane::datagram::{Flow, FlowEnds, FlowKey, Offload, Progress};
 
 /// What a protocol keeps for each session.
 pub trait Media {
@@ -16,9 +15,6 @@ pub trait Media {
     type Lane: Clone + Debug;
     /// The way out to a client.
     type Exit: Clone + Debug;
-
-    /// Counts bytes that a plane has sent to each leg, in the order of [`Leg::ALL`].
-    fn note_sent(lane: &Self::Lane, bytes: [u64; Leg::ALL.len()]);
 }
 
 /// One session. Never given again, so that whoever comes late finds nothing.
@@ -61,13 +57,11 @@ pub struct FlowTable<M: Media, O> {
 struct Entry<M: Media> {
     session: M::Session,
     lane: M::Lane,
-    near: SocketAddr,
-    origin: SocketAddr,
+    ends: FlowEnds,
     names: Vec<Name>,
     paths: Vec<Path<M::Exit>>,
     flow: Option<Flow>,
-    /// Why a plane has not taken it.
-    refused: Option<Refused>,
+    is_held: bool,
     heard: [Instant; Leg::ALL.len()],
 }
 
@@ -100,13 +94,13 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         }
     }
 
-    /// Takes in a session with this socket, at `near`, towards `origin`. It can be found by no name
-    /// and no address yet.
+    /// Takes in a session with this socket, which has these ends. It can be found by no name and no
+    /// address yet.
     pub fn insert(
         &mut self,
         session: M::Session,
         lane: M::Lane,
-        (near, origin): (SocketAddr, SocketAddr),
+        ends: FlowEnds,
         now: Instant,
     ) -> FlowId {
         self.last_id += 1;
@@ -114,12 +108,11 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         let entry = Entry {
             session,
             lane,
-            near,
-            origin,
+            ends,
             names: Vec::new(),
             paths: Vec::new(),
             flow: None,
-            refused: None,
+            is_held: false,
             heard: [now; Leg::ALL.len()],
         };
         self.sessions.insert(id, entry);
@@ -186,9 +179,38 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         paths.iter().max_by_key(|path| path.seen).map(|path| &path.exit)
     }
 
-    /// When something was heard of a leg last, as far as the planes have told.
-    pub fn heard(&self, id: FlowId, leg: Leg) -> Option<Instant> {
-        self.sessions.get(&id)?.heard.get(leg as usize).copied()
+    /// When something was heard of a leg last: `now` if it was since the planes were asked.
+    pub fn heard(&self, id: FlowId, leg: Leg, now: Instant) -> Option<Instant> {
+        let entry = self.sessions.get(&id)?;
+        let has_heard = |flow: &Flow| self.plane.has_heard(flow, &entry.lane, leg);
+        if entry.flow.as_ref().is_some_and(has_heard) {
+            return Some(now);
+        }
+        entry.heard.get(leg as usize).copied()
+    }
+
+    /// Lets every datagram of a session be seen until it is released; says how far its origin has
+    /// come meanwhile. None if it has no flow, or is held already.
+    pub fn hold(&mut self, id: FlowId, why: &'static str) -> Option<Progress> {
+        let entry = self.sessions.get_mut(&id)?;
+        let flow = entry.flow.as_ref()?;
+        if std::mem::replace(&mut entry.is_held, true) {
+            return None;
+        }
+        Some(self.plane.hold(flow, why))
+    }
+
+    /// Sessions that are held.
+    pub fn held(&self) -> impl Iterator<Item = FlowId> {
+        self.sessions.iter().filter(|(_, entry)| entry.is_held).map(|(&id, _)| id)
+    }
+
+    /// Ends a hold.
+    pub fn release(&mut self, id: FlowId) {
+        let Some(entry) = self.sessions.get_mut(&id) else { return };
+        if let Some(flow) = entry.flow.as_ref().filter(|_| std::mem::take(&mut entry.is_held)) {
+            self.plane.release(flow);
+        }
     }
 
     /// The client of this session is at this address, as it has proved. If another session had
@@ -236,11 +258,6 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         Some((entry.flow.and_then(|flow| seen(flow.key)), seen(*key)?))
     }
 
-    /// Why the flow of a session is not carried by a plane that was asked to.
-    pub fn refused(&self, id: FlowId) -> Option<Refused> {
-        self.sessions.get(&id)?.refused
-    }
-
     /// The client is at this address no longer: its connection has ended.
     pub fn forget(&mut self, key: &FlowKey) {
         if let Some(id) = self.owner(key) {
@@ -258,9 +275,11 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
         }
         self.last_generation += 1;
         let generation = self.last_generation;
-        let flow = Flow { key: *key, near: entry.near, origin: entry.origin, generation };
+        let flow = Flow { key: *key, ends: entry.ends, generation };
         // The new way before the old one goes: there is no time without any.
-        entry.refused = self.plane.install(&flow, &entry.lane, &path.exit).err();
+        self.plane.install(&flow, &entry.lane, &path.exit);
+        // A hold was of the former way.
+        entry.is_held = false;
         if let Some(former) = entry.flow.replace(flow) {
             self.plane.remove(&former, &entry.lane);
         }
@@ -300,7 +319,6 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
                     *heard = now;
                 }
             }
-            M::note_sent(&entry.lane, delta.sent);
         });
         let mut over = Vec::new();
         let mut forgotten = HashSet::new();
@@ -314,6 +332,11 @@ impl<M: Media, O: Offload<M::Lane, M::Exit>> FlowTable<M, O> {
             self.forget_path(id, &key);
         }
         over
+    }
+
+    /// The plane, for what concerns it alone.
+    pub fn plane(&self) -> &O {
+        &self.plane
     }
 
     /// How many sessions, addresses and names there are.

@@ -13,7 +13,7 @@ use crate::origin::{Lease, Origin};
 use crate::plane::relay::filter::Filter;
 use crate::plane::relay::stream::{Exit, carry};
 use crate::plane::{Closed, Flow, Leg, StreamPair, StreamPlane};
-use crate::session::{End, Live, Session};
+use crate::session::{Carriage, End, Live, Session};
 use crate::stream::{Kind, StreamKey};
 
 /// Why bytes do not move by the fastest way while the end of an answer is looked for.
@@ -91,7 +91,7 @@ impl Attempt<'_> {
     }
 
     fn note_plane(&self, plane: StreamPlane, reason: &'static str) {
-        self.session().note(|progress| progress.plane = Some((plane.as_str(), reason)));
+        self.session().note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
     }
 
     /// The client has got the origin's head.

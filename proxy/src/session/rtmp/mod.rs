@@ -33,7 +33,7 @@ use crate::plane::{Flow, Leg, Outbox, Patience, StreamPair, StreamPlane};
 use crate::proto::rtmp::chunk::ChunkLimits;
 use crate::proto::rtmp::handshake::{Nonce, PACKET};
 use crate::session::close::{LINGER, close};
-use crate::session::{Dialer, End, Live, Protocol, Role, Serve, Session};
+use crate::session::{Carriage, Dialer, End, Live, Protocol, Role, Serve, Session};
 use crate::stream::{Ask, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -178,7 +178,7 @@ impl Rtmp {
         let mut is_established = false;
         let end = loop {
             let reason = bridge.obstacle().unwrap_or(reason);
-            session.note(|progress| progress.plane = Some((plane.as_str(), reason)));
+            session.note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
             if bridge.is_accepted() == Some(true) && !is_established {
                 is_established = true;
                 lease.found();

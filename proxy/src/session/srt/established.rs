@@ -15,13 +15,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::plane::Leg;
-use crate::plane::datagram::FlowKey;
+use crate::plane::datagram::{FlowKey, Progress};
 use crate::proto::srt::handshake::Handshake;
 use crate::proto::srt::packet::{Kind, Packet, Sequence, SocketId};
 
 /// How long the client's port is silent before another one counts. libsrt keeps alive every
 /// second, so a client that is there and has nothing to say just reaches it.
-const SILENCE: Duration = Duration::from_secs(1);
+pub(super) const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long a candidate has to be proved by the origin.
 const PROBATION: Duration = Duration::from_secs(2);
@@ -116,6 +116,23 @@ impl Established {
         self.candidate.as_ref().map(|candidate| candidate.key)
     }
 
+    /// Whether there is one still. `heard` is when the client's own port was heard last.
+    pub(super) fn tries(&mut self, heard: Instant, now: Instant) -> bool {
+        self.candidate.take_if(|candidate| candidate.is_over(heard, now));
+        self.candidate.is_some()
+    }
+
+    /// How far the origin has come while nothing of it was seen here.
+    pub(super) fn catch_up(&mut self, progress: Progress) {
+        let Progress { data, acknowledged } = progress;
+        if let Some(data) = data.map(Sequence::new) {
+            self.sent(data);
+        }
+        if let Some(acknowledged) = acknowledged.map(Sequence::new) {
+            self.acknowledge(acknowledged);
+        }
+    }
+
     /// A packet to the origin's socket, from the client's own port.
     pub fn from_client(packet: &Packet<'_>) -> Verdict {
         match packet.kind() {
@@ -180,18 +197,30 @@ impl Established {
             // The client has its answer, with its own cookie.
             Kind::Handshake => return Verdict::Drop,
             Kind::Shutdown => return Verdict::End(Leg::Origin),
-            Kind::Data(sequence) if sequence.distance_from(self.next) >= 0 => {
-                self.next = sequence.next();
-            }
-            Kind::Ack { next, .. } if next.distance_from(self.acknowledged) > 0 => {
-                self.acknowledged = next;
-            }
+            Kind::Data(sequence) => self.sent(sequence),
+            Kind::Ack { next, .. } => self.acknowledge(next),
             _ => {}
         }
         self.candidate.take_if(|candidate| candidate.is_over(heard, now));
         match self.candidate.take_if(|candidate| candidate.is_proved_by(kind)) {
             Some(proved) => Verdict::Moved(proved.key),
             None => Verdict::Pass,
+        }
+    }
+}
+
+impl Established {
+    /// The origin has sent this data packet.
+    fn sent(&mut self, sequence: Sequence) {
+        if sequence.distance_from(self.next) >= 0 {
+            self.next = sequence.next();
+        }
+    }
+
+    /// The origin has all up to this one.
+    fn acknowledge(&mut self, next: Sequence) {
+        if next.distance_from(self.acknowledged) > 0 {
+            self.acknowledged = next;
         }
     }
 }

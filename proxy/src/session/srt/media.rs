@@ -12,11 +12,11 @@ use super::call::{Call, Failure, Reached};
 use super::{Established, Srt, Verdict};
 use crate::origin::Lease;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Train, WHY_RELAY};
+use crate::plane::datagram::{Course, Exit, FlowEnds, FlowKey, Gone, Lane, Progress, Train};
 use crate::proto::srt::packet::{Packet, SocketId, shutdown};
 use crate::proto::srt::rejection::Rejection;
 use crate::session::flow::{FlowId, Name};
-use crate::session::{End, Ending, Live};
+use crate::session::{Carriage, End, Ending, Live};
 
 /// A session, to those who find it by a packet.
 #[derive(Debug)]
@@ -57,6 +57,16 @@ impl Known {
             moving.exit = tried.map(|_| exit());
         }
         verdict == Verdict::Pass
+    }
+
+    /// Whether a port is tried that may be the client's.
+    pub(super) fn is_tried(&self, heard: Instant, now: Instant) -> bool {
+        self.moving.lock().machine.tries(heard, now)
+    }
+
+    /// How far the origin has come while another plane has carried the session.
+    pub(super) fn catch_up(&self, progress: Progress) {
+        self.moving.lock().machine.catch_up(progress);
     }
 
     /// Notes when each leg was heard last: a client that sends media has its answer.
@@ -105,11 +115,14 @@ impl Srt {
         let Reached { socket, address, established, answer, behind } = reached;
         let session = live.session();
         let (client, origin) = (established.client(), established.origin());
-        let lane = Arc::new(Lane::new(socket, address, Arc::clone(&session.meter)));
+        let now = Instant::now();
+        let course = Arc::new(Course::new(Arc::clone(&session.meter), now));
+        let carriage = Carriage::Datagrams(Arc::clone(&course));
+        let lane = Arc::new(Lane::new(socket, address, course));
         let known = Arc::new(Known {
             ending: Arc::clone(&call.ending),
             call: Arc::clone(call),
-            since: Instant::now(),
+            since: now,
             moving: Mutex::new(Moving { machine: established, exit: None }),
         });
         let key = FlowKey {
@@ -118,7 +131,7 @@ impl Srt {
             local: call.caller.local,
             socket_id: Some(origin.0),
         };
-        let Some(id) = self.list(key, &known, &lane, call.exit.clone()) else {
+        let Some(id) = self.list((key, client), &known, &lane, call.exit.clone()) else {
             // Two origins have given out one socket id, to one address: the second one has to be
             // another. It will be when the client comes again.
             close(&lane, origin);
@@ -128,7 +141,7 @@ impl Srt {
         };
         lease.found();
         let listed = Listed { srt: self, id, lease };
-        session.note(|progress| progress.plane = Some(("relay", WHY_RELAY)));
+        session.note(|progress| progress.plane = Some(carriage));
         live.established(call.role);
         call.say(&answer);
         Ok(Open { listed, known, lane, client, origin, behind })
@@ -161,7 +174,7 @@ impl Srt {
     /// Lets packets find a session. None if those of another one would find it, too.
     fn list(
         &self,
-        key: FlowKey,
+        (key, client): (FlowKey, SocketId),
         known: &Arc<Known>,
         lane: &Arc<Lane>,
         exit: Exit,
@@ -171,7 +184,8 @@ impl Srt {
         if table.owner(&key).is_some() {
             return None;
         }
-        let ends = (lane.near(), lane.origin());
+        let (near, origin) = (lane.near(), lane.origin());
+        let ends = FlowEnds { near, origin, client_socket_id: Some(client.0) };
         let id = table.insert(Arc::clone(known), Arc::clone(lane), ends, known.since);
         table.name(id, Name::SocketId(key.socket_id?));
         table.learn(id, key, exit, known.since);
@@ -188,10 +202,9 @@ impl Srt {
         let mut passes = 0_u128;
         let mut moving = known.moving.lock();
         // Only looked at while somebody may have moved.
-        let heard = if moving.machine.trying().is_none() || lane.has_heard(Leg::Client) {
-            now
-        } else {
-            self.state.lock().table.heard(id, Leg::Client).unwrap_or(now)
+        let heard = match moving.machine.trying() {
+            None => now,
+            Some(_) => self.state.lock().table.heard(id, Leg::Client, now).unwrap_or(now),
         };
         for (index, datagram) in train.datagrams().enumerate() {
             let verdict = Packet::parse(datagram)

@@ -31,15 +31,17 @@ use self::call::Call;
 pub use self::cookie::Cookies;
 pub use self::door::{Asked, Door, Knock};
 pub use self::established::{Established, Verdict};
+use self::established::SILENCE;
 pub use self::handshake::{Action, OriginHandshake};
 use self::media::Known;
-use super::flow::{Dropped, Drops, FlowTable, Media, Name};
+use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
 use super::{End, Live, Protocol, Sessions};
 use crate::drain::Stop;
 use crate::listen::source;
 use crate::origin::Balancer;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Outlet, Socket, Train};
+use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Medium, Outlet, Planes, Socket, Train};
+use crate::plane::kernel::Kernel;
 use crate::proto::proxy_protocol::Ends;
 use crate::proto::srt::handshake::Handshake;
 use crate::proto::srt::packet::{Packet, SocketId};
@@ -83,7 +85,7 @@ pub struct Srt {
 
 #[derive(Debug)]
 struct State {
-    table: FlowTable<Packets, Lanes>,
+    table: FlowTable<Packets, Planes>,
     /// By the caller, for as long as the session lives: a conclusion may come again.
     calls: HashMap<Caller, Arc<Call>>,
     /// Handshakes under way, by [`source`]; one without any has no entry.
@@ -98,10 +100,6 @@ impl Media for Packets {
     type Session = Arc<Known>;
     type Lane = Arc<Lane>;
     type Exit = Exit;
-
-    fn note_sent(lane: &Arc<Lane>, bytes: [u64; Leg::ALL.len()]) {
-        lane.note_sent(bytes);
-    }
 }
 
 /// A client's socket, of which several may share an address.
@@ -111,6 +109,9 @@ struct Caller {
     local: SocketAddr,
     socket: SocketId,
 }
+
+/// Why no plane carries a session for a while.
+const MOVING: &str = "its client may have another port now";
 
 /// How often it is asked which sessions are silent.
 const TICK: Duration = Duration::from_secs(1);
@@ -123,10 +124,11 @@ impl Srt {
         balancer: Arc<Balancer>,
         vhosts: Vhosts,
         cookies: Cookies,
+        kernel: Kernel,
         stop: Stop,
     ) -> Arc<Self> {
         let lanes = Lanes::default();
-        let table = FlowTable::new(lanes.clone());
+        let table = FlowTable::new(Planes::new(lanes.clone(), kernel, Medium::Srt));
         Arc::new(Self {
             settings,
             sessions,
@@ -157,9 +159,13 @@ impl Srt {
                 let is_over = now.saturating_duration_since(oldest) >= patience;
                 is_over.then(|| Arc::clone(known))
             });
+            let held: Vec<_> = state.table.held().collect();
             drop(state);
             for (_, known) in silent {
                 known.ending.end(End::Idle);
+            }
+            for id in held {
+                self.release(id, now);
             }
         }
     }
@@ -236,28 +242,50 @@ impl Srt {
     fn moves(&self, key: &FlowKey, train: &Train<'_>, exit: impl Fn() -> Exit) {
         let Some(name) = key.socket_id.map(Name::SocketId) else { return };
         let now = Instant::now();
-        let state = self.state.lock();
-        let table = &state.table;
+        let mut state = self.state.lock();
+        let table = &mut state.table;
         // Two origins can have given out one socket id.
-        let named = table.find_all(&name).filter_map(|id| {
+        let ids: Vec<_> = table.find_all(&name).collect();
+        let named = ids.into_iter().filter_map(|id| {
             let (known, lane) = table.get(id).filter(|(known, _)| known.is_at(key.client.ip()))?;
-            let heard =
-                if lane.has_heard(Leg::Client) { now } else { table.heard(id, Leg::Client)? };
-            Some((Arc::clone(known), Arc::clone(lane), heard))
+            let (known, lane) = (Arc::clone(known), Arc::clone(lane));
+            let heard = table.heard(id, Leg::Client, now)?;
+            // Who may have moved is proved by what the origin answers: that has to be seen.
+            let is_silent = now.saturating_duration_since(heard) >= SILENCE;
+            let progress = is_silent.then(|| table.hold(id, MOVING)).flatten();
+            Some((known, lane, heard, progress))
         });
         let named: Vec<_> = named.collect();
         drop(state);
+        for (known, .., progress) in &named {
+            if let Some(progress) = progress {
+                known.catch_up(*progress);
+            }
+        }
         for datagram in train.datagrams() {
             let Some(packet) = Packet::parse(datagram) else { continue };
             let taken = named
                 .iter()
-                .find(|(known, _, heard)| known.may_come(&packet, key, &exit, *heard, now));
-            if let Some((_, lane, _)) = taken {
+                .find(|(known, _, heard, _)| known.may_come(&packet, key, &exit, *heard, now));
+            if let Some((_, lane, ..)) = taken {
                 // The lane has heard nothing of its client by this.
                 let _silence_ends_it = lane.for_origin(&train.part(datagram));
             } else {
                 self.drops.count(Dropped::UnknownFlow, 1);
             }
+        }
+    }
+
+    /// Lets a plane carry a session again, if nobody is any more who may be its client.
+    fn release(&self, id: FlowId, now: Instant) {
+        let state = self.state.lock();
+        let heard = state.table.heard(id, Leg::Client, now);
+        let known = state.table.get(id).map(|(known, _)| Arc::clone(known));
+        drop(state);
+        if let Some((known, heard)) = known.zip(heard)
+            && !known.is_tried(heard, now)
+        {
+            self.state.lock().table.release(id);
         }
     }
 

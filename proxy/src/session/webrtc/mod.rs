@@ -27,7 +27,8 @@ use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
 use super::{Ending, Session, Sessions};
 use crate::config::Candidate;
 use crate::plane::Leg;
-use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Socket, Train};
+use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Medium, Planes, Socket, Train};
+use crate::plane::kernel::Kernel;
 use crate::proto::datagram::{Kind, is_dtls_alert};
 use crate::proto::sdp::{Offered, Transport};
 use crate::proto::stun::{Class, Message};
@@ -53,7 +54,7 @@ pub struct WebrtcSettings {
 pub struct Webrtc {
     settings: WebrtcSettings,
     sessions: Arc<Sessions>,
-    table: Mutex<FlowTable<Datagrams, Lanes>>,
+    table: Mutex<FlowTable<Datagrams, Planes>>,
     lanes: Lanes,
     drops: Arc<Drops>,
     strangers: Strangers,
@@ -70,10 +71,6 @@ impl Media for Datagrams {
     type Session = Known;
     type Lane = Arc<Lane>;
     type Exit = Exit;
-
-    fn note_sent(lane: &Arc<Lane>, bytes: [u64; Leg::ALL.len()]) {
-        lane.note_sent(bytes);
-    }
 }
 
 /// A session, to those who find it by a datagram.
@@ -97,10 +94,12 @@ impl Webrtc {
     pub fn new(
         settings: WebrtcSettings,
         sessions: Arc<Sessions>,
+        kernel: Kernel,
         stop: CancellationToken,
     ) -> Arc<Self> {
         let lanes = Lanes::default();
-        let table = Mutex::new(FlowTable::new(lanes.clone()));
+        let planes = Planes::new(lanes.clone(), kernel, Medium::WebRtc);
+        let table = Mutex::new(FlowTable::new(planes));
         Arc::new(Self {
             settings,
             sessions,
@@ -375,7 +374,7 @@ impl Webrtc {
 }
 
 /// Lets media of a session take this address of its client.
-fn select(table: &mut FlowTable<Datagrams, Lanes>, id: FlowId, key: &FlowKey) {
+fn select(table: &mut FlowTable<Datagrams, Planes>, id: FlowId, key: &FlowKey) {
     if table.select(id, key) {
         debug!(client = %key.client, is_tcp = key.is_tcp, "client found");
         if let Some((known, _)) = table.get(id) {

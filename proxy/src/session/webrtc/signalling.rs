@@ -11,11 +11,11 @@ use tracing::{Instrument, info, info_span};
 use super::{Datagrams, Ice, Known, Webrtc};
 use crate::listen::is_served;
 use crate::origin::{Lease, Listener};
-use crate::plane::datagram::{Gone, Lane, Lanes, Socket, WHY_RELAY};
+use crate::plane::datagram::{Course, FlowEnds, Gone, Lane, Planes, Socket};
 use crate::proto::proxy_protocol::Ends;
 use crate::proto::sdp::{self, BadSdp, Offered, Transport};
 use crate::session::flow::{FlowId, FlowTable, Name};
-use crate::session::{End, Ending, Live, Protocol, Role};
+use crate::session::{Carriage, End, Ending, Live, Protocol, Role};
 use crate::stream::StreamKey;
 
 /// What signalling knows of a session that is to be.
@@ -100,7 +100,7 @@ impl Webrtc {
         let id = table.find(&Name::Ice(name.into()))?;
         let renamed = named(&ice.ufrag, &offer.ufrag);
         let known = table.session_mut(id)?;
-        known.ice.restart(&renamed, &ice.password, FlowTable::<Datagrams, Lanes>::MAX_NAMES);
+        known.ice.restart(&renamed, &ice.password, FlowTable::<Datagrams, Planes>::MAX_NAMES);
         let reached = known.reached;
         table.name(id, Name::Ice(renamed.into()));
         drop(table);
@@ -172,18 +172,19 @@ impl Draft {
         let Self { webrtc, invited, live, socket } = self;
         let session = Arc::clone(live.session());
         let server = Arc::clone(invited.lease.origin().name());
+        let now = Instant::now();
+        let course = Arc::new(Course::new(Arc::clone(&session.meter), now));
         session.note(|progress| {
             progress.origin = Some((server, origin));
-            progress.plane = Some(("relay", WHY_RELAY));
+            progress.plane = Some(Carriage::Datagrams(Arc::clone(&course)));
         });
         let reached = session.destination.ip();
-        let lane = Arc::new(Lane::new(socket, origin, Arc::clone(&session.meter)));
+        let lane = Arc::new(Lane::new(socket, origin, course));
         let ending = Arc::new(Ending::default());
-        let now = Instant::now();
         let ice = Ice::new(&name, &ice.password, now);
         let session_ = Arc::clone(&session);
         let known = Known { ice, ending: Arc::clone(&ending), reached, session: session_ };
-        let ends = (lane.near(), origin);
+        let ends = FlowEnds { near: lane.near(), origin, client_socket_id: None };
         let mut table = webrtc.table.lock();
         let id = table.insert(known, Arc::clone(&lane), ends, now);
         table.name(id, Name::Ice(name.as_str().into()));

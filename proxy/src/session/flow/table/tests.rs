@@ -6,12 +6,9 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 
 use super::*;
-use crate::plane::datagram::{Delta, Refused};
+use crate::plane::datagram::Delta;
 
 /// A plane that carries nothing, and remembers what it was told.
-/// A client's port whose flow no plane takes.
-const REFUSED: u16 = 666;
-
 #[derive(Clone, Debug, Default)]
 struct Recorder {
     told: Arc<Mutex<Vec<String>>>,
@@ -25,18 +22,29 @@ impl Recorder {
 }
 
 impl Offload<&'static str, u16> for Recorder {
-    fn install(&mut self, flow: &Flow, lane: &&'static str, exit: &u16) -> Result<(), Refused> {
-        if flow.key.client.port() == REFUSED {
-            return Err(Refused("full"));
-        }
+    fn install(&mut self, flow: &Flow, lane: &&'static str, exit: &u16) {
         let (client, generation) = (flow.key.client.port(), flow.generation);
         self.told.lock().push(format!("install {lane} {client} by {exit} #{generation}"));
-        Ok(())
     }
 
     fn remove(&mut self, flow: &Flow, lane: &&'static str) {
         let (client, generation) = (flow.key.client.port(), flow.generation);
         self.told.lock().push(format!("remove {lane} {client} #{generation}"));
+    }
+
+    fn hold(&mut self, flow: &Flow, why: &'static str) -> Progress {
+        self.told.lock().push(format!("hold #{} {why}", flow.generation));
+        Progress { data: Some(7), acknowledged: None }
+    }
+
+    fn release(&mut self, flow: &Flow) {
+        self.told.lock().push(format!("release #{}", flow.generation));
+    }
+
+    fn has_heard(&self, flow: &Flow, _: &&'static str, leg: Leg) -> bool {
+        let heard = self.heard.lock();
+        let of_flow = heard.iter().filter(|(key, _)| *key == flow.key);
+        of_flow.into_iter().any(|(_, delta)| delta.heard[leg as usize] > 0)
     }
 
     fn counters(&mut self, sink: &mut dyn FnMut(&FlowKey, Delta)) {
@@ -46,9 +54,6 @@ impl Offload<&'static str, u16> for Recorder {
     }
 }
 
-/// What planes have said that they have sent.
-static SENT: Mutex<Vec<(&str, [u64; 2])>> = Mutex::new(Vec::new());
-
 #[derive(Debug)]
 struct Test;
 
@@ -56,10 +61,6 @@ impl Media for Test {
     type Session = u8;
     type Lane = &'static str;
     type Exit = u16;
-
-    fn note_sent(lane: &&'static str, bytes: [u64; 2]) {
-        SENT.lock().push((lane, bytes));
-    }
 }
 
 type Table = FlowTable<Test, Recorder>;
@@ -69,8 +70,9 @@ fn table() -> (Table, Recorder, Instant) {
     (Table::new(recorder.clone()), recorder, Instant::now())
 }
 
-fn ends() -> (SocketAddr, SocketAddr) {
-    ("10.0.0.1:40000".parse().unwrap(), "10.0.0.9:8000".parse().unwrap())
+fn ends() -> FlowEnds {
+    let [near, origin] = ["10.0.0.1:40000", "10.0.0.9:8000"].map(|end| end.parse().unwrap());
+    FlowEnds { near, origin, client_socket_id: None }
 }
 
 fn key(port: u16) -> FlowKey {
@@ -164,17 +166,28 @@ fn addresses_and_names_of_a_session_are_bounded_and_those_in_use_stay() {
 }
 
 #[test]
-fn a_refusal_is_known_and_the_next_flow_may_be_taken() {
+fn a_session_is_held_once_and_until_it_is_released_or_takes_another_way() {
     let (mut table, plane, now) = table();
     let id = table.insert(7, "a", ends(), now);
-    for port in [REFUSED, 2] {
+    assert_eq!(table.hold(id, "early"), None, "there is no flow yet");
+    for port in [1, 2] {
         table.learn(id, key(port), port, now);
     }
-    assert!(table.select(id, &key(REFUSED)));
-    assert_eq!(table.refused(id), Some(Refused("full")));
-    assert!(table.select(id, &key(2)));
-    assert_eq!(table.refused(id), None);
-    assert_eq!(plane.told(), ["install a 2 by 2 #2", "remove a 666 #1"]);
+    table.select(id, &key(1));
+    plane.told();
+    let progress = Progress { data: Some(7), acknowledged: None };
+    assert_eq!(table.hold(id, "why"), Some(progress));
+    assert_eq!(table.hold(id, "why"), None, "it is held already");
+    assert_eq!(table.held().collect::<Vec<_>>(), [id]);
+    table.release(id);
+    table.release(id);
+    assert_eq!(plane.told(), ["hold #1 why", "release #1"]);
+    table.hold(id, "why");
+    table.select(id, &key(2));
+    assert_eq!(plane.told(), ["hold #1 why", "install a 2 by 2 #2", "remove a 1 #1"]);
+    assert_eq!(table.held().count(), 0);
+    table.release(id);
+    assert_eq!(plane.told(), [""; 0]);
 }
 
 #[test]
@@ -227,13 +240,14 @@ fn a_tick_asks_the_planes_first_and_forgets_addresses_that_were_left() {
             (now - heard[Leg::Client as usize] >= Duration::from_secs(5)).then_some(())
         }
     };
-    let client = Delta { heard: [0, 3], sent: [300, 0] };
+    let client = Delta { heard: [0, 3] };
     plane.heard.lock().push((key(1), client));
+    assert_eq!(table.heard(ids[0], Leg::Client, second(3)), Some(second(3)), "just now");
+    assert_eq!(table.heard(ids[0], Leg::Origin, second(3)), Some(start));
     let over = table.tick(second(4), None, judge(second(4)));
     assert_eq!(over, []);
-    assert!(SENT.lock().contains(&("a", [300, 0])), "a plane's own bytes are counted");
-    assert_eq!(table.heard(ids[0], Leg::Client), Some(second(4)));
-    assert_eq!(table.heard(ids[0], Leg::Origin), Some(start));
+    assert_eq!(table.heard(ids[0], Leg::Client, second(5)), Some(second(4)));
+    assert_eq!(table.heard(ids[0], Leg::Origin, second(5)), Some(start));
     let over = table.tick(second(6), Some(second(1)), judge(second(6)));
     assert_eq!(over, [(ids[1], ())]);
     assert_eq!(table.owner(&key(11)), None, "left, and not seen again");

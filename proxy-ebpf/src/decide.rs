@@ -1,0 +1,176 @@
+//! What becomes of a datagram: everything is known before anything is changed.
+#![expect(clippy::inline_always, reason = "as in parse")]
+
+use crate::checksum;
+use crate::frame::Frame;
+use crate::maps::{Key, Ports, Way};
+use crate::media::{self, Progress, Protocol};
+use crate::parse::Datagram;
+use crate::reason::Reason;
+
+/// The flows there are: maps in the kernel, and on the host whatever a test has.
+pub trait Flows {
+    /// A word of [`crate::maps::PORTS`]; zero where there is none.
+    fn ports(&self, word: u32) -> u64;
+
+    /// Where the datagrams of `key` go.
+    fn way(&self, key: &Key) -> Option<&Way>;
+}
+
+/// What a hook knows of a frame beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Whether its MAC can be this host's.
+    pub to_us: bool,
+    /// Whether a checksum that was left to a network card is finished on the way.
+    pub finishes_checksums: bool,
+    /// Bytes of each datagram in a train that the kernel has merged into one, zero for no train.
+    pub segment: u32,
+}
+
+impl Arrival {
+    /// At the XDP hook.
+    pub const XDP: Self = Self { to_us: true, finishes_checksums: false, segment: 0 };
+}
+
+/// A datagram, or a train of them, that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forward<'a> {
+    /// Its way.
+    pub way: &'a Way,
+    /// How many datagrams.
+    pub datagrams: u32,
+    /// What the last ones say.
+    pub progress: Progress,
+}
+
+/// The longest train whose datagrams are looked at.
+pub const MAX_TRAIN: u32 = 128;
+
+/// Where `datagram` of `frame` goes, or why it passes up.
+#[inline(always)]
+pub fn decide<'a>(
+    frame: &(impl Frame + ?Sized),
+    datagram: &Datagram,
+    arrival: Arrival,
+    flows: &'a impl Flows,
+) -> Result<Forward<'a>, Reason> {
+    let (way, socket_id, protocol) = find(frame, datagram, arrival, flows)?;
+    let first = match arrival.segment {
+        0 => datagram.payload_length,
+        segment => datagram.payload_length.min(segment),
+    };
+    let progress = media::classify(frame, protocol, datagram.payload(), first)?;
+    if way.flags & Way::HELD != 0 {
+        return Err(Reason::Held);
+    }
+    if datagram.hops <= 1 {
+        return Err(Reason::LastHop);
+    }
+    if datagram.ip_length - (datagram.payload_length - first) > u32::from(way.mtu) {
+        return Err(Reason::TooLarge);
+    }
+    if !arrival.finishes_checksums && is_partial(datagram) {
+        return Err(Reason::PartialChecksum);
+    }
+    if first == datagram.payload_length {
+        return Ok(Forward { way, datagrams: 1, progress });
+    }
+    let mut train = Train {
+        protocol,
+        socket_id,
+        at: datagram.payload() as u32,
+        left: datagram.payload_length,
+        segment: first,
+        datagrams: 0,
+        progress,
+    };
+    frame.walk(&mut train);
+    if train.left != 0 {
+        return Err(Reason::Merged);
+    }
+    Ok(Forward { way, datagrams: train.datagrams, progress: train.progress })
+}
+
+/// A walk along a train of datagrams, which have to be media of one flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Train {
+    protocol: Protocol,
+    socket_id: [u8; 4],
+    /// Where the next one begins.
+    at: u32,
+    /// Bytes from there to the end.
+    left: u32,
+    /// Bytes of each but the last.
+    segment: u32,
+    /// How many have been seen.
+    datagrams: u32,
+    progress: Progress,
+}
+
+impl Train {
+    /// Looks at the next datagram, and says whether to go on.
+    #[inline(always)]
+    pub fn step(&mut self, frame: &(impl Frame + ?Sized)) -> bool {
+        let length = self.segment.min(self.left);
+        let at = self.at as usize;
+        if self.protocol == Protocol::Srt
+            && media::socket_id(frame, at, length) != Some(self.socket_id)
+        {
+            return false;
+        }
+        let Ok(later) = media::classify(frame, self.protocol, at, length) else {
+            return false;
+        };
+        self.progress = self.progress.then(later);
+        self.datagrams += 1;
+        self.at += length;
+        self.left -= length;
+        self.left != 0
+    }
+}
+
+/// The way of `datagram`, by which key, and by which protocol. On a port of both, SRT is the one
+/// to be sure of: its packets name their socket.
+#[inline(always)]
+fn find<'a>(
+    frame: &(impl Frame + ?Sized),
+    datagram: &Datagram,
+    arrival: Arrival,
+    flows: &'a impl Flows,
+) -> Result<(&'a Way, [u8; 4], Protocol), Reason> {
+    let (word, shift) = Ports::place(u16::from_be_bytes(datagram.key.destination_port));
+    let protocols = flows.ports(word) >> shift;
+    if protocols & (Ports::WEBRTC | Ports::SRT) == 0 {
+        return Err(Reason::OtherPort);
+    }
+    if !arrival.to_us || !datagram.is_unicast {
+        return Err(Reason::UnknownFlow);
+    }
+    if protocols & Ports::SRT != 0 {
+        let length = datagram.payload_length;
+        // Zero is the first handshake's (draft-sharabayko-srt 3.2.1), and the key of WebRTC.
+        if let Some(id) = media::socket_id(frame, datagram.payload(), length)
+            && id != [0; 4]
+            && let Some(way) = flows.way(&Key { socket_id: id, ..datagram.key })
+        {
+            return Ok((way, id, Protocol::Srt));
+        }
+    }
+    if protocols & Ports::WEBRTC != 0
+        && let Some(way) = flows.way(&datagram.key)
+    {
+        return Ok((way, [0; 4], Protocol::WebRtc));
+    }
+    Err(Reason::UnknownFlow)
+}
+
+/// Whether the checksum is the pseudo-header's alone: a sender on this machine has left the rest
+/// to a network card (`CHECKSUM_PARTIAL`). One in 65536 others looks alike, which does no harm.
+#[inline(always)]
+fn is_partial(datagram: &Datagram) -> bool {
+    let Key { source, destination, .. } = &datagram.key;
+    #[expect(clippy::cast_possible_truncation, reason = "it was read from 16 bits")]
+    let udp_length = (datagram.payload_length + 8) as u16;
+    datagram.checksum == checksum::pseudo_header(source, destination, udp_length)
+}

@@ -1,0 +1,258 @@
+//! Asks the kernel where paths lead, listens to what changes, and tells it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
+
+use rtnetlink::MulticastGroup;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{debug, warn};
+
+use super::mirror::Station;
+use super::netlink::{self, Netlink, is_overrun};
+use super::wire::{self, News};
+use super::{Answer, Link, Path, Shared};
+
+/// What changed.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Paths in use whose answer is another than before, or is the first.
+    Paths(Vec<(Path, Answer)>),
+    /// One or more links appeared, went, or are in another state. These are all that there are.
+    Links(Vec<Link>),
+}
+
+/// Keeps [`Hops`](super::Hops) fresh for as long as it runs.
+pub struct Watch {
+    shared: Arc<Shared>,
+    /// What the kernel says by itself.
+    events: Netlink,
+    questions: Netlink,
+    /// Paths that are being asked, by the sequence number of the question.
+    in_flight: HashMap<u32, Path>,
+    sequence: u32,
+    /// When all routes are asked anew.
+    doubts: Option<Instant>,
+    /// When they were last.
+    doubted: Option<Instant>,
+}
+
+/// Routes come in groups: so long after the first change they are asked anew.
+const SETTLES: Duration = Duration::from_millis(20);
+/// Routes that do not come to rest are asked no more often.
+const DOUBTS_EVERY: Duration = Duration::from_millis(250);
+/// What the kernel does not tell, as that it learned a smaller MTU, is asked for.
+const REFRESHES_EVERY: Duration = Duration::from_secs(30);
+const VERIFIES_EVERY: Duration = Duration::from_millis(250);
+const RETRIES_AFTER: Duration = Duration::from_secs(5);
+/// Questions whose answers fit into the smallest receive buffer.
+const IN_FLIGHT: usize = 64;
+
+const GROUPS: [MulticastGroup; 9] = [
+    MulticastGroup::Link,
+    MulticastGroup::Neigh,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv4Rule,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv6Route,
+    MulticastGroup::Ipv6Rule,
+    MulticastGroup::Nexthop,
+];
+
+impl Watch {
+    pub(super) async fn open(shared: Arc<Shared>) -> io::Result<Self> {
+        let mut watch = Self {
+            shared,
+            events: Netlink::open(&[])?,
+            questions: Netlink::open(&[])?,
+            in_flight: HashMap::new(),
+            sequence: 0,
+            doubts: None,
+            doubted: None,
+        };
+        watch.read_all().await?;
+        let _known_from_the_start = watch.shared.mirror.lock().changed_links();
+        Ok(watch)
+    }
+
+    /// Runs for ever: asks, follows links, neighbours, addresses, routes and rules, and tells
+    /// `changed` what is another than before. `changed` may ask [`Hops`](super::Hops).
+    pub async fn run(mut self, mut changed: impl FnMut(Event)) {
+        let mut verify = every(VERIFIES_EVERY);
+        let mut refresh = every(REFRESHES_EVERY);
+        let shared = Arc::clone(&self.shared);
+        loop {
+            let doubts = self.doubts;
+            let done = tokio::select! {
+                done = hear(&mut self.events, &shared) => done.map(|heard| self.heard(heard)),
+                done = settle(&mut self.questions, &mut self.in_flight, &shared) => done,
+                () = shared.asked.notified() => Ok(()),
+                () = sleep_until(doubts.unwrap_or_else(Instant::now)), if doubts.is_some() => {
+                    self.doubts = None;
+                    self.doubted = Some(Instant::now());
+                    shared.mirror.lock().doubt_routes();
+                    Ok(())
+                }
+                _ = verify.tick() => {
+                    let stations = shared.mirror.lock().verify(Instant::now().into());
+                    self.nudge(stations).await
+                }
+                _ = refresh.tick() => {
+                    shared.mirror.lock().doubt_routes();
+                    Ok(())
+                }
+            };
+            if let Err(error) = done {
+                self.start_anew(&error).await;
+            }
+            if let Err(error) = self.ask().await {
+                self.start_anew(&error).await;
+            }
+            self.tell(&mut changed);
+        }
+    }
+
+    fn heard(&mut self, heard: Heard) {
+        if heard.routes_changed && self.doubts.is_none() {
+            let now = Instant::now();
+            let earliest = self.doubted.map_or(now, |last| last + DOUBTS_EVERY);
+            self.doubts = Some((now + SETTLES).max(earliest));
+        }
+    }
+
+    /// Sends what waits to be asked, as far as there is room.
+    async fn ask(&mut self) -> io::Result<()> {
+        let room = IN_FLIGHT.saturating_sub(self.in_flight.len());
+        let (paths, stations) = {
+            let mut mirror = self.shared.mirror.lock();
+            (mirror.questions(room), mirror.resolve(Instant::now().into()))
+        };
+        let mut questions = Vec::new();
+        for path in paths {
+            let sequence = self.next_sequence();
+            match wire::ask_route(&mut questions, path, sequence) {
+                Ok(()) => drop(self.in_flight.insert(sequence, path)),
+                Err(no_hop) => self.shared.mirror.lock().route(path, Err(no_hop)),
+            }
+        }
+        if !questions.is_empty() {
+            self.questions.send(&questions).await?;
+        }
+        self.nudge(stations).await
+    }
+
+    /// Has the kernel resolve or verify stations. Errors of single ones arrive as answers.
+    async fn nudge(&mut self, stations: Vec<Station>) -> io::Result<()> {
+        for stations in stations.chunks(IN_FLIGHT) {
+            let mut orders = Vec::new();
+            for station in stations {
+                let sequence = self.next_sequence();
+                wire::ask_neighbour(&mut orders, *station, sequence);
+            }
+            self.questions.send(&orders).await?;
+        }
+        Ok(())
+    }
+
+    const fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    fn tell(&self, changed: &mut impl FnMut(Event)) {
+        let (links, paths) = {
+            let mut mirror = self.shared.mirror.lock();
+            (mirror.changed_links(), mirror.changes())
+        };
+        if let Some(links) = links {
+            changed(Event::Links(links));
+        }
+        if !paths.is_empty() {
+            changed(Event::Paths(paths));
+        }
+    }
+
+    /// Messages were lost, or a socket failed: reads everything anew, as often as it takes.
+    async fn start_anew(&mut self, error: &io::Error) {
+        if is_overrun(error) {
+            debug!("netlink said more than was read; everything is read anew");
+        } else {
+            warn!(%error, "netlink failed; everything is read anew");
+        }
+        while let Err(error) = self.read_all().await {
+            warn!(%error, "links and neighbours could not be read");
+            sleep(RETRIES_AFTER).await;
+        }
+    }
+
+    /// On new sockets: what waits in the former ones is older than what is read.
+    async fn read_all(&mut self) -> io::Result<()> {
+        // Listens before it reads, so that nothing is missed in between.
+        self.events = Netlink::open(&GROUPS)?;
+        self.questions = Netlink::open(&[])?;
+        self.in_flight.clear();
+        let (links, neighbours) = netlink::links_and_neighbours().await?;
+        self.shared.mirror.lock().replace(links, neighbours);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
+    }
+}
+
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Heard {
+    routes_changed: bool,
+}
+
+/// Takes what the kernel says by itself into the mirror.
+async fn hear(events: &mut Netlink, shared: &Shared) -> io::Result<Heard> {
+    let mut heard = Heard::default();
+    events
+        .receive(|message| {
+            let mut mirror = shared.mirror.lock();
+            match message.news() {
+                Ok(News::Link(link)) => heard.routes_changed |= mirror.link(link),
+                Ok(News::NoLink(index)) => heard.routes_changed |= mirror.no_link(index),
+                Ok(News::Neighbour(station, neighbour)) => mirror.neighbour(station, neighbour),
+                Ok(News::Routes) => heard.routes_changed = true,
+                Ok(News::Done | News::Failed(_) | News::Nothing) => {}
+                Err(error) => debug!(%error, "a message of netlink was not understood"),
+            }
+        })
+        .await?;
+    Ok(heard)
+}
+
+/// Takes answers to questions into the mirror.
+async fn settle(
+    questions: &mut Netlink,
+    in_flight: &mut HashMap<u32, Path>,
+    shared: &Shared,
+) -> io::Result<()> {
+    questions
+        .receive(|message| match in_flight.remove(&message.sequence) {
+            Some(path) => {
+                if let Some(route) = message.route_to(path.destination) {
+                    shared.mirror.lock().route(path, route);
+                }
+            }
+            None => {
+                if let Ok(News::Failed(error)) = message.news() {
+                    debug!(%error, "the kernel did not resolve a neighbour");
+                }
+            }
+        })
+        .await
+}

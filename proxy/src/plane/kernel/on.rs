@@ -1,0 +1,300 @@
+//! The plane where there is one: what it is told, and what it hears of this host.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use proxy_ebpf::maps::Memo;
+use tokio::runtime;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use super::flows::{Flows, paths};
+use super::hops::{Event, Hops, Link, Watch};
+use super::programs::{Interface, KernelMaps, Programs};
+use super::{InterfaceView, KernelView};
+use crate::config;
+use crate::plane::Leg;
+use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
+use crate::plane::ebpf_object::OBJECT;
+
+/// Programs, and the flows that they carry.
+///
+/// All writes to the maps are made under the one lock of `flows`, each of one or two microseconds,
+/// so that whoever removes a flow knows that it is removed. Whoever holds both locks has taken that
+/// of `programs` first.
+#[derive(Debug)]
+pub(super) struct On {
+    flows: Mutex<Flows<KernelMaps>>,
+    /// None once it is closed.
+    programs: Mutex<Option<Programs>>,
+    hops: OnceLock<Hops>,
+    watch: Mutex<Option<Watch>>,
+    /// Interfaces that the operator has named; none if they follow from the routes.
+    named: Vec<String>,
+    /// There are interfaces of which nothing was known so far, or whose state is another.
+    news: Notify,
+    /// Whether a folder is there by which flows outlive this process.
+    keeps: bool,
+    /// What an earlier one has left.
+    left: Mutex<Vec<Memo>>,
+}
+
+/// How often it is looked whether the programs are still there.
+const CHECK: Duration = Duration::from_secs(1);
+
+impl On {
+    /// Loads the programs, and attaches them where flows will come by.
+    pub(super) fn load(settings: &config::Kernel, listeners: &[IpAddr]) -> Result<Self, Refused> {
+        if settings.mode == config::KernelMode::Off {
+            return Err("switched off (PROXY_EBPF_MODE=off)".into());
+        }
+        let unknown = |error: io::Error| Refused::from(format!("netlink: {error}"));
+        let (links, first) = wanted_at_start(listeners).map_err(unknown)?;
+        let loaded = Programs::load(OBJECT, settings);
+        let (mut programs, maps) = loaded.map_err(|error| Refused::from(error.to_string()))?;
+        let is_wanted = |link: &&Link| match settings.interfaces.as_slice() {
+            [] => first.contains(&link.index) && !link.loopback,
+            named => named.iter().any(|name| **name == *link.name),
+        };
+        let interfaces: Vec<_> = links.iter().filter(is_wanted).map(interface).collect();
+        programs.attach_all(&interfaces);
+        let mut flows = Flows::new(maps, settings.flows);
+        flows.attached(attached(&programs), Instant::now());
+        let left = if programs.is_adopted() { flows.memos() } else { Vec::new() };
+        Ok(Self {
+            flows: Mutex::new(flows),
+            programs: Mutex::new(Some(programs)),
+            hops: OnceLock::new(),
+            watch: Mutex::new(None),
+            named: settings.interfaces.clone(),
+            news: Notify::new(),
+            keeps: settings.pin.is_some(),
+            left: Mutex::new(left),
+        })
+    }
+
+    /// Learns where packets leave this host, and listens from here on.
+    pub(super) async fn open(&self) -> Result<(), Refused> {
+        let (hops, watch) =
+            Hops::open().await.map_err(|error| Refused::from(format!("netlink: {error}")))?;
+        let _is_first = self.hops.set(hops);
+        *self.watch.lock() = Some(watch);
+        Ok(())
+    }
+
+    pub(super) fn install(&self, medium: Medium, flow: &Flow, course: &Arc<Course>) {
+        let now = Instant::now();
+        let (paths, hops) = match (paths(flow), self.hops.get()) {
+            (Ok(paths), Some(hops)) => (paths, hops),
+            (Err(why), _) => {
+                course.change(Engine::Relay, Some(why), now);
+                return;
+            }
+            (Ok(_), None) => return,
+        };
+        let mut flows = self.flows.lock();
+        // Within the lock: an answer that comes from here on finds the flow.
+        let hops = paths.map(|path| hops.find(path));
+        flows.install(medium, flow, course, (paths, hops), now);
+        if flows.wants() {
+            self.news.notify_one();
+        }
+    }
+
+    pub(super) fn remove(&self, flow: &Flow) {
+        let paths = self.flows.lock().remove(flow, Instant::now());
+        if let Some(hops) = self.hops.get() {
+            for path in paths.into_iter().flatten() {
+                hops.release(path);
+            }
+        }
+    }
+
+    pub(super) const fn keeps(&self) -> bool {
+        self.keeps
+    }
+
+    pub(super) fn keep(&self, flow: &Flow, memo: &[u8]) {
+        let mut kept = Memo { length: 0, bytes: [0; Memo::MAX] };
+        let Some(room) = kept.bytes.get_mut(..memo.len()) else { return };
+        room.copy_from_slice(memo);
+        kept.length = u32::try_from(memo.len()).unwrap_or_default();
+        self.flows.lock().keep(flow, kept);
+    }
+
+    pub(super) fn left(&self) -> Vec<Vec<u8>> {
+        let left = std::mem::take(&mut *self.left.lock());
+        let bytes = |memo: Memo| Some(memo.bytes.get(..memo.length as usize)?.to_vec());
+        left.into_iter().filter_map(bytes).collect()
+    }
+
+    pub(super) fn sweep(&self) {
+        self.flows.lock().sweep();
+    }
+
+    pub(super) fn hold(&self, flow: &Flow, why: &'static str) -> Progress {
+        self.flows.lock().hold(flow, why, Instant::now())
+    }
+
+    pub(super) fn release(&self, flow: &Flow) {
+        self.flows.lock().release(flow, Instant::now());
+    }
+
+    pub(super) fn has_heard(&self, flow: &Flow, leg: Leg) -> bool {
+        self.flows.lock().has_heard(flow, leg)
+    }
+
+    pub(super) fn counters(&self, medium: Medium, sink: &mut dyn FnMut(&FlowKey, Delta)) {
+        self.flows.lock().counters(medium, sink);
+    }
+
+    /// Follows next hops and interfaces.
+    pub(super) async fn watch(self: &Arc<Self>) {
+        let Some(watch) = self.watch.lock().take() else { return std::future::pending().await };
+        let hops = watch.run(|event| match event {
+            Event::Paths(changed) => {
+                for (path, answer) in changed {
+                    let mut flows = self.flows.lock();
+                    flows.hop(&path, &answer, Instant::now());
+                    if flows.wants() {
+                        self.news.notify_one();
+                    }
+                }
+            }
+            Event::Links(_) => self.news.notify_one(),
+        });
+        let programs = async {
+            let mut check = interval(CHECK);
+            check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                let is_news = tokio::select! {
+                    _ = check.tick() => false,
+                    () = self.news.notified() => true,
+                };
+                // A card may take its time for a program.
+                let this = Arc::clone(self);
+                let _done = spawn_blocking(move || this.arrange(is_news)).await;
+            }
+        };
+        tokio::join!(hops, programs);
+    }
+
+    /// Attaches to interfaces by which flows would go, and notices which programs are gone.
+    fn arrange(&self, is_news: bool) {
+        let mut programs = self.programs.lock();
+        let Some(programs) = programs.as_mut() else { return };
+        for index in programs.check() {
+            warn!(index, "the program of an interface was removed by somebody else");
+        }
+        let links = self.hops.get().map(Hops::links).unwrap_or_default();
+        if is_news {
+            let wanted = self.flows.lock().wanted();
+            self.attach(programs, &links, &wanted);
+        }
+        let mut attached = attached(programs);
+        if !self.named.is_empty() {
+            for link in &links {
+                let unnamed = || Err("it is not in PROXY_EBPF_INTERFACES".into());
+                attached.entry(link.index).or_insert_with(unnamed);
+            }
+        }
+        self.flows.lock().attached(attached, Instant::now());
+    }
+
+    /// Attaches to those of these interfaces that have no program yet, and forgets those that are
+    /// not there any more.
+    fn attach(&self, programs: &mut Programs, links: &[Link], wanted: &BTreeSet<u32>) {
+        let known: HashMap<u32, String> =
+            programs.interfaces().into_iter().map(|view| (view.index, view.name)).collect();
+        for index in known.keys() {
+            if !links.iter().any(|link| link.index == *index) {
+                programs.detach(*index);
+            }
+        }
+        for link in links.iter().filter(|link| !known.contains_key(&link.index)) {
+            let is_wanted = match self.named.as_slice() {
+                [] => wanted.contains(&link.index),
+                named => named.iter().any(|name| **name == *link.name),
+            };
+            if !is_wanted {
+                continue;
+            }
+            let engine = programs.attach(&interface(link));
+            let (engine, reason) = (engine.as_ref().ok().map(|it| it.as_str()), engine.as_ref().err());
+            info!(interface = %link.name, engine, reason, "kernel packet path");
+        }
+    }
+
+    pub(super) fn view(&self) -> KernelView {
+        let (flows, capacity) = self.flows.lock().sizes();
+        let programs = self.programs.lock();
+        let Some(programs) = programs.as_ref() else {
+            return KernelView::none("closed".to_owned());
+        };
+        let interfaces = programs.interfaces();
+        let engine = programs.engine().map_or(Engine::Relay, Engine::from);
+        let why = || interfaces.iter().find_map(|view| view.reason.clone());
+        let nowhere = || "no interface has a program".to_owned();
+        let reason = match engine {
+            Engine::Xdp => None,
+            Engine::Relay => Some(why().unwrap_or_else(nowhere)),
+            Engine::Tc | Engine::XdpGeneric => why(),
+        };
+        let view = |view: super::programs::InterfaceView| InterfaceView {
+            name: view.name,
+            index: view.index,
+            engine: view.engine.map_or(Engine::Relay, Engine::from).as_str(),
+            reason: view.reason,
+        };
+        KernelView {
+            engine: engine.as_str(),
+            reason,
+            interfaces: interfaces.into_iter().map(view).collect(),
+            flows,
+            capacity,
+            packets: programs.counters(),
+        }
+    }
+
+    pub(super) fn close(&self) {
+        drop(self.programs.lock().take());
+    }
+}
+
+/// The links of this host, and those of the default routes and of these addresses.
+fn wanted_at_start(listeners: &[IpAddr]) -> io::Result<(Vec<Link>, Vec<u32>)> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (hops, _watch) = Hops::open().await?;
+        Ok((hops.links(), hops.interfaces_of(listeners).await?))
+    })
+}
+
+fn interface(link: &Link) -> Interface {
+    Interface { index: link.index, name: link.name.to_string(), is_virtual: !link.is_card() }
+}
+
+/// What each interface has, or why it has nothing.
+fn attached(programs: &Programs) -> HashMap<u32, Result<Engine, Refused>> {
+    let of_one = |view: super::programs::InterfaceView| {
+        let why = || Refused::from(view.reason.clone().unwrap_or_default());
+        (view.index, view.engine.map(Engine::from).ok_or_else(why))
+    };
+    programs.interfaces().into_iter().map(of_one).collect()
+}
+
+impl From<super::programs::Engine> for Engine {
+    fn from(engine: super::programs::Engine) -> Self {
+        match engine {
+            super::programs::Engine::Xdp => Self::Xdp,
+            super::programs::Engine::XdpGeneric => Self::XdpGeneric,
+            super::programs::Engine::Tc => Self::Tc,
+        }
+    }
+}
