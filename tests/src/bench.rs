@@ -99,7 +99,7 @@ pub struct Relay {
 }
 
 /// Packets so far.
-pub type Forwarded = Box<dyn Fn() -> Result<u64>>;
+pub type Forwarded = Box<dyn Fn() -> Result<u64> + Send + Sync>;
 
 /// What one run came to.
 #[derive(Debug)]

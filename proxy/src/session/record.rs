@@ -10,8 +10,8 @@ use serde::Serialize;
 use tracing::Level;
 
 use super::{End, Protocol, Role};
-use crate::plane::datagram::{Amounts, Course, Standing};
 use crate::plane::Meter;
+use crate::plane::datagram::{Amounts, Course, Standing};
 use crate::proto::proxy_protocol::Ends;
 use crate::stream::{Kind, StreamKey};
 use crate::telemetry::seconds;

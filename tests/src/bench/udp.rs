@@ -1,5 +1,6 @@
 //! Both ends of sessions over UDP: the clients' sockets, and the origin's only one.
 
+mod offload;
 mod packets;
 mod traffic;
 
@@ -12,6 +13,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, SockaddrIn, sockopt::RcvBufForce};
 use socket2::SockRef;
 
+pub use self::offload::Asked;
 use self::packets::{Header, Kind, READ, SIZE};
 use self::traffic::Traffic;
 use super::{Client, Relay};
@@ -149,6 +151,29 @@ impl Opener {
     /// The session of this number, once a packet has gone there and back through the relay and is
     /// what it was.
     fn open(&self, relay: &Relay, number: usize) -> Result<Session> {
+        let (client, consent) = self.connect(relay, number)?;
+        let header = Header { kind: Kind::Echo, session: u32::try_from(number)?, ..Header::EMPTY };
+        let mut packet: Vec<u8> = (0..=u8::MAX).cycle().take(SIZE).collect();
+        header.write(&mut packet)?;
+        let is_same = |echo: &[u8]| echo == packet;
+        let at_origin = self.converse(&client, &packet, is_same).context("an echo")?;
+        let arrived_at = Instant::now();
+        Ok(Session { client, at_origin, consent, next: 0, arrived: 0, arrived_at })
+    }
+
+    /// The same before any media.
+    fn connect(&self, relay: &Relay, number: usize) -> Result<(UdpSocket, Option<Consent>)> {
+        let (client, consent) = self.asked(relay, number)?;
+        if let Some(consent) = &consent {
+            let (transaction, request) = consent.request(number, 0)?;
+            let is_success = |packet: &[u8]| stun::is_success(packet, transaction);
+            self.converse(&client, &request, is_success).context("ICE")?;
+        }
+        Ok((client, consent))
+    }
+
+    /// A socket, and what its checks need if the relay has signalling.
+    fn asked(&self, relay: &Relay, number: usize) -> Result<(UdpSocket, Option<Consent>)> {
         let consent = match relay.signalling {
             Some(address) => {
                 let own = format!("client{number}");
@@ -162,18 +187,7 @@ impl Opener {
         let client = ports::towards(relay.address)?;
         prepare(&client)?;
         client.connect(relay.address)?;
-        if let Some(consent) = &consent {
-            let (transaction, request) = consent.request(number, 0)?;
-            let is_success = |packet: &[u8]| stun::is_success(packet, transaction);
-            self.converse(&client, &request, is_success).context("ICE")?;
-        }
-        let header = Header { kind: Kind::Echo, session: u32::try_from(number)?, ..Header::EMPTY };
-        let mut packet: Vec<u8> = (0..=u8::MAX).cycle().take(SIZE).collect();
-        header.write(&mut packet)?;
-        let is_same = |echo: &[u8]| echo == packet;
-        let at_origin = self.converse(&client, &packet, is_same).context("an echo")?;
-        let arrived_at = Instant::now();
-        Ok(Session { client, at_origin, consent, next: 0, arrived: 0, arrived_at })
+        Ok((client, consent))
     }
 
     /// Sends this until an answer is the one that is waited for; says where the origin saw it come

@@ -198,8 +198,7 @@ impl<M: Maps> Flows<M> {
 
     /// The next hop of a path is known, or another one.
     pub(super) fn hop(&mut self, path: &Path, hop: &Answer, now: Instant) {
-        let users: Vec<u64> =
-            self.by_path.get(path).into_iter().flatten().copied().collect();
+        let users: Vec<u64> = self.by_path.get(path).into_iter().flatten().copied().collect();
         for generation in users {
             let Some(told) = self.flows.get_mut(&generation) else { continue };
             for (of_flow, known) in told.paths.iter().zip(&mut told.hops) {

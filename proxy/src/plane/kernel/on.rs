@@ -226,7 +226,8 @@ impl On {
                 continue;
             }
             let engine = programs.attach(&interface(link));
-            let (engine, reason) = (engine.as_ref().ok().map(|it| it.as_str()), engine.as_ref().err());
+            let (engine, reason) =
+                (engine.as_ref().ok().map(|it| it.as_str()), engine.as_ref().err());
             info!(interface = %link.name, engine, reason, "kernel packet path");
         }
     }

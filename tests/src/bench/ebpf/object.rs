@@ -10,7 +10,7 @@ use aya::{Ebpf, EbpfLoader, util};
 use proxy_ebpf::contract::{TC_UDP, XDP_UDP};
 use proxy_ebpf::maps::{FLOWS_GLOBAL, Key, PORTS, Ports, TALLIES, WAYS, Way};
 
-use super::packet::{Macs, Pair, octets};
+use super::packet::{Macs, Pair};
 
 /// The object, in this kernel.
 pub(super) struct Object {
@@ -32,6 +32,8 @@ impl Object {
         let cpus = u32::try_from(util::nr_cpus().map_err(|(file, error)| error_of(file, error))?)?;
         let mut loader = EbpfLoader::new();
         loader.override_global(FLOWS_GLOBAL, &sessions, true);
+        // As the daemon loads it: what it does not ask for is not in the programs.
+        loader.override_global("AYA_LOG_LEVEL", &0_u8, false);
         loader.map_max_entries(WAYS.name, 2 * sessions);
         loader.map_max_entries(TALLIES.name, 2 * sessions * cpus);
         let mut ebpf = loader.load(&object)?;
@@ -52,26 +54,21 @@ impl Object {
         there: Pair,
         hop: Hop,
     ) -> Result<()> {
+        let key = here.key()?;
+        let way = Way::new(&key, there.from, there.to).context("a flow of two families")?;
         let way = Way {
-            source: octets(there.from.ip()),
-            destination: octets(there.to.ip()),
-            source_port: there.from.port().to_be_bytes(),
-            destination_port: there.to.port().to_be_bytes(),
             destination_mac: hop.macs.to,
             source_mac: hop.macs.from,
-            vlan: [0; 2],
-            addresses_delta: 0,
-            ports_delta: 0,
             mtu: 1500,
-            flags: 0,
             interface: hop.interface,
             slot,
             leg,
             generation: 1,
+            ..way
         };
         let mut ways: HashMap<&mut MapData, Key, Way> =
             self.ebpf.map_mut(WAYS.name).context(WAYS.name)?.try_into()?;
-        ways.insert(here.key(), way, 0)?;
+        ways.insert(key, way, 0)?;
         let (index, shift) = Ports::place(here.to.port());
         let mut ports: Array<&mut MapData, u64> =
             self.ebpf.map_mut(PORTS.name).context(PORTS.name)?.try_into()?;

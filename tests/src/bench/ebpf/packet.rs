@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use proxy_ebpf::maps::Key;
 
 /// Who sends a datagram to whom.
@@ -14,14 +14,8 @@ pub(super) struct Pair {
 
 impl Pair {
     /// By what the programs know its datagrams, as WebRTC.
-    pub(super) fn key(self) -> Key {
-        Key {
-            source: octets(self.from.ip()),
-            destination: octets(self.to.ip()),
-            source_port: self.from.port().to_be_bytes(),
-            destination_port: self.to.port().to_be_bytes(),
-            socket_id: [0; 4],
-        }
+    pub(super) fn key(self) -> Result<Key> {
+        Key::new(self.from, self.to, 0).context("addresses of two families")
     }
 
     /// An RTP packet of this payload size, in a frame that goes over one more hop than it is asked
@@ -71,7 +65,7 @@ pub(super) struct Macs {
 }
 
 /// An address as the programs have it.
-pub(super) fn octets(address: IpAddr) -> [u8; 16] {
+fn octets(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),

@@ -74,34 +74,43 @@ impl Walk {
 
     /// Nanoseconds per packet that is forwarded.
     fn time(&mut self, hook: Hook) -> Result<f64> {
-        let (begin, mut times) = (Instant::now(), Vec::new());
+        let (begin, mut times, mut cut_short) = (Instant::now(), Vec::new(), 0);
         let starts = self.pairs.clone();
         // Each run goes as far as a packet can, and the next one begins behind it.
         for start in starts.iter().cycle().step_by(usize::from(LIFE) % starts.len().max(1) + 1) {
             let frame = start.rtp(Macs::default(), SIZE, LIFE)?;
-            times.push(self.run(hook, &frame, LIFE.into(), hook.redirects())?);
-            if times.len() >= RUNS || begin.elapsed() > PATIENCE {
+            match self.run(hook, &frame, LIFE.into())? {
+                (verdict, time) if verdict == hook.redirects() => times.push(time),
+                // One checksum in 65,536 looks like one that was left to a network card.
+                _ => cut_short += 1,
+            }
+            if times.len() + cut_short >= RUNS || begin.elapsed() > PATIENCE {
                 break;
             }
         }
+        ensure!(cut_short < times.len(), "{cut_short} runs were cut short, {} not", times.len());
         median(times).context("no test run")
     }
 
     /// Nanoseconds per packet that is not.
     fn time_passed(&mut self, hook: Hook, frame: &[u8]) -> Result<f64> {
-        let times = (0..RUNS_PASSED).map(|_| self.run(hook, frame, REPEAT, hook.passes()));
-        median(times.collect::<Result<_>>()?).context("no test run")
+        let mut times = Vec::new();
+        for _ in 0..RUNS_PASSED {
+            let (verdict, time) = self.run(hook, frame, REPEAT)?;
+            ensure!(verdict == hook.passes(), "{hook} said {verdict}");
+            times.push(time);
+        }
+        median(times).context("no test run")
     }
 
-    /// Runs a program on this frame again and again; `verdict` is what the last run says.
-    fn run(&mut self, hook: Hook, frame: &[u8], repeat: u32, verdict: u32) -> Result<f64> {
+    /// Runs a program on this frame again and again: what it said last, and the nanoseconds of each.
+    fn run(&mut self, hook: Hook, frame: &[u8], repeat: u32) -> Result<(u32, f64)> {
         let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
         let ran = match hook {
             Hook::Xdp => <Xdp as TestRun>::test_run(self.object.xdp()?, options),
             Hook::Tc => <SchedClassifier as TestRun>::test_run(self.object.tc()?, options),
         }?;
-        ensure!(ran.return_value == verdict, "{hook} said {}, not {verdict}", ran.return_value);
-        Ok(ran.duration.as_secs_f64() * 1e9)
+        Ok((ran.return_value, ran.duration.as_secs_f64() * 1e9))
     }
 }
 

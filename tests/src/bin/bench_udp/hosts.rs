@@ -5,9 +5,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use srs_proxy_tests::bench::udp::{Load, Pace, Way};
-use srs_proxy_tests::bench::{self, Bench, Case, Column, Contender, Relay};
+use srs_proxy_tests::bench::{self, Bench, Case, Column, Contender, Forwarded, Relay};
+use srs_proxy_tests::http;
 use srs_proxy_tests::netns::Family;
-use srs_proxy_tests::proxy::Proxy;
+use srs_proxy_tests::proxy::{self, Proxy};
 
 use crate::origin::{Datagrams, Origin};
 use crate::{DIRECT, VIDEO};
@@ -82,13 +83,30 @@ const XDP: Contender<Origin> = Contender {
 const NGINX: Contender<Origin> = Contender { name: "nginx", is_reference: true, start: nginx };
 
 fn srs_proxy(folder: &Path, origin: &Origin, mode: &str) -> Result<Relay> {
+    let proxy = start(folder, origin, mode)?;
+    let (signalling, media, api) = (proxy.http_api(), proxy.webrtc(), proxy.system_api());
+    let home = origin.network()?.proxy.clone();
+    let forwarded = move || {
+        let text = home.within(|| http::get(api, "/metrics"))?.body;
+        Ok(proxy::sum(&text, "srs_proxy_kernel_packets_total", &[("reason", "forwarded")]))
+    };
+    let forwarded: Option<Forwarded> = (mode != "off").then(|| Box::new(forwarded) as _);
+    let relay = Relay::new(proxy.process, media);
+    Ok(Relay { signalling: Some(signalling), forwarded, ..relay })
+}
+
+/// The proxy between clients and this origin, with this `PROXY_EBPF_MODE`.
+pub(crate) fn start(folder: &Path, origin: &Origin, mode: &str) -> Result<Proxy> {
     let network = origin.network()?;
+    let variables = [
+        ("PROXY_LOG", "warn"),
+        ("PROXY_EBPF_MODE", mode),
+        ("PROXY_MAX_SESSIONS_PER_CLIENT", "10000"),
+    ];
     let address = network.proxy_address(Family::V4);
-    let variables = [("PROXY_LOG", "warn"), ("PROXY_EBPF_MODE", mode)];
     let proxy = Proxy::start_in(&network.proxy, address, folder, &variables)?;
     origin.register_at(&proxy)?;
-    let (signalling, media) = (Some(proxy.http_api()), proxy.webrtc());
-    Ok(Relay { signalling, ..Relay::new(proxy.process, media) })
+    Ok(proxy)
 }
 
 fn nginx(folder: &Path, origin: &Origin) -> Result<Relay> {

@@ -7,6 +7,7 @@
 
 mod hosts;
 mod origin;
+mod sessions;
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -33,6 +34,9 @@ fn main() -> Result<()> {
     bench.run(&loopback, MANY, &[DIRECT, SRS_PROXY, NGINX])?;
     bench.run(&loopback, ONE, &[DIRECT, SRS_PROXY, NGINX, SOCAT])?;
     hosts::bench(&bench)?;
+    bench.figures("sessions", "New sessions with the kernel's packet path (TC)", || {
+        sessions::figures(bench.folder())
+    })?;
     bench.figures("programs", "The kernel's programs alone, by test runs", ebpf::programs)?;
     bench.figures("frames", "Live frames through a hop, on one core", ebpf::frames)
 }

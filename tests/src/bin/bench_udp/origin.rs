@@ -69,14 +69,6 @@ impl Origin {
         Ok(())
     }
 
-    /// Does this where clients are.
-    pub(crate) fn at_clients<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        match &self.network {
-            Some(network) => network.client.within(act),
-            None => act(),
-        }
-    }
-
     /// The network of an origin that has one.
     pub(crate) fn network(&self) -> Result<&Network> {
         self.network.as_ref().context("all are on loopback")
