@@ -7,12 +7,13 @@
 //! 5. [`session`]: one client, both legs, until its [`session::End`].
 //! 6. [`plane`]: how the bytes move from then on.
 //!
-//! Beside the way stand [`config`], [`api`], [`pages`], [`metrics`], [`telemetry`] and
+//! Beside the way stand [`config`], [`api`], [`pages`], [`metrics`], [`telemetry`], [`doctor`] and
 //! [`drain`]; [`app`] wires them.
 
 pub mod api;
 pub mod app;
 pub mod config;
+pub mod doctor;
 pub mod drain;
 pub mod listen;
 pub mod metrics;

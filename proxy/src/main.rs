@@ -8,7 +8,7 @@ use srs_proxy::app::App;
 use srs_proxy::config::{Command, Config, Error};
 use srs_proxy::drain::{self, Signals};
 use srs_proxy::plane::kernel::Kernel;
-use srs_proxy::{listen, telemetry};
+use srs_proxy::{doctor, listen, telemetry};
 
 fn main() -> ExitCode {
     match Command::from_process() {
@@ -19,6 +19,11 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Ok(Command::Doctor { config }) => {
+            let found = doctor::examine(&config.kernel);
+            let _gone = io::stdout().write_all(found.text.as_bytes());
+            if found.works { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
         Ok(Command::Print { text, warnings }) => {
             // A reader that goes away, as `head` does, is no failure.
             let _gone = io::stdout().write_all(text.as_bytes());
@@ -35,15 +40,16 @@ fn main() -> ExitCode {
 }
 
 fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
-    // Before there is any other thread: each has rights of its own, which are given up here.
+    let files = listen::raise_file_limit(config.session.max);
+    // Before there is any other thread: each has rights of its own, and what is not needed any more
+    // is given up here.
     let kernel = Kernel::load(&config.kernel, &config.datagram_addresses());
-    privilege::give_up();
     let signals = Signals::hear(config.shutdown.force)?;
     let _log = telemetry::init(&config.log)?;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let most_sessions = listen::room_for(config.session.max);
+    let most_sessions = listen::room_for(config.session.max, files);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let kernel = kernel.open().await;

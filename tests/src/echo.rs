@@ -91,12 +91,12 @@ impl<P: Peer> Echo<P> {
     }
 
     /// The same, and fails unless each packet has come back once.
-    pub fn must_finish_without_loss(self) -> Result<P> {
+    pub fn must_finish_without_loss(self) -> Result<(P, Tally)> {
         let shared = Arc::clone(&self.shared);
         let (peer, tally) = self.finish()?;
         let missing: Vec<u64> = shared.lock().missing.iter().copied().take(20).collect();
         ensure!(tally.back == tally.sent && tally.wrong == 0, "{tally:?}, missing {missing:?} ...");
-        Ok(peer)
+        Ok((peer, tally))
     }
 }
 

@@ -234,7 +234,8 @@ impl Namespace {
         })
     }
 
-    fn of_this_thread() -> Result<Self> {
+    /// The one that this thread is in.
+    pub fn of_this_thread() -> Result<Self> {
         Ok(Self(Arc::new(File::open("/proc/thread-self/ns/net")?)))
     }
 

@@ -57,9 +57,11 @@ async fn start_behind(
         Arc::clone(&balancer),
         Arc::default(),
         Default::default(),
+        Kernel::off("a test"),
     );
     let allow: Vec<IpNet> = allow.iter().map(|net| net.parse().unwrap()).collect();
     let router = router(ApiState {
+        kernel: Kernel::off("a test"),
         balancer: Arc::clone(&balancer),
         sessions: Arc::clone(&sessions),
         vhosts: Vhosts::default(),

@@ -22,6 +22,11 @@ pub enum Command {
         /// What the operator should know, one line each.
         warnings: Vec<String>,
     },
+    /// Say what the kernel path finds on this host, and exit.
+    Doctor {
+        /// As the operator wants it.
+        config: Box<Config>,
+    },
     /// Answer a question about the settings, and exit with success.
     Print {
         /// The answer, for standard output.
@@ -56,7 +61,9 @@ impl Command {
             file: matches.get_one::<PathBuf>(CONFIG).map(PathBuf::as_path),
         })?;
         let (config, warnings) = Config::read(&effective)?;
-        if matches.get_flag(PRINT) {
+        if matches.subcommand_name() == Some(DOCTOR) {
+            Ok(Self::Doctor { config: Box::new(config) })
+        } else if matches.get_flag(PRINT) {
             Ok(Self::Print { text: print(&effective), warnings })
         } else if matches.get_flag(CHECK) {
             Ok(Self::Print { text: check(&effective), warnings })
@@ -98,6 +105,12 @@ fn command_line() -> clap::Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Puts a media cluster behind one address")
         .after_help("A flag wins over the environment, the environment over .env in the working directory, .env over the file of --config.")
+        .subcommand(
+            clap::Command::new(DOCTOR)
+                .about("Print what the kernel path needs and finds on this host, and exit")
+                .after_help("The exit code is 0 if media can be forwarded in the kernel, and else 1. Settings stand in front: srs-proxy --ebpf-pin /sys/fs/bpf/srs-proxy doctor."),
+        )
+        .disable_help_subcommand(true)
         .args(own)
         .next_help_heading("Settings")
         .args(settings().iter().map(flag))
@@ -145,6 +158,7 @@ fn check(effective: &Effective) -> String {
     format!("the configuration is valid: {set} set, the others have their defaults\n")
 }
 
+const DOCTOR: &str = "doctor";
 const CONFIG: &str = "config";
 const CHECK: &str = "check-config";
 const PRINT: &str = "print-config";
@@ -262,6 +276,18 @@ mod tests {
             "PROXY_LOAD_BALANCER_TYPE=\"redis\" (environment): \
              not part of this version; expected memory"
         );
+    }
+
+    #[test]
+    fn the_doctor_is_asked_with_settings_in_front() {
+        let command = |arguments: &[&str]| {
+            let arguments = arguments.iter().map(Into::into);
+            Command::read(arguments, Vec::new(), Path::new("nowhere.env"))
+        };
+        let asked = command(&["srs-proxy", "--ebpf-mode=tc", "doctor"]);
+        let Ok(Command::Doctor { config }) = asked else { panic!("it was not asked: {asked:?}") };
+        assert_eq!(config.kernel.mode, crate::config::KernelMode::Tc);
+        assert!(command(&["srs-proxy", "nurse"]).is_err(), "there is nobody else");
     }
 
     #[test]

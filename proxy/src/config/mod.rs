@@ -16,6 +16,7 @@ mod settings;
 mod source;
 mod value;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ pub use self::listen::{ListenAddr, ListenAddrs};
 use self::settings as row;
 pub use self::settings::{Setting, settings};
 use self::source::Effective;
-pub use self::value::{AuthType, Candidate, LoadBalancer, LogFormat, Secret};
+pub use self::value::{AuthType, Candidate, KernelMode, LoadBalancer, LogFormat, Secret};
 use crate::listen::TrustedProxies;
 use crate::origin::Policy;
 use crate::proto::proxy_protocol::Version;
@@ -62,6 +63,8 @@ pub struct Config {
     pub client: Client,
     /// Limits of sessions, whatever their protocol.
     pub session: Session,
+    /// Media that is forwarded in the kernel.
+    pub kernel: Kernel,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// What is logged.
@@ -225,6 +228,19 @@ pub struct Session {
     pub stall_timeout: Duration,
 }
 
+/// Media that is forwarded in the kernel.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// At which hooks.
+    pub mode: KernelMode,
+    /// Names of the interfaces; empty for those that the proxy's traffic takes.
+    pub interfaces: Vec<String>,
+    /// Folder in a bpffs by which flows outlive a killed process.
+    pub pin: Option<PathBuf>,
+    /// Sessions at once.
+    pub flows: u32,
+}
+
 /// How the process ends.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
@@ -244,6 +260,13 @@ pub struct Log {
 }
 
 impl Config {
+    /// Addresses at which media arrives as datagrams; none of those that mean all.
+    pub fn datagram_addresses(&self) -> Vec<IpAddr> {
+        let listeners = self.webrtc.listen.iter().chain(self.srt.listen.iter());
+        let sockets = listeners.flat_map(ListenAddr::sockets);
+        sockets.map(|socket| socket.ip()).filter(|ip| !ip.is_unspecified()).collect()
+    }
+
     /// Every setting as what it means, and what the operator should know.
     fn read(said: &Effective) -> Result<(Self, Vec<String>), Error> {
         let config = Self {
@@ -314,6 +337,12 @@ impl Config {
                 max_per_client: said.get(&row::PROXY_MAX_SESSIONS_PER_CLIENT)?,
                 idle_timeout: said.get(&row::PROXY_IDLE_TIMEOUT)?,
                 stall_timeout: said.get(&row::PROXY_STALL_TIMEOUT)?,
+            },
+            kernel: Kernel {
+                mode: said.get(&row::PROXY_EBPF_MODE)?,
+                interfaces: said.get(&row::PROXY_EBPF_INTERFACES)?,
+                pin: said.get(&row::PROXY_EBPF_PIN)?,
+                flows: said.get(&row::PROXY_EBPF_FLOWS)?,
             },
             shutdown: Shutdown {
                 grace: said.get(&row::PROXY_GRACE_QUIT_TIMEOUT)?,

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::listen::ListenAddrs;
 use super::value::{
-    self, AuthType, Candidate, LoadBalancer, LogFormat, Secret, count, duration, host,
+    self, AuthType, Candidate, KernelMode, LoadBalancer, LogFormat, Secret, count, duration, host,
     positive_duration,
 };
 use crate::origin::Policy;
@@ -194,6 +194,15 @@ settings! {
         "Receive buffer of each UDP socket on which clients arrive; the system may give less.";
     PROXY_SECRET: Option<Secret> = value::long_secret, "", SECRET,
         "Key by which the URIs in playlists are signed, at least 16 bytes, the same for all proxies of a fleet; random if empty.";
+
+    PROXY_EBPF_MODE: KernelMode = value::word, "auto", OPEN,
+        "Where in the kernel media is forwarded: `xdp`, `xdp-generic`, `tc`, `off` for nowhere, or `auto` for `xdp` if every interface has it in its driver, and else `tc`.";
+    PROXY_EBPF_INTERFACES: Vec<String> = value::interfaces, "", OPEN,
+        "Network interfaces at which it is; empty for those of the default routes, the listen addresses and the origins.";
+    PROXY_EBPF_PIN: Option<PathBuf> = value::optional_folder, "", OPEN,
+        "Folder in a bpffs by which media goes on while a killed proxy starts again; empty for none.";
+    PROXY_EBPF_FLOWS: u32 = value::flows, "16384", OPEN,
+        "Sessions that can be forwarded in the kernel at once.";
 
     PROXY_GRACE_QUIT_TIMEOUT: Duration = duration, "20s", OPEN,
         "Sessions may go on this long after SIGTERM or SIGINT.";

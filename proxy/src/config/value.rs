@@ -136,6 +136,41 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Names of network interfaces between commas; empty for none. No interface has a longer name, or
+/// one with a slash or a space (Linux `dev_valid_name`).
+pub(super) fn interfaces(text: &str) -> Result<Vec<String>, String> {
+    let is_name = |name: &str| {
+        matches!(name.len(), 1..16)
+            && !matches!(name, "." | "..")
+            && !name.contains(|c: char| matches!(c, '/' | ':' | '\0') || c.is_whitespace())
+    };
+    let name = |name: &str| is_name(name).then(|| name.to_owned());
+    items(text)
+        .map(name)
+        .collect::<Option<_>>()
+        .ok_or_else(|| "expected names of network interfaces such as eth0,eth1".into())
+}
+
+/// A folder whose path is absolute, or none.
+pub(super) fn optional_folder(text: &str) -> Result<Option<PathBuf>, String> {
+    let path = PathBuf::from(text);
+    match text {
+        "" => Ok(None),
+        _ if path.is_absolute() => Ok(Some(path)),
+        _ => Err("expected an absolute path in a bpffs, such as /sys/fs/bpf/srs-proxy".into()),
+    }
+}
+
+/// Flows of the kernel path. Each has tallies for every CPU there may be.
+pub(super) fn flows(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(flows @ 1..=MOST_FLOWS) => Ok(flows),
+        _ => Err(format!("expected a whole number from 1 to {MOST_FLOWS}")),
+    }
+}
+
+const MOST_FLOWS: u32 = 1 << 18;
+
 /// A choice between words.
 pub(super) trait Word: Copy + 'static {
     const WORDS: &'static [(&'static str, Self)];
@@ -181,6 +216,31 @@ impl Word for Policy {
 impl Word for Option<Version> {
     const WORDS: &'static [(&'static str, Self)] =
         &[("off", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))];
+}
+
+/// Which hooks of the kernel the fast path may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelMode {
+    /// XDP in the driver if every interface has it, and else TC.
+    Auto,
+    /// XDP in the driver.
+    Xdp,
+    /// XDP behind the driver.
+    XdpGeneric,
+    /// The ingress of traffic control.
+    Tc,
+    /// None.
+    Off,
+}
+
+impl Word for KernelMode {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("xdp", Self::Xdp),
+        ("xdp-generic", Self::XdpGeneric),
+        ("tc", Self::Tc),
+        ("off", Self::Off),
+    ];
 }
 
 /// How an origin proves that it may register.
@@ -377,6 +437,19 @@ mod tests {
         assert_eq!(index("0"), Ok(0));
         assert_eq!((switch("on"), switch("false")), (Ok(true), Ok(false)));
         assert!(switch("yes").is_err(), "on and off are the words");
+    }
+
+    #[test]
+    fn interfaces_pins_and_flows_are_what_the_kernel_takes() {
+        assert_eq!(interfaces("eth0, wan.7"), Ok(vec!["eth0".to_owned(), "wan.7".to_owned()]));
+        assert_eq!(interfaces(""), Ok(Vec::new()), "nothing said, nothing listed");
+        for text in ["eth0,", "a/b", "..", "an-interface-with-a-long-name"] {
+            assert!(interfaces(text).is_err(), "{text:?} is no interface");
+        }
+        assert_eq!(optional_folder("/sys/fs/bpf/a"), Ok(Some("/sys/fs/bpf/a".into())));
+        assert!(optional_folder("bpf").is_err(), "a daemon's working folder says nothing");
+        assert_eq!(flows("262144"), Ok(262_144));
+        assert!(flows("0").is_err() && flows("262145").is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod tcp;
 mod trusted;
 pub mod udp;
 
+use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use tracing::{info, warn};
@@ -34,12 +35,16 @@ pub fn is_served(listeners: &[SocketAddr], address: SocketAddr, near: IpAddr) ->
     })
 }
 
-/// How many of these sessions the process may have open files for, after raising its limit as
-/// far as the system allows: sessions must not take the files that the API needs.
-pub fn room_for(sessions: usize) -> usize {
+/// Open files that the process may have, after raising its limit for so many sessions as far as the
+/// system allows.
+pub fn raise_file_limit(sessions: usize) -> io::Result<u64> {
     let wanted = u64::try_from(sessions).unwrap_or(u64::MAX);
-    let files = wanted.saturating_mul(2).saturating_add(OWN_DESCRIPTORS);
-    let allowed = match rlimit::increase_nofile_limit(files) {
+    rlimit::increase_nofile_limit(wanted.saturating_mul(2).saturating_add(OWN_DESCRIPTORS))
+}
+
+/// How many of these sessions there are files for: they must not take those that the API needs.
+pub fn room_for(sessions: usize, files: io::Result<u64>) -> usize {
+    let allowed = match files {
         Ok(allowed) => allowed,
         Err(error) => {
             warn!(%error, "the limit of open files is not known");

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::record::summarize;
-use super::{Carriage, End, Progress, Protocol, Role, Session, SessionId};
+use super::{End, Progress, Protocol, Role, Session, SessionId};
 use crate::listen::{TrustedProxies, source};
 use crate::plane::Leg;
 use crate::proto::proxy_protocol::Ends;
@@ -234,6 +234,7 @@ impl Drop for Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::Carriage;
     use crate::stream::{Ask, Vhosts};
 
     fn sessions(total: usize, per_client: usize) -> Arc<Sessions> {

@@ -13,11 +13,14 @@ use serde_json::json;
 use socket2::SockRef;
 
 use super::message::{Framing, Reader, Request};
+use crate::netns::Namespace;
 use crate::{http, wait};
 
 /// An origin of one thread per connection. Its connections close when dropped.
 pub struct Origin {
     address: SocketAddr,
+    /// Where its listener is.
+    home: Namespace,
     shared: Arc<Shared>,
 }
 
@@ -58,7 +61,7 @@ impl Origin {
         });
         let inside = Arc::clone(&shared);
         thread::spawn(move || inside.accept(&listener));
-        Ok(Self { address, shared })
+        Ok(Self { address, home: Namespace::of_this_thread()?, shared })
     }
 
     /// Where it listens.
@@ -127,7 +130,7 @@ impl Drop for Origin {
         self.shared.over.store(true, Ordering::Relaxed);
         self.close_all();
         // Wakes the listener, so that it sees that it is over.
-        let _ = TcpStream::connect(self.address);
+        let _ = self.home.within(|| Ok(TcpStream::connect(self.address)?));
     }
 }
 

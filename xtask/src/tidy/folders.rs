@@ -8,6 +8,8 @@ const PURE: &[&str] = &[
     "proxy/src/sniff.rs",
     "proxy/src/stream",
     "proxy/src/origin",
+    "proxy/src/plane/kernel/hops/mirror.rs",
+    "proxy/src/plane/kernel/hops/wire.rs",
     "proxy/src/session/flow",
     "proxy/src/session/http",
     "proxy/src/session/rtmp",

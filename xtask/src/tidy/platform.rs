@@ -21,6 +21,7 @@ const SYSTEMS: &[&str] = &[
     "proxy/src/plane/datagram/system.rs",
     "proxy/src/plane/kernel/mod.rs",
     "tests/tests/ebpf.rs",
+    "tests/tests/next_hops.rs",
     "xtask/src/command.rs",
     "xtask/src/verify_ebpf.rs",
 ];

@@ -15,6 +15,8 @@ mod on;
 #[path = "elsewhere.rs"]
 mod on;
 #[cfg(target_os = "linux")]
+pub mod privilege;
+#[cfg(target_os = "linux")]
 pub mod programs;
 
 use std::sync::Arc;

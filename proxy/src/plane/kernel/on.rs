@@ -1,7 +1,7 @@
 //! The plane where there is one: what it is told, and what it hears of this host.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io;
+use std::{fmt, io};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
 use super::programs::{Interface, KernelMaps, Programs};
-use super::{InterfaceView, KernelView};
+use super::{InterfaceView, KernelView, privilege};
 use crate::config;
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
@@ -28,7 +28,6 @@ use crate::plane::ebpf_object::OBJECT;
 /// All writes to the maps are made under the one lock of `flows`, each of one or two microseconds,
 /// so that whoever removes a flow knows that it is removed. Whoever holds both locks has taken that
 /// of `programs` first.
-#[derive(Debug)]
 pub(super) struct On {
     flows: Mutex<Flows<KernelMaps>>,
     /// None once it is closed.
@@ -49,8 +48,18 @@ pub(super) struct On {
 const CHECK: Duration = Duration::from_secs(1);
 
 impl On {
-    /// Loads the programs, and attaches them where flows will come by.
+    /// Loads the programs, and attaches them where flows will come by. Gives up the rights that this
+    /// takes, whatever comes of it.
     pub(super) fn load(settings: &config::Kernel, listeners: &[IpAddr]) -> Result<Self, Refused> {
+        let loaded = Self::attach_first(settings, listeners);
+        if let Err(error) = privilege::drop_spare() {
+            // Before there is a log.
+            eprintln!("srs-proxy: warning: capabilities are kept: {error}");
+        }
+        loaded
+    }
+
+    fn attach_first(settings: &config::Kernel, listeners: &[IpAddr]) -> Result<Self, Refused> {
         if settings.mode == config::KernelMode::Off {
             return Err("switched off (PROXY_EBPF_MODE=off)".into());
         }
@@ -265,6 +274,12 @@ impl On {
 
     pub(super) fn close(&self) {
         drop(self.programs.lock().take());
+    }
+}
+
+impl fmt::Debug for On {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("On").field("named", &self.named).finish_non_exhaustive()
     }
 }
 

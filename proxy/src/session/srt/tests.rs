@@ -48,6 +48,7 @@ impl Rig {
             Arc::clone(&balancer),
             Vhosts::default(),
             Cookies::new(&[7; 32], Instant::now()),
+            Kernel::off("a test"),
             stop.clone(),
         );
         let arrived = Arc::clone(&srt);

@@ -295,3 +295,245 @@ impl Mirror {
 fn is_vlan(link: &Link) -> bool {
     link.kind.as_deref() == Some("vlan")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::time::{Duration, Instant};
+
+    use super::{Answer, Mirror, Neighbour, Route, Station};
+    use crate::plane::kernel::hops::{Link, NextHop, NoHop, Path};
+
+    #[test]
+    fn a_path_is_asked_told_once_and_forgotten_with_its_last_user() {
+        let mut mirror = host();
+        assert_eq!(mirror.find(path(1)), (None, true));
+        assert_eq!(mirror.find(path(1)), (None, false), "the second user asks nothing");
+        assert_eq!(mirror.questions(9), [path(1)]);
+        assert_eq!(mirror.changes(), [], "there is no answer yet");
+        mirror.route(path(1), Ok(via(GATEWAY)));
+        assert_eq!(mirror.changes(), [(path(1), Ok(hop(MAC)))]);
+        mirror.doubt_routes();
+        assert_eq!(mirror.questions(9), [path(1)]);
+        mirror.route(path(1), Ok(via(GATEWAY)));
+        assert_eq!(mirror.changes(), [], "the same answer is no news");
+        assert_eq!(mirror.find(path(1)), (Some(Ok(hop(MAC))), false));
+        for _ in 0..3 {
+            mirror.release(path(1));
+        }
+        assert!(mirror.in_use.is_empty() && mirror.paths.is_empty(), "{mirror:?}");
+        mirror.release(path(1));
+        mirror.route(path(1), Ok(via(GATEWAY)));
+        assert_eq!(mirror.changes(), [], "a late answer is nobody's");
+        assert_eq!(mirror.find(path(1)), (None, true));
+    }
+
+    #[test]
+    fn a_neighbour_changes_its_own_paths_alone() {
+        let mut mirror = host();
+        mirror.neighbour(station(OTHER), Some(Neighbour::Sure(MAC)));
+        use_path(&mut mirror, 1, Ok(via(GATEWAY)));
+        use_path(&mut mirror, 2, Ok(via(OTHER)));
+        let mac = [2, 0, 0, 0, 0, 9];
+        mirror.neighbour(station(GATEWAY), Some(Neighbour::Stale(mac)));
+        assert_eq!(mirror.unsure.len(), 1, "only one is looked at");
+        assert_eq!(mirror.changes(), [(path(1), Ok(hop(mac)))]);
+        mirror.neighbour(station(GATEWAY), Some(Neighbour::Sure(mac)));
+        assert_eq!(mirror.changes(), [], "it only was verified");
+        mirror.neighbour(station(GATEWAY), None);
+        assert_eq!(mirror.changes(), [(path(1), Err(NoHop::NoNeighbour))]);
+    }
+
+    #[test]
+    fn what_changes_back_before_it_is_told_is_not_told() {
+        let mut mirror = host();
+        use_path(&mut mirror, 1, Ok(via(GATEWAY)));
+        mirror.link(Link { up: false, ..link(LAN) });
+        assert_eq!(told(&mut mirror, 1), Some(Ok(hop(MAC))), "all users hear the same");
+        mirror.link(link(LAN));
+        assert_eq!(mirror.changes(), []);
+    }
+
+    #[test]
+    fn a_link_decides_what_its_paths_are_told() {
+        let down = Link { up: false, ..link(LAN) };
+        let tunnel = Link { mac: None, ..link(LAN) };
+        let loopback = Link { loopback: true, ..link(LAN) };
+        let other_mac = Link { mac: Some(MAC), ..link(LAN) };
+        let narrow = Link { mtu: 1280, ..link(LAN) };
+        let cases = [
+            (down, Err(NoHop::InterfaceDown)),
+            (tunnel, Err(NoHop::NotEthernet)),
+            (loopback, Err(NoHop::OnThisHost)),
+            (other_mac, Ok(NextHop { source_mac: MAC, ..hop(MAC) })),
+            (narrow, Ok(NextHop { mtu: 1280, ..hop(MAC) })),
+        ];
+        for (changed, answer) in cases {
+            let mut mirror = host();
+            use_path(&mut mirror, 1, Ok(via(GATEWAY)));
+            assert!(mirror.link(changed.clone()), "{changed:?} is another");
+            assert!(!mirror.link(changed.clone()), "and no other the second time");
+            assert_eq!(mirror.changes(), [(path(1), answer)], "{changed:?}");
+            assert_eq!(mirror.changed_links(), Some(vec![changed]));
+            assert_eq!(mirror.changed_links(), None);
+            mirror.no_link(LAN);
+            mirror.changes();
+            assert_eq!(told(&mut mirror, 1), Some(Err(NoHop::InterfaceDown)), "it is gone");
+        }
+    }
+
+    #[test]
+    fn a_vlan_is_its_device_and_a_tag() {
+        const VLAN: u32 = 7;
+        let vlan = Link {
+            kind: Some("vlan".into()),
+            mac: Some([2, 0, 0, 0, 0, 7]),
+            lower: Some(LAN),
+            vlan: Some(100),
+            mtu: 1496,
+            ..link(VLAN)
+        };
+        let tagged =
+            NextHop { vlan: Some(100), source_mac: [2, 0, 0, 0, 0, 7], mtu: 1496, ..hop(MAC) };
+        let cases = [
+            (vlan.clone(), link(LAN), Ok(tagged)),
+            (vlan.clone(), Link { up: false, ..link(LAN) }, Err(NoHop::InterfaceDown)),
+            (vlan.clone(), Link { kind: Some("vlan".into()), ..link(LAN) }, Err(NoHop::Vlan)),
+            (Link { vlan: None, ..vlan.clone() }, link(LAN), Err(NoHop::Vlan)),
+            (Link { lower: None, ..vlan.clone() }, link(LAN), Err(NoHop::Vlan)),
+            (Link { lower: Some(8), ..vlan }, link(LAN), Err(NoHop::InterfaceDown)),
+        ];
+        for (vlan, lower, answer) in cases {
+            let station = Station { interface: VLAN, address: GATEWAY };
+            let mut mirror = Mirror::default();
+            mirror.replace(vec![lower, vlan.clone()], [(station, Neighbour::Sure(MAC))]);
+            use_path(&mut mirror, 1, Ok(Route { station, mtu: None }));
+            assert_eq!(told(&mut mirror, 1), Some(answer), "{vlan:?}");
+        }
+    }
+
+    #[test]
+    fn the_smaller_mtu_of_route_and_link_counts() {
+        for (route, mtu) in [(Some(1400), 1400), (Some(9000), 1500), (None, 1500)] {
+            let mut mirror = host();
+            use_path(&mut mirror, 1, Ok(Route { mtu: route, ..via(GATEWAY) }));
+            assert_eq!(told(&mut mirror, 1), Some(Ok(NextHop { mtu, ..hop(MAC) })));
+        }
+    }
+
+    #[test]
+    fn stations_are_resolved_at_once_and_verified_now_and_then() {
+        let mut mirror = host();
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        use_path(&mut mirror, 1, Ok(via(GATEWAY)));
+        use_path(&mut mirror, 2, Ok(via(OTHER)));
+        assert_eq!(mirror.resolve(start), [station(OTHER)], "the gateway is known");
+        assert_eq!(mirror.resolve(after(1)), []);
+        assert_eq!(mirror.verify(after(3999)), []);
+        assert_eq!(mirror.verify(after(4000)), [station(OTHER)]);
+        mirror.neighbour(station(OTHER), Some(Neighbour::Sure(MAC)));
+        mirror.neighbour(station(GATEWAY), Some(Neighbour::Stale(MAC)));
+        assert_eq!(mirror.verify(after(9000)), [station(GATEWAY)]);
+        assert_eq!(mirror.verify(after(13_999)), []);
+        mirror.link(Link { up: false, ..link(LAN) });
+        assert_eq!(mirror.verify(after(20_000)), [], "the link is down");
+        mirror.link(link(LAN));
+        mirror.release(path(1));
+        assert_eq!(mirror.verify(after(20_000)), [], "nobody uses it");
+    }
+
+    #[test]
+    fn of_many_stations_each_has_its_turn() {
+        let mut mirror = host();
+        let count = u8::MAX;
+        for last in 0..count {
+            let address = IpAddr::from([10, 9, 9, last]);
+            use_path(&mut mirror, last, Ok(via(address)));
+        }
+        let now = Instant::now();
+        let first = mirror.resolve(now);
+        assert_eq!(first.len(), Mirror::NUDGES);
+        let second = mirror.verify(now + Duration::from_mins(1));
+        assert_eq!(second.len(), Mirror::NUDGES);
+        let waiting = usize::from(count) - Mirror::NUDGES;
+        let new = second.iter().filter(|station| !first.contains(station)).count();
+        assert_eq!(new, waiting.min(Mirror::NUDGES), "who waited longest comes first");
+    }
+
+    #[test]
+    fn when_all_is_read_anew_only_differences_are_told() {
+        let mut mirror = host();
+        use_path(&mut mirror, 1, Ok(via(GATEWAY)));
+        let neighbours = |mac| [(station(GATEWAY), Neighbour::Sure(mac))];
+        mirror.replace(vec![link(LAN)], neighbours(MAC));
+        assert_eq!((mirror.changes(), mirror.changed_links()), (vec![], None));
+        assert_eq!(mirror.questions(9), [path(1)], "its route may be another");
+        let mac = [2, 0, 0, 0, 0, 9];
+        mirror.replace(vec![link(LAN), link(5)], neighbours(mac));
+        assert_eq!(mirror.changes(), [(path(1), Ok(hop(mac)))]);
+        assert_eq!(mirror.changed_links(), Some(vec![link(LAN), link(5)]));
+    }
+
+    const LAN: u32 = 3;
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+    const GATEWAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const OTHER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+
+    /// A host with one link, and a gateway on it that is known.
+    fn host() -> Mirror {
+        let mut mirror = Mirror::default();
+        mirror.replace(vec![link(LAN)], [(station(GATEWAY), Neighbour::Sure(MAC))]);
+        mirror.changed_links();
+        mirror
+    }
+
+    fn use_path(mirror: &mut Mirror, last: u8, route: Result<Route, NoHop>) {
+        mirror.find(path(last));
+        mirror.questions(1);
+        mirror.route(path(last), route);
+        mirror.changes();
+    }
+
+    fn told(mirror: &mut Mirror, last: u8) -> Option<Answer> {
+        mirror.find(path(last)).0
+    }
+
+    fn path(last: u8) -> Path {
+        Path { source: [10, 0, 0, 9].into(), destination: [203, 0, 113, last].into() }
+    }
+
+    fn station(address: IpAddr) -> Station {
+        Station { interface: LAN, address }
+    }
+
+    fn via(address: IpAddr) -> Route {
+        Route { station: station(address), mtu: None }
+    }
+
+    fn link(index: u32) -> Link {
+        Link {
+            index,
+            name: format!("eth{index}").into(),
+            kind: None,
+            up: true,
+            mtu: 1500,
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            loopback: false,
+            master: None,
+            lower: None,
+            vlan: None,
+        }
+    }
+
+    fn hop(destination_mac: [u8; 6]) -> NextHop {
+        NextHop {
+            interface: LAN,
+            name: "eth3".into(),
+            destination_mac,
+            source_mac: [2, 0, 0, 0, 0, 1],
+            vlan: None,
+            mtu: 1500,
+        }
+    }
+}

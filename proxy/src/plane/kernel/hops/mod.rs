@@ -52,10 +52,10 @@ pub enum NoHop {
     /// The route is local.
     #[error("the peer is on this host")]
     OnThisHost,
-    /// The kernel knows no way.
+    /// The kernel knows no way, or the source is none of this host's addresses.
     #[error("no route leads there")]
     NoRoute,
-    /// A rule or a route says no, or the source is none of this host's addresses.
+    /// A rule or a route says no.
     #[error("the kernel refuses to route it")]
     Refused,
     /// Broadcast, multicast or anycast.

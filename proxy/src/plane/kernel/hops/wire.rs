@@ -390,3 +390,154 @@ fn append(out: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16, sequence:
     message.serialize(&mut bytes);
     out.append(&mut bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use nix::libc::{ENETUNREACH, RTM_GETROUTE, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWROUTE};
+    use rtnetlink::packet_core::NLMSG_ERROR;
+
+    use super::{Message, News, ask_neighbour, ask_route, messages};
+    use crate::plane::kernel::hops::mirror::{Neighbour, Route, Station};
+    use crate::plane::kernel::hops::{NoHop, Path};
+
+    #[test]
+    fn questions_in_one_datagram_are_messages_of_their_own() {
+        let mut out = Vec::new();
+        for (sequence, source, destination) in
+            [(1, "10.0.0.1", "10.0.0.2"), (2, "fd00::1", "fd00::2"), (3, "::", "fd00::3")]
+        {
+            assert_eq!(ask_route(&mut out, path(source, destination), sequence), Ok(()));
+        }
+        let station = Station { interface: 3, address: address("10.0.0.2") };
+        ask_neighbour(&mut out, station, 4);
+        let found: Vec<_> =
+            messages(&out).map(|message| (message.kind, message.sequence)).collect();
+        let questions = [1, 2, 3].map(|sequence| (RTM_GETROUTE, sequence));
+        assert_eq!(found, [&questions[..], &[(RTM_NEWNEIGH, 4)]].concat());
+        for len in 0..out.len() {
+            for message in messages(&out[..len]) {
+                assert!(message.news().is_ok(), "{len} bytes of it");
+            }
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_asked_says_why() {
+        let ask = |source, destination| ask_route(&mut Vec::new(), path(source, destination), 1);
+        assert_eq!(ask("10.0.0.1", "fd00::2"), Err(NoHop::NoRoute));
+        assert_eq!(ask("fd00::1", "fe80::2"), Err(NoHop::LinkLocal));
+    }
+
+    #[test]
+    fn an_answer_leads_to_the_gateway_or_to_the_destination() {
+        let to = address("10.0.0.2");
+        let interface = attribute(4, &3_u32.to_ne_bytes());
+        let gateway = attribute(5, &[10, 0, 0, 1]);
+        let gateway_v6 = attribute(18, &[10, 0, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        let mtu = attribute(8, &attribute(2, &1400_u32.to_ne_bytes()));
+        let via = |address, mtu| Ok(Route { station: Station { interface: 3, address }, mtu });
+        let cases = [
+            (UNICAST, vec![interface.clone()], via(to, None)),
+            (UNICAST, vec![interface.clone(), gateway, mtu], via(address("10.0.0.1"), Some(1400))),
+            (UNICAST, vec![interface.clone(), gateway_v6], via(address("fd00::1"), None)),
+            (UNICAST, vec![interface.clone(), attribute(21, &[1, 0])], Err(NoHop::Encapsulated)),
+            (UNICAST, vec![], Err(NoHop::NoRoute)),
+            (2, vec![interface.clone()], Err(NoHop::OnThisHost)),
+            (3, vec![interface.clone()], Err(NoHop::NotUnicast)),
+            (6, vec![interface.clone()], Err(NoHop::Refused)),
+            (7, vec![interface], Err(NoHop::NoRoute)),
+        ];
+        for (kind, attributes, expected) in cases {
+            let header = [2, 32, 0, 0, 254, 2, 0, kind, 0, 0, 0, 0];
+            let datagram = message(RTM_NEWROUTE, &[&header[..], &attributes.concat()].concat());
+            let answer = messages(&datagram).next().and_then(|message| message.route_to(to));
+            assert_eq!(answer, Some(expected), "kind {kind}, {attributes:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_is_an_answer_and_a_confirmation_is_none() {
+        let answer = |code: i32| {
+            let datagram = message(NLMSG_ERROR, &[&code.to_ne_bytes()[..], &[0; 16]].concat());
+            messages(&datagram).next().and_then(|message| message.route_to(address("10.0.0.2")))
+        };
+        assert_eq!(answer(-ENETUNREACH), Some(Err(NoHop::NoRoute)));
+        assert_eq!(answer(-1), Some(Err(NoHop::Refused)));
+        assert_eq!(answer(i32::MIN), Some(Err(NoHop::Refused)));
+        assert_eq!(answer(0), None);
+    }
+
+    #[test]
+    fn a_neighbour_is_as_sure_as_its_state() {
+        let mac = [2, 0, 0, 0, 0, 1];
+        let station = Station { interface: 3, address: address("10.0.0.2") };
+        let states = [
+            (0x01, Neighbour::Unknown),
+            (0x02, Neighbour::Sure(mac)),
+            (0x04, Neighbour::Stale(mac)),
+            (0x08, Neighbour::Sure(mac)),
+            (0x10, Neighbour::Sure(mac)),
+            (0x20, Neighbour::Unknown),
+            (0x40, Neighbour::Sure(mac)),
+            (0x80, Neighbour::Sure(mac)),
+        ];
+        for (state, expected) in states {
+            let header = [2, 0, 0, 0, 3, 0, 0, 0, state, 0, 0, 1];
+            let body = [&header[..], &attribute(1, &[10, 0, 0, 2]), &attribute(2, &mac)].concat();
+            let datagram = message(RTM_NEWNEIGH, &body);
+            let news = messages(&datagram).next().map(Message::news);
+            let Some(Ok(News::Neighbour(found, neighbour))) = news else {
+                panic!("no neighbour of state {state:#x}: {news:?}");
+            };
+            assert_eq!((found, neighbour), (station, Some(expected)), "state {state:#x}");
+        }
+    }
+
+    #[test]
+    fn a_vlan_device_tells_its_tag_and_the_device_below() {
+        for (protocol, tag) in [([0x81, 0x00], Some(100)), ([0x88, 0xa8], None)] {
+            let data = [attribute(1, &100_u16.to_ne_bytes()), attribute(5, &protocol)].concat();
+            let info = [attribute(1, b"vlan\0"), attribute(2, &data)].concat();
+            let attributes = [
+                attribute(3, b"lan.100\0"),
+                attribute(4, &1496_u32.to_ne_bytes()),
+                attribute(1, &[2, 0, 0, 0, 0, 1]),
+                attribute(5, &3_u32.to_ne_bytes()),
+                attribute(18, &info),
+            ];
+            // Ethernet, of index 7, up and with a carrier.
+            let header = [0, 0, 1, 0, 7, 0, 0, 0, 0x01, 0, 1, 0, 0, 0, 0, 0];
+            let datagram = message(RTM_NEWLINK, &[&header[..], &attributes.concat()].concat());
+            let news = messages(&datagram).next().map(Message::news);
+            let Some(Ok(News::Link(link))) = news else { panic!("no link: {news:?}") };
+            assert_eq!((link.index, &*link.name, link.mtu), (7, "lan.100", 1496));
+            assert_eq!((link.kind.as_deref(), link.lower, link.vlan), (Some("vlan"), Some(3), tag));
+            assert!(link.up && !link.is_card(), "{link:?}");
+        }
+    }
+
+    const UNICAST: u8 = 1;
+
+    fn path(source: &str, destination: &str) -> Path {
+        Path { source: address(source), destination: address(destination) }
+    }
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// A message as the kernel writes it.
+    fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 16).expect("a short one").to_ne_bytes();
+        [&length[..], &kind.to_ne_bytes(), &[0; 10], body].concat()
+    }
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(value.len() + 4).expect("a short one").to_ne_bytes();
+        let mut bytes = [&length[..], &kind.to_ne_bytes(), value].concat();
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+}

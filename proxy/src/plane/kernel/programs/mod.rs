@@ -1,1 +1,335 @@
-//! The programs in the kernel: loaded, attached, pinned.
+//! The programs in the kernel: loaded, attached to interfaces, and kept over a restart.
+
+mod hooks;
+mod load;
+mod maps;
+mod pins;
+mod shared;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use aya::maps::{MapData, PerCpuArray};
+use proxy_ebpf::Reason;
+use proxy_ebpf::maps::Counter;
+use tracing::warn;
+
+use self::hooks::{HookError, Hooks, Link, in_words};
+pub use self::load::LoadError;
+use self::load::Loaded;
+pub use self::maps::{KernelMaps, MapError, Maps};
+use self::pins::Folder;
+pub use self::pins::{PinError, is_bpffs};
+use crate::config::{self, KernelMode};
+
+/// Where in the kernel a program sees an interface's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Engine {
+    /// In the driver.
+    Xdp,
+    /// Behind the driver, before everything else.
+    XdpGeneric,
+    /// At the ingress of traffic control.
+    Tc,
+}
+
+impl Engine {
+    /// Every one, the fastest first.
+    pub const ALL: [Self; 3] = [Self::Xdp, Self::XdpGeneric, Self::Tc];
+
+    /// The word used in logs, metrics and the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+/// A network interface of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its number in the kernel.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it has no driver of a card: veth, bridge, bond, VLAN, tunnel.
+    pub is_virtual: bool,
+}
+
+/// An interface as the operator sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterfaceView {
+    /// Its number in the kernel.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// What is attached to it, if anything is.
+    pub engine: Option<Engine>,
+    /// Why nothing is, or nothing faster; none where that was asked for.
+    pub reason: Option<String>,
+}
+
+/// What the verifier had to do with a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    /// Its name.
+    pub name: &'static str,
+    /// Instructions that it has followed, where the kernel tells (since Linux 5.16).
+    pub verified: Option<u32>,
+}
+
+/// The programs, loaded, and the interfaces to which they are attached.
+///
+/// All use XDP, or all TC: XDP can send a packet only out of an interface that has XDP, too.
+/// When this is dropped nothing stays in the kernel; if the process is killed, what is pinned does.
+pub struct Programs {
+    hooks: Hooks,
+    counters: PerCpuArray<MapData, Counter>,
+    mode: KernelMode,
+    interfaces: BTreeMap<u32, Place>,
+    /// Why XDP is out of the question in [`KernelMode::Auto`], once it is.
+    no_xdp: Option<String>,
+    is_adopted: bool,
+    folder: Option<Folder>,
+    /// Links that an earlier daemon has left in the folder.
+    inherited: BTreeSet<(Engine, u32)>,
+}
+
+/// An interface that was to have a program.
+struct Place {
+    interface: Interface,
+    attached: Result<Attached, String>,
+}
+
+struct Attached {
+    engine: Engine,
+    link: Link,
+}
+
+impl Programs {
+    /// Loads `object` into the kernel, with its maps. Nothing is attached yet. To be called
+    /// before capabilities are dropped.
+    pub fn load(
+        object: Option<&[u8]>,
+        settings: &config::Kernel,
+    ) -> Result<(Self, KernelMaps), LoadError> {
+        let folder = settings.pin.as_deref().map(Folder::open).transpose()?;
+        let loaded = load::load(object, settings.flows, folder.as_ref())?;
+        let Loaded { programs, counters, maps, is_adopted } = loaded;
+        let inherited = folder.iter().flat_map(Folder::links).collect();
+        let programs = Self {
+            hooks: Hooks::new(programs),
+            counters,
+            mode: settings.mode,
+            interfaces: BTreeMap::new(),
+            no_xdp: None,
+            is_adopted,
+            folder,
+            inherited,
+        };
+        Ok((programs, maps))
+    }
+
+    /// Uses filters instead of links at TC, as kernels before 6.6 have to.
+    pub const fn use_filters(&mut self) {
+        self.hooks.use_filters();
+    }
+
+    /// Attaches to all of these, and removes what an earlier daemon has left at others.
+    pub fn attach_all(&mut self, interfaces: &[Interface]) {
+        // A card's link can go down while XDP comes or goes, so none tries it in vain.
+        if let Some(one) = interfaces.iter().find(|one| one.is_virtual) {
+            self.no_xdp = Some(is_virtual(one));
+        }
+        for interface in interfaces {
+            // It is in the view.
+            let _reason = self.attach(interface);
+        }
+        for (engine, index) in std::mem::take(&mut self.inherited) {
+            self.unpin(engine, index);
+        }
+        if self.hooks.filters() {
+            let ours =
+                |name: &str| self.interfaces.values().any(|place| place.interface.name == name);
+            for interface in nix::net::if_::if_nameindex().iter().flatten() {
+                if let Ok(name) = interface.name().to_str()
+                    && !ours(name)
+                {
+                    Hooks::sweep(name);
+                }
+            }
+        }
+    }
+
+    /// Attaches to one more, or to one anew. All others may change to TC with it. The error is the
+    /// reason, for the operator; it shows in [`Self::interfaces`] as well.
+    pub fn attach(&mut self, interface: &Interface) -> Result<Engine, String> {
+        let attached = match self.mode {
+            KernelMode::Off => Err("the kernel path is switched off".to_owned()),
+            KernelMode::Xdp => self.link(Engine::Xdp, interface),
+            KernelMode::XdpGeneric => self.link(Engine::XdpGeneric, interface),
+            KernelMode::Tc => self.link(Engine::Tc, interface),
+            KernelMode::Auto => self.climb(interface),
+        };
+        let result = attached.as_ref().map(|attached| attached.engine).map_err(Clone::clone);
+        let place = Place { interface: interface.clone(), attached };
+        self.interfaces.insert(interface.index, place);
+        result
+    }
+
+    /// Takes the program from an interface, and forgets the interface.
+    pub fn detach(&mut self, index: u32) {
+        if let Some(place) = self.interfaces.remove(&index)
+            && let Ok(attached) = place.attached
+        {
+            self.unpin(attached.engine, index);
+        }
+    }
+
+    /// Finds interfaces whose program somebody else has taken away, or that are gone. They count as
+    /// not attached from here on. A few system calls for each interface.
+    pub fn check(&mut self) -> Vec<u32> {
+        let mut gone = Vec::new();
+        for (index, place) in &mut self.interfaces {
+            let removed = Err("its program was removed by somebody else".to_owned());
+            let Ok(Attached { engine, link }) = std::mem::replace(&mut place.attached, removed)
+            else {
+                continue;
+            };
+            match self.hooks.renew(link) {
+                Ok(link) => place.attached = Ok(Attached { engine, link }),
+                Err(_) => gone.push((engine, *index)),
+            }
+        }
+        for &(engine, index) in &gone {
+            self.unpin(engine, index);
+        }
+        gone.into_iter().map(|(_, index)| index).collect()
+    }
+
+    /// What the interfaces use; none where nothing is attached.
+    pub fn engine(&self) -> Option<Engine> {
+        self.interfaces.values().find_map(|place| Some(place.attached.as_ref().ok()?.engine))
+    }
+
+    /// Whether the maps are those of an earlier daemon, with all that is in them.
+    pub const fn is_adopted(&self) -> bool {
+        self.is_adopted
+    }
+
+    /// Every interface that was to have a program.
+    pub fn interfaces(&self) -> Vec<InterfaceView> {
+        let view = |Place { interface, attached }: &Place| {
+            let engine = attached.as_ref().ok().map(|attached| attached.engine);
+            let reason = match attached {
+                Err(reason) => Some(reason.clone()),
+                Ok(_) => self.no_xdp.clone(),
+            };
+            InterfaceView { index: interface.index, name: interface.name.clone(), engine, reason }
+        };
+        self.interfaces.values().map(view).collect()
+    }
+
+    /// How large the programs are.
+    pub fn sizes(&self) -> Vec<ProgramSize> {
+        self.hooks.sizes()
+    }
+
+    /// Packets by reason, in the order of [`Reason::ALL`], since the maps were made.
+    pub fn counters(&self) -> [u64; Reason::ALL.len()] {
+        Reason::ALL.map(|reason| {
+            let cpus = self.counters.get(&(reason as u32), 0);
+            cpus.map_or(0, |cpus| cpus.iter().sum())
+        })
+    }
+
+    /// The fastest that all interfaces can have.
+    fn climb(&mut self, interface: &Interface) -> Result<Attached, String> {
+        let why = match &self.no_xdp {
+            Some(why) => why.clone(),
+            None if interface.is_virtual => is_virtual(interface),
+            None => match self.link(Engine::Xdp, interface) {
+                Ok(attached) => return Ok(attached),
+                Err(reason) => format!("no XDP at {}: {reason}", interface.name),
+            },
+        };
+        if self.no_xdp.replace(why).is_none() {
+            self.step_down();
+        }
+        self.link(Engine::Tc, interface)
+    }
+
+    /// Moves everything from XDP to TC. An interface has both for a moment: the first one to
+    /// see a packet takes it.
+    fn step_down(&mut self) {
+        for (index, mut place) in std::mem::take(&mut self.interfaces) {
+            if place.attached.as_ref().is_ok_and(|attached| attached.engine != Engine::Tc) {
+                let former =
+                    std::mem::replace(&mut place.attached, self.link(Engine::Tc, &place.interface));
+                if let Ok(former) = former {
+                    self.unpin(former.engine, index);
+                }
+            }
+            self.interfaces.insert(index, place);
+        }
+    }
+
+    /// Puts a program to an interface, by the link of an earlier daemon if there is one.
+    fn link(&mut self, engine: Engine, interface: &Interface) -> Result<Attached, String> {
+        let index = interface.index;
+        // One that is attached anew has to make room for itself.
+        if let Some(place) = self.interfaces.get_mut(&index)
+            && place.attached.as_ref().is_ok_and(|attached| attached.engine == engine)
+        {
+            self.detach(index);
+        }
+        let pin = self.folder.as_ref().map(|folder| folder.link(engine, index));
+        if let Some(pin) = &pin
+            && self.inherited.remove(&(engine, index))
+        {
+            match self.hooks.adopt(engine, pin) {
+                Ok(link) => return Ok(Attached { engine, link }),
+                // As when the interface was away in the meantime.
+                Err(_) => self.unpin(engine, index),
+            }
+        }
+        let other = match engine {
+            Engine::Xdp => Some(Engine::XdpGeneric),
+            Engine::XdpGeneric => Some(Engine::Xdp),
+            Engine::Tc => None,
+        };
+        if let Some(other) = other
+            && self.inherited.remove(&(other, index))
+        {
+            self.unpin(other, index);
+        }
+        let attached = self.hooks.attach(engine, interface, pin.as_deref());
+        let link = attached.map_err(|error: HookError| in_words(engine, &error))?;
+        Ok(Attached { engine, link })
+    }
+
+    /// Removes the file of a link, if there is one.
+    fn unpin(&self, engine: Engine, index: u32) {
+        if let Some(folder) = &self.folder {
+            // Filters have none.
+            let _none = fs::remove_file(folder.link(engine, index));
+        }
+    }
+}
+
+impl Drop for Programs {
+    fn drop(&mut self) {
+        self.interfaces.clear();
+        if let Some(folder) = &self.folder
+            && let Err(error) = folder.remove()
+        {
+            warn!(%error, "the kernel programs stay pinned");
+        }
+    }
+}
+
+fn is_virtual(interface: &Interface) -> String {
+    format!("{} is virtual, where XDP is no faster", interface.name)
+}

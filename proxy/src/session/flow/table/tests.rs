@@ -1,5 +1,6 @@
 //! What each change of a session tells a plane.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use parking_lot::Mutex;

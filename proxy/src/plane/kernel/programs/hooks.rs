@@ -1,0 +1,234 @@
+//! One interface's hook: a program put there, put there again, and the kernel's refusals in words.
+
+use std::fs;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
+};
+use aya::programs::xdp::{XdpError, XdpLink};
+use aya::programs::{
+    LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    tc::SchedClassifierLink,
+};
+use nix::errno::Errno;
+use proxy_ebpf::contract::{TC_UDP, XDP_UDP};
+
+use super::{Engine, Interface, ProgramSize};
+
+/// A program at an interface, as long as this lives: a filter of TC, or a link that no file holds.
+#[derive(Debug)]
+pub(super) enum Link {
+    Xdp(XdpLink),
+    Tc(SchedClassifierLink),
+}
+
+/// Both programs, and how they come to an interface.
+pub(super) struct Hooks {
+    programs: Ebpf,
+    /// Whether TC is by netlink's filters, as before Linux 6.6, and not by links.
+    filters: bool,
+}
+
+/// Why something did not come to its hook.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HookError {
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    #[error(transparent)]
+    Pin(#[from] aya::pin::PinError),
+}
+
+impl Hooks {
+    pub(super) const fn new(programs: Ebpf) -> Self {
+        Self { programs, filters: false }
+    }
+
+    pub(super) const fn use_filters(&mut self) {
+        self.filters = true;
+    }
+
+    pub(super) const fn filters(&self) -> bool {
+        self.filters
+    }
+
+    pub(super) fn sizes(&self) -> Vec<ProgramSize> {
+        let size = |name| {
+            let info = match self.programs.program(name)? {
+                Program::Xdp(xdp) => xdp.info(),
+                Program::SchedClassifier(tc) => tc.info(),
+                _ => return None,
+            };
+            let verified = info.ok().and_then(|info| info.verified_instruction_count());
+            Some(ProgramSize { name, verified })
+        };
+        [XDP_UDP, TC_UDP].into_iter().filter_map(size).collect()
+    }
+
+    /// Puts a program to an interface, and a link in a file if there is to be one.
+    pub(super) fn attach(
+        &mut self,
+        engine: Engine,
+        interface: &Interface,
+        pin: Option<&Path>,
+    ) -> Result<Link, HookError> {
+        let link = match engine {
+            Engine::Xdp => self.attach_xdp(interface, XdpMode::Driver),
+            Engine::XdpGeneric => self.attach_xdp(interface, XdpMode::Skb),
+            Engine::Tc => self.attach_tc(interface),
+        }?;
+        match pin {
+            Some(pin) => link.pin(pin),
+            None => Ok(link),
+        }
+    }
+
+    /// Takes over the link in a file, where an earlier daemon has left its own program: from one
+    /// packet to the next it is ours.
+    pub(super) fn adopt(&mut self, engine: Engine, pin: &Path) -> Result<Link, HookError> {
+        let link = FdLink::from(PinnedLink::from_pin(pin)?);
+        let link = match engine {
+            Engine::Xdp | Engine::XdpGeneric => Link::Xdp(link.try_into()?),
+            Engine::Tc => Link::Tc(link.try_into()?),
+        };
+        Ok(self.renew(link)?)
+    }
+
+    /// Puts our program where `link` is. Where it is already, nothing changes; an error if there
+    /// is no such place any more, because the interface is gone or somebody has removed it.
+    pub(super) fn renew(&mut self, link: Link) -> Result<Link, ProgramError> {
+        match link {
+            Link::Xdp(link) => {
+                let xdp = self.xdp()?;
+                let id = xdp.attach_to_link(link)?;
+                xdp.take_link(id).map(Link::Xdp)
+            }
+            Link::Tc(link) => {
+                let tc = self.tc()?;
+                let id = tc.attach_to_link(link)?;
+                tc.take_link(id).map(Link::Tc)
+            }
+        }
+    }
+
+    /// Removes filters that a killed daemon has left on an interface.
+    pub(super) fn sweep(interface: &str) {
+        // There is no other way to tell that there are none.
+        let _none = qdisc_detach_program(interface, TcAttachType::Ingress, TC_UDP);
+    }
+
+    fn attach_xdp(&mut self, interface: &Interface, mode: XdpMode) -> Result<Link, HookError> {
+        let xdp = self.xdp()?;
+        let id = xdp.attach_to_if_index(interface.index, mode)?;
+        Ok(Link::Xdp(xdp.take_link(id)?))
+    }
+
+    fn attach_tc(&mut self, interface: &Interface) -> Result<Link, HookError> {
+        if !self.filters {
+            let order = TcAttachOptions::TcxOrder(LinkOrder::default());
+            let tc = self.tc()?;
+            match tc.attach_with_options(&interface.name, TcAttachType::Ingress, order) {
+                Ok(id) => return Ok(Link::Tc(tc.take_link(id)?)),
+                // What a kernel says that does not know this kind of link.
+                Err(error) if errno(&error) == Some(Errno::EINVAL) => self.filters = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.attach_filter(interface)
+    }
+
+    /// A filter of an earlier daemon in the same place is replaced in one step.
+    fn attach_filter(&mut self, interface: &Interface) -> Result<Link, HookError> {
+        let name = &interface.name;
+        let attached =
+            SchedClassifierLink::attached(name, TcAttachType::Ingress, PRIORITY, HANDLE, None);
+        let attached = attached.map_err(|error| ProgramError::from(TcError::from(error)))?;
+        if let Ok(link) = self.renew(Link::Tc(attached)) {
+            return Ok(link);
+        }
+        match qdisc_add_clsact(name) {
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(EEXIST) => {}
+            other => other.map_err(ProgramError::from)?,
+        }
+        let place = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
+        let place = TcAttachOptions::Netlink(place);
+        let tc = self.tc()?;
+        let id = tc.attach_with_options(name, TcAttachType::Ingress, place)?;
+        Ok(Link::Tc(tc.take_link(id)?))
+    }
+
+    fn xdp(&mut self) -> Result<&mut Xdp, ProgramError> {
+        let program = self.programs.program_mut(XDP_UDP);
+        program.ok_or(ProgramError::UnexpectedProgramType)?.try_into()
+    }
+
+    fn tc(&mut self) -> Result<&mut SchedClassifier, ProgramError> {
+        let program = self.programs.program_mut(TC_UDP);
+        program.ok_or(ProgramError::UnexpectedProgramType)?.try_into()
+    }
+}
+
+impl Link {
+    /// Puts the link into a file, which holds it from then on. A filter needs none: it stays until
+    /// it is removed.
+    fn pin(self, file: &Path) -> Result<Self, HookError> {
+        let is_filter = matches!(&self, Self::Tc(link) if link.priority().is_ok());
+        if is_filter {
+            return Ok(self);
+        }
+        // A link in the way is a dead one.
+        let _none = fs::remove_file(file);
+        Ok(match self {
+            Self::Xdp(link) => {
+                Self::Xdp(FdLink::from(FdLink::try_from(link)?.pin(file)?).try_into()?)
+            }
+            Self::Tc(link) => {
+                Self::Tc(FdLink::from(FdLink::try_from(link)?.pin(file)?).try_into()?)
+            }
+        })
+    }
+}
+
+/// What an operator can do something with, of a refusal at an XDP hook or another one.
+pub(super) fn in_words(engine: Engine, error: &HookError) -> String {
+    let HookError::Program(error) = error else { return error.to_string() };
+    let Some(errno) = errno(error) else { return error.to_string() };
+    let words = match (engine, errno) {
+        (_, Errno::EPERM | Errno::EACCES) => "CAP_NET_ADMIN is missing",
+        (_, Errno::ENODEV | Errno::ENXIO) => "it is gone",
+        (Engine::Xdp, Errno::EOPNOTSUPP) => "its driver has no XDP",
+        (Engine::Xdp | Engine::XdpGeneric, Errno::EBUSY | Errno::EEXIST) => {
+            "another XDP program is on it"
+        }
+        (Engine::Xdp, Errno::ERANGE) => "its MTU is too large for XDP in its driver",
+        (Engine::Xdp, Errno::EINVAL) => "its driver refuses XDP as it is set up (MTU, queues, LRO)",
+        (Engine::Xdp, Errno::ENOSPC | Errno::ENOMEM) => "its driver has no queues left for XDP",
+        (_, errno) => return errno.desc().to_owned(),
+    };
+    words.to_owned()
+}
+
+/// The kernel's number for a refusal.
+fn errno(error: &ProgramError) -> Option<Errno> {
+    let number = match error {
+        ProgramError::SyscallError(call) => call.io_error.raw_os_error(),
+        ProgramError::XdpError(XdpError::NetlinkError(error))
+        | ProgramError::TcError(TcError::NetlinkError(error))
+        | ProgramError::NetlinkError(error) => error.raw_os_error(),
+        ProgramError::TcError(TcError::IoError(error)) | ProgramError::IOError(error) => {
+            error.raw_os_error()
+        }
+        _ => None,
+    };
+    number.map(Errno::from_raw)
+}
+
+const EEXIST: i32 = Errno::EEXIST as i32;
+
+/// Where our filters are, so that they are found again.
+const PRIORITY: u16 = u16::from_be_bytes(*b"SR");
+const HANDLE: TcHandle = TcHandle::new(0, 1);

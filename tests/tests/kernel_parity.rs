@@ -1,0 +1,429 @@
+//! What happens to hosts, interfaces, neighbours and the proxy while media flows, by every engine.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::Uid;
+use serde_json::Value;
+use srs_proxy_tests::echo::Echo;
+use srs_proxy_tests::engine::{Engine, Setting, Stage};
+use srs_proxy_tests::hands::by_all_hands;
+use srs_proxy_tests::ice_client::Client;
+use srs_proxy_tests::netns::{Arms, Family};
+use srs_proxy_tests::proxy::Session;
+use srs_proxy_tests::srt_call::Caller;
+use srs_proxy_tests::whip::Role;
+use srs_proxy_tests::{ice, on_every_engine, srt_call, usage, wait};
+
+const SOON: Duration = Duration::from_secs(10);
+/// Packets a second of a client.
+const RATE: u32 = 200;
+const SECOND: u64 = 200;
+
+on_every_engine!(
+    an_interface_goes_down_and_comes_back,
+    a_neighbour_gets_another_mac,
+    a_full_map_leaves_the_rest_to_the_relay,
+    programs_that_somebody_removes_are_missed,
+    an_origin_on_the_proxys_own_host_is_relayed,
+    a_killed_proxy_leaves_nothing_that_is_not_pinned,
+    a_stop_in_order_leaves_nothing,
+);
+
+fn an_interface_goes_down_and_comes_back(engine: Engine) -> Result<()> {
+    Setting::PLAIN.tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let ids = ids(stage)?;
+        stage.network.proxy.ip("link set back down")?;
+        must_be_relayed(stage, 2)?;
+        stage.network.proxy.ip("link set back up")?;
+        calls.must_go_on().context("up again")?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        ensure!(self::ids(stage)? == ids, "sessions were made anew");
+        Ok(())
+    })
+}
+
+fn a_neighbour_gets_another_mac(engine: Engine) -> Result<()> {
+    Setting::PLAIN.tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let Stage { network, .. } = stage;
+        // It tells its neighbours.
+        network.origin.set("ipv4/conf/eth0/arp_notify", "1")?;
+        // A neighbour that has just been heard is not believed to be another within a second.
+        wait::until("its address is changed and learned", SOON, || {
+            network.origin.ip("link set eth0 address 02:00:00:00:00:81")?;
+            let neighbours = network.proxy.run("ip", "neighbour show dev back")?;
+            Ok(neighbours.contains("02:00:00:00:00:81").then_some(()))
+        })?;
+        calls.must_go_on().context("by its new address")?;
+        stage.must_carry_all_of(2, || calls.must_go_on())
+    })
+}
+
+fn a_full_map_leaves_the_rest_to_the_relay(engine: Engine) -> Result<()> {
+    Setting::PLAIN.with(&[("PROXY_EBPF_FLOWS", "8")]).tell(engine, |stage| {
+        let (_origin, clients) = clients(stage, 12)?;
+        let mut echoes: Vec<_> =
+            clients.into_iter().map(|client| Echo::start(client, RATE / 4, 0)).collect();
+        let all_go_on = |echoes: &[Echo<Client>]| {
+            echoes.iter().try_for_each(|echo| echo.must_go_on_for(SECOND / 4, SOON))
+        };
+        all_go_on(&echoes)?;
+        let room = if engine == Engine::Relay { 12 } else { 8 };
+        must_be_shared(stage, room, 12 - room)?;
+        all_go_on(&echoes)?;
+        // Who has waited moves up when there is room.
+        for echo in echoes.drain(..6) {
+            let (client, _) = echo.must_finish_without_loss()?;
+            ensure!(client.session.delete()?.status() == 200, "DELETE was refused");
+        }
+        must_be_shared(stage, 6, 0)?;
+        stage.must_carry_all_of(6, || all_go_on(&echoes))?;
+        echoes.into_iter().try_for_each(|echo| echo.must_finish_without_loss().map(drop))
+    })
+}
+
+fn programs_that_somebody_removes_are_missed(engine: Engine) -> Result<()> {
+    Setting::PLAIN.tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let ids = ids(stage)?;
+        detach_all(stage)?;
+        // Media goes up, where the relay has it, or there is another program in a moment.
+        calls.must_go_on().context("without a program")?;
+        wait::until("sessions fall to the relay, or are carried by new programs", SOON, || {
+            let all = stage.sessions()?;
+            let is_relayed =
+                all.iter().all(|it| it.plane == "relay" && !it.plane_reason.is_empty());
+            let is_renewed = !stage.attached()?.is_empty();
+            ensure!(is_relayed || is_renewed, "{all:?}");
+            Ok(Some(()))
+        })?;
+        calls.must_go_on()?;
+        ensure!(self::ids(stage)? == ids, "sessions were made anew");
+        calls.must_finish_without_loss().map(drop)
+    })
+}
+
+fn an_origin_on_the_proxys_own_host_is_relayed(engine: Engine) -> Result<()> {
+    Setting { arms: Arms::One, ..Setting::PLAIN }.tell(engine, |stage| {
+        let host = stage.network.proxy_address(Family::V4);
+        let origin = stage.network.proxy.within(|| ice::Origin::start_at(host))?;
+        stage.register(|api| origin.register_at(api, "here"))?;
+        let echo = Echo::start(open(stage, "show", 0)?, RATE, 0);
+        echo.must_go_on_for(SECOND, SOON)?;
+        must_be_relayed(stage, 1)?;
+        echo.must_go_on_for(SECOND, SOON)?;
+        echo.must_finish_without_loss().map(drop)
+    })
+}
+
+fn a_killed_proxy_leaves_nothing_that_is_not_pinned(engine: Engine) -> Result<()> {
+    Setting::PLAIN.tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        stage.proxy.process.kill()?;
+        wait::until("nothing is attached", SOON, || {
+            let attached = stage.attached()?;
+            ensure!(attached.is_empty(), "{attached:?}");
+            Ok(Some(()))
+        })?;
+        stage.start_again(&[])?;
+        ensure!(stage.sessions()?.is_empty(), "sessions out of nothing");
+        // Others can begin.
+        drop(calls);
+        let again = origins.call(stage)?;
+        again.must_go_on()?;
+        stage.must_carry_all_of(2, || again.must_go_on())
+    })
+}
+
+fn a_stop_in_order_leaves_nothing(engine: Engine) -> Result<()> {
+    let pins = Pins::new()?;
+    Setting::PLAIN.with(&[("PROXY_EBPF_PIN", pins.text()?)]).tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let wanted = usize::from(engine != Engine::Relay) * 2;
+        let attached = stage.attached()?;
+        ensure!(attached.len() == wanted, "attached: {attached:?}");
+        // Once to drain, twice to end what goes on.
+        stage.proxy.process.signal(Signal::SIGTERM)?;
+        wait::until("it ends", SOON, || {
+            stage.proxy.process.signal(Signal::SIGTERM)?;
+            stage.proxy.process.ended()
+        })?;
+        let attached = stage.attached()?;
+        ensure!(attached.is_empty(), "still attached: {attached:?}");
+        let left = pins.left()?;
+        ensure!(left.is_empty(), "still pinned: {left:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn pinned_sessions_outlive_a_killed_proxy_by_tc() -> Result<()> {
+    pinned_sessions_outlive_a_killed_proxy(Engine::Tc)
+}
+
+#[test]
+fn pinned_sessions_outlive_a_killed_proxy_by_xdp() -> Result<()> {
+    pinned_sessions_outlive_a_killed_proxy(Engine::Xdp)
+}
+
+fn pinned_sessions_outlive_a_killed_proxy(engine: Engine) -> Result<()> {
+    let pins = Pins::new()?;
+    let variables = [("PROXY_EBPF_PIN", pins.text()?)];
+    Setting::PLAIN.with(&variables).tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let before = stage.sessions()?;
+        stage.proxy.process.kill()?;
+        calls.must_go_on().context("without a proxy")?;
+        stage.start_again(&variables)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let streams = |sessions: &[Session]| {
+            let mut all: Vec<_> = sessions.iter().map(|it| it.stream.clone()).collect();
+            all.sort_unstable();
+            all
+        };
+        ensure!(streams(&before) == streams(&stage.sessions()?), "other streams than before");
+        // Both end in order, and all is free again.
+        let (webrtc, srt) = calls.must_finish_without_loss()?;
+        ensure!(webrtc.session.delete()?.status() == 200, "DELETE was refused");
+        srt.leave()?;
+        wait::until_true("both have ended", SOON, || Ok(stage.sessions()?.is_empty()))?;
+        must_have_no_flows(stage)
+    })
+}
+
+/// Sessions that the kernel carries at once.
+const SESSIONS: usize = 5000;
+
+#[test]
+fn five_thousand_sessions_are_carried_and_leave_nothing() -> Result<()> {
+    // Inherited by the proxy, which has a socket for each session.
+    usage::allow_descriptors(3 * u64::try_from(SESSIONS)?)?;
+    let variables =
+        [("PROXY_MAX_SESSIONS_PER_CLIENT", "20000"), ("PROXY_WEBRTC_CONSENT_TIMEOUT", "60s")];
+    Setting::PLAIN.with(&variables).tell(Engine::Tc, |stage| {
+        let id = stage.proxy.process.id();
+        let origin = stage.origin(ice::Origin::start_at)?;
+        stage.register(|api| origin.register_at(api, "origin"))?;
+        let before = usage::descriptors(id)?;
+        let places: Vec<usize> = (0..SESSIONS).collect();
+        let clients = by_all_hands(&places, |place| {
+            let client = open(stage, &format!("show{}", place / 50), *place)?;
+            client.must_echo(2)?;
+            Ok(client)
+        })?;
+        stage.must_carry_all_of(SESSIONS, || by_all_hands(&clients, |it| it.must_echo(5)))?;
+        by_all_hands(&clients, |client| {
+            let status = client.session.delete()?.status();
+            ensure!(status == 200, "DELETE: {status}");
+            Ok(())
+        })?;
+        wait::until_true("all have ended", SOON, || Ok(stage.proxy.sessions()?.is_empty()))?;
+        must_have_no_flows(stage)?;
+        wait::until("descriptors are closed", SOON, || {
+            let now = usage::descriptors(id)?;
+            ensure!(now <= before + SPARE, "{now} descriptors, {before} before");
+            Ok(Some(()))
+        })
+    })
+}
+
+/// Descriptors that a runtime may have more of than before.
+const SPARE: usize = 8;
+
+/// An origin of WebRTC and one of SRT, which send packets back.
+struct Origins(ice::Origin, srt_call::Origin);
+
+/// A client of WebRTC and a caller of SRT, each with packets that come back.
+struct Calls {
+    webrtc: Echo<Client>,
+    srt: Echo<Caller>,
+}
+
+impl Origins {
+    fn start(stage: &Stage<'_>) -> Result<Self> {
+        let webrtc = stage.origin(ice::Origin::start_at)?;
+        let srt = stage.origin(|host| srt_call::Origin::start((host, 10080).into(), 1 << 20))?;
+        Ok(Self(webrtc, srt))
+    }
+
+    /// Registers them, and calls both.
+    fn call(&self, stage: &Stage<'_>) -> Result<Calls> {
+        let Self(webrtc, srt) = self;
+        stage.register(|api| {
+            webrtc.register_at(api, "webrtc")?;
+            srt.register_at(api, "srt")
+        })?;
+        let client = open(stage, "show", 0)?;
+        let caller = Caller::call(stage.proxy.srt(), 7, "#!::r=live/srt,m=publish", SOON)?;
+        Ok(Calls { webrtc: Echo::start(client, RATE, 0), srt: Echo::start(caller, RATE, 0) })
+    }
+}
+
+impl Calls {
+    /// Waits for a second of packets of each.
+    fn must_go_on(&self) -> Result<()> {
+        self.webrtc.must_go_on_for(SECOND, SOON).context("WebRTC")?;
+        self.srt.must_go_on_for(SECOND, SOON).context("SRT")
+    }
+
+    fn must_finish_without_loss(self) -> Result<(Client, Caller)> {
+        let (webrtc, _) = self.webrtc.must_finish_without_loss().context("WebRTC")?;
+        let (srt, _) = self.srt.must_finish_without_loss().context("SRT")?;
+        Ok((webrtc, srt))
+    }
+}
+
+/// A client of the stream `live/<stream>` that is connected.
+fn open(stage: &Stage<'_>, stream: &str, number: usize) -> Result<Client> {
+    let ufrag = format!("c{number:07x}");
+    let client = Client::open(stage.proxy.http_api(), Role::Publish, stream, &ufrag)?;
+    client.connect()?;
+    Ok(client)
+}
+
+/// So many clients of one origin.
+fn clients(stage: &Stage<'_>, count: usize) -> Result<(ice::Origin, Vec<Client>)> {
+    let origin = stage.origin(ice::Origin::start_at)?;
+    stage.register(|api| origin.register_at(api, "origin"))?;
+    let clients = (0..count).map(|place| open(stage, &format!("show{place}"), place));
+    Ok((origin, clients.collect::<Result<_>>()?))
+}
+
+fn ids(stage: &Stage<'_>) -> Result<Vec<String>> {
+    let mut ids: Vec<_> = stage.sessions()?.into_iter().map(|it| it.id).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// Waits until the relay has all of so many sessions, and says why.
+fn must_be_relayed(stage: &Stage<'_>, count: usize) -> Result<()> {
+    wait::until("the relay carries all, and says why", SOON, || {
+        let all = stage.sessions()?;
+        let why = |it: &Session| !it.plane_reason.is_empty();
+        let is_so = all.len() == count && all.iter().all(|it| it.plane == "relay" && why(it));
+        ensure!(is_so, "{all:?}");
+        Ok(Some(()))
+    })
+}
+
+/// Waits until the engine carries so many sessions, and the relay, for a reason, so many others.
+fn must_be_shared(stage: &Stage<'_>, carried: usize, relayed: usize) -> Result<()> {
+    let plane = stage.engine.plane();
+    wait::until("engine and relay have their shares", SOON, || {
+        let all = stage.sessions()?;
+        let (by_engine, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|it| it.plane == plane);
+        let is_said = others.iter().all(|it| it.plane == "relay" && !it.plane_reason.is_empty());
+        ensure!((by_engine.len(), others.len()) == (carried, relayed) && is_said, "{others:?}");
+        Ok(Some(()))
+    })
+}
+
+/// Waits until the proxy says that the kernel has no flow.
+fn must_have_no_flows(stage: &Stage<'_>) -> Result<()> {
+    wait::until("the maps are empty", SOON, || {
+        let planes = stage.proxy.get("/api/v1/planes")?;
+        let flows = planes.pointer("/kernel/flows").and_then(Value::as_u64);
+        ensure!(flows == Some(0), "{planes}");
+        Ok(Some(()))
+    })
+}
+
+/// Takes off what is attached to the proxy's interfaces, as somebody else may.
+fn detach_all(stage: &Stage<'_>) -> Result<()> {
+    let proxy = &stage.network.proxy;
+    let read =
+        |words: &str| -> Result<Value> { Ok(serde_json::from_str(&proxy.run("bpftool", words)?)?) };
+    let mut programs = Vec::new();
+    collect(&read("-j net show")?, &["prog_id", "id"], &mut programs);
+    let links = read("-j link show")?;
+    for link in links.as_array().into_iter().flatten() {
+        let number = |name: &str| link.get(name).and_then(Value::as_u64);
+        if let (Some(id), Some(program)) = (number("id"), number("prog_id"))
+            && programs.contains(&program)
+        {
+            proxy.run("bpftool", &format!("link detach id {id}"))?;
+        }
+    }
+    for interface in ["front", "back"] {
+        // What is attached without a link.
+        proxy.ip(&format!("link set {interface} xdp off"))?;
+        // There may be none.
+        let _ = proxy.run("tc", &format!("qdisc del dev {interface} clsact"));
+    }
+    let left = stage.attached()?;
+    // The proxy may be faster.
+    println!("attached after all was taken off: {left:?}");
+    Ok(())
+}
+
+/// Numbers of these names, wherever they stand.
+fn collect(value: &Value, names: &[&str], into: &mut Vec<u64>) {
+    match value {
+        Value::Object(members) => {
+            for (name, value) in members {
+                into.extend(value.as_u64().filter(|_| names.contains(&name.as_str())));
+                collect(value, names, into);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|it| collect(it, names, into)),
+        _ => {}
+    }
+}
+
+/// A bpffs that only this thread and what it starts see. Gone with them.
+struct Pins {
+    mount: tempfile::TempDir,
+    folder: PathBuf,
+}
+
+impl Pins {
+    fn new() -> Result<Self> {
+        let root = tempfile::Builder::new().prefix("srs-proxy-pins-").tempdir()?;
+        if Uid::effective().is_root() {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            mount(Some("bpf"), root.path(), Some("bpf"), MsFlags::empty(), none)?;
+        }
+        // The kernel has files of its own at the root.
+        let folder = root.path().join("srs-proxy");
+        fs::create_dir(&folder)?;
+        Ok(Self { mount: root, folder })
+    }
+
+    fn text(&self) -> Result<&str> {
+        self.folder.to_str().context("a folder whose name is no text")
+    }
+
+    fn left(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.folder)?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        // The namespace ends with the thread if this fails.
+        let _ = umount2(self.mount.path(), MntFlags::MNT_DETACH);
+    }
+}
