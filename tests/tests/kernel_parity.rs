@@ -342,7 +342,7 @@ fn must_be_shared(stage: &Stage<'_>, carried: usize, relayed: usize) -> Result<(
 fn must_have_no_flows(stage: &Stage<'_>) -> Result<()> {
     wait::until("the maps are empty", SOON, || {
         let planes = stage.proxy.get("/api/v1/planes")?;
-        let flows = planes.pointer("/kernel/flows").and_then(Value::as_u64);
+        let flows = planes.pointer("/planes/datagrams/flows").and_then(Value::as_u64);
         ensure!(flows == Some(0), "{planes}");
         Ok(Some(()))
     })
