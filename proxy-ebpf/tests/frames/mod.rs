@@ -1,6 +1,13 @@
 //! Frames for the packet core: some with a story, and any number without. The tests of the
 //! kernel programs read them too.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "all frames are made here, and a wrong one is to fail the test"
+)]
+
 pub(crate) mod world;
 
 use std::net::{IpAddr, SocketAddr};
