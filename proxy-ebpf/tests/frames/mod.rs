@@ -1,7 +1,13 @@
 //! Frames for the packet core: some with a story, and any number without. The tests of the
 //! kernel programs read them too.
 
-#![allow(dead_code)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "all frames are made here, and a wrong one is to fail the test"
+)]
+
 pub(crate) mod world;
 
 use std::net::{IpAddr, SocketAddr};
@@ -401,11 +407,13 @@ pub(crate) fn ethernet(tags: &[u16], ethertype: u16, payload: &[u8]) -> Vec<u8> 
 }
 
 pub(crate) fn v4(from: u16, port: u16, payload: &[u8]) -> Vec<u8> {
-    ipv4(17, 0, 0, &datagram(from, port, payload))
+    let [client, proxy, _] = world::V4.map(IpAddr::from);
+    packet((client, from).into(), (proxy, port).into(), 64, payload).1
 }
 
 pub(crate) fn v6(from: u16, port: u16, payload: &[u8]) -> Vec<u8> {
-    ipv6(17, &datagram(from, port, payload))
+    let [client, proxy, _] = world::V6.map(IpAddr::from);
+    packet((client, from).into(), (proxy, port).into(), 64, payload).1
 }
 
 /// The type and the bytes of a packet between two addresses of one family.

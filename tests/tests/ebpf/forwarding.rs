@@ -1,7 +1,6 @@
 //! Kernel and host make the same of each frame.
 
 use anyhow::{Context, Result, ensure};
-use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use proxy_ebpf::Reason;
 use proxy_ebpf::maps::Way;

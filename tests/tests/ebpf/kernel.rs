@@ -176,7 +176,7 @@ impl Kernel {
     }
 
     /// Packets by reason, over all CPUs.
-    fn counts(&self) -> Result<Vec<Counter>> {
+    pub(crate) fn counts(&self) -> Result<Vec<Counter>> {
         let map = self.ebpf.map(COUNTERS.name).context(COUNTERS.name)?;
         let counters: PerCpuArray<_, Counter> = map.try_into()?;
         let sum = |index| Ok(counters.get(&index, 0)?.iter().sum());
