@@ -125,10 +125,10 @@ pub struct Stage<'a> {
     pub engine: Engine,
     /// How clients and origins are addressed.
     pub family: Family,
+    /// The proxy, which is gone before its interfaces are.
+    pub proxy: Proxy,
     /// The hosts.
     pub network: Network,
-    /// The proxy.
-    pub proxy: Proxy,
 }
 
 impl Stage<'_> {
