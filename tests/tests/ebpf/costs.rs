@@ -32,7 +32,7 @@ fn what_passes_up_takes_less_than_a_microsecond() -> Result<()> {
 }
 
 #[test]
-fn what_goes_on_takes_less_than_a_microsecond() -> Result<()> {
+fn what_goes_on_takes_less_than_ten_microseconds() -> Result<()> {
     for (count, protocol) in [(1, WEBRTC), (1, SRT), (20_000, WEBRTC), (20_000, SRT)] {
         for is_v6 in [false, true] {
             let flows = Ring { flows: count, protocol, is_v6 };
@@ -42,7 +42,7 @@ fn what_goes_on_takes_less_than_a_microsecond() -> Result<()> {
             for hook in Hook::ALL {
                 let time = flows.time(&kernel, hook)?;
                 println!("{hook:?}, {flows:?}: {} ns", time.as_nanos());
-                assert!(time < Duration::from_micros(1), "{hook:?}, {flows:?}: {time:?}");
+                assert!(time < Duration::from_micros(10), "{hook:?}, {flows:?}: {time:?}");
             }
         }
     }
