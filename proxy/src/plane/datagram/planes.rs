@@ -25,29 +25,35 @@ impl Planes {
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
     }
+
+    /// A flow as the kernel's plane knows it: that has the flows of every medium, and each medium
+    /// counts its own generations.
+    fn in_kernel(&self, flow: &Flow) -> Flow {
+        Flow { generation: flow.generation << 1 | self.medium as u64, ..*flow }
+    }
 }
 
 impl Offload<Arc<Lane>, Exit> for Planes {
     fn install(&mut self, flow: &Flow, lane: &Arc<Lane>, exit: &Exit) {
         self.lanes.install(flow, lane, exit);
-        self.kernel.install(self.medium, flow, lane.course());
+        self.kernel.install(self.medium, &self.in_kernel(flow), lane.course());
     }
 
     fn remove(&mut self, flow: &Flow, lane: &Arc<Lane>) {
-        self.kernel.remove(flow);
+        self.kernel.remove(&self.in_kernel(flow));
         self.lanes.remove(flow, lane);
     }
 
     fn hold(&mut self, flow: &Flow, why: &'static str) -> Progress {
-        self.kernel.hold(flow, why)
+        self.kernel.hold(&self.in_kernel(flow), why)
     }
 
     fn release(&mut self, flow: &Flow) {
-        self.kernel.release(flow);
+        self.kernel.release(&self.in_kernel(flow));
     }
 
     fn has_heard(&self, flow: &Flow, lane: &Arc<Lane>, leg: Leg) -> bool {
-        lane.has_heard(leg) || self.kernel.has_heard(flow, leg)
+        lane.has_heard(leg) || self.kernel.has_heard(&self.in_kernel(flow), leg)
     }
 
     fn counters(&mut self, sink: &mut dyn FnMut(&FlowKey, Delta)) {
