@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::KernelView;
+use super::{KernelView, Secret};
 use crate::config;
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Flow, FlowKey, Medium, Progress, Refused};
@@ -50,6 +50,10 @@ impl On {
     }
 
     pub(super) fn left(&self) -> Vec<Vec<u8>> {
+        match *self {}
+    }
+
+    pub(super) fn inherit(&self, _: Secret) -> Secret {
         match *self {}
     }
 

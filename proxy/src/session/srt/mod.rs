@@ -5,6 +5,7 @@
 //! back; [`Established`] notices shutdowns, and a client that comes from another port. Here
 //! datagrams find their machine; [`call`] drives a handshake, and [`media`] what comes behind it.
 
+mod adopt;
 mod call;
 mod cookie;
 mod door;
@@ -30,8 +31,8 @@ use tracing::info;
 use self::call::Call;
 pub use self::cookie::Cookies;
 pub use self::door::{Asked, Door, Knock};
-pub use self::established::{Established, Verdict};
 use self::established::SILENCE;
+pub use self::established::{Established, Verdict};
 pub use self::handshake::{Action, OriginHandshake};
 use self::media::Known;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
