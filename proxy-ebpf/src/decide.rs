@@ -152,7 +152,7 @@ fn find<'a>(
         // Zero is the first handshake's (draft-sharabayko-srt 3.2.1), and the key of WebRTC.
         if let Some(id) = media::socket_id(frame, datagram.payload(), length)
             && id != [0; 4]
-            && let Some(way) = flows.way(&Key { socket_id: id, ..datagram.key })
+            && let Some(way) = flows.way(&OnStack(Key { socket_id: id, ..datagram.key }).0)
         {
             return Ok((way, id, Protocol::Srt));
         }
@@ -164,6 +164,10 @@ fn find<'a>(
     }
     Err(Reason::UnknownFlow)
 }
+
+/// A key where the verifier wants it.
+#[repr(align(8))]
+struct OnStack(Key);
 
 /// Whether the checksum is the pseudo-header's alone: a sender on this machine has left the rest
 /// to a network card (`CHECKSUM_PARTIAL`). One in 65536 others looks alike, which does no harm.

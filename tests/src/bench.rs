@@ -1,15 +1,18 @@
 //! What a bench is made of: relays that take turns under a load, and a table of their figures.
 //!
-//! An origin and the clients are the bench's own; figures are the relay's alone: CPU time by
-//! `/proc/<pid>/stat`, all threads and child processes, and memory by PSS. Sockets' buffers in the
-//! kernel are in neither.
+//! An origin and the clients are the bench's own. What a relay costs is told in two ways. Its own
+//! is CPU time by `/proc/<pid>/stat`, all threads and child processes, and memory by PSS; sockets'
+//! buffers in the kernel are in neither. What the whole machine does is told by its idle time, and
+//! what a relay adds by another run of the same round without one: work that the kernel does for
+//! nobody in particular is in that.
 
+pub mod ebpf;
 mod load;
 mod table;
 pub mod udp;
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -20,7 +23,7 @@ use tempfile::TempDir;
 
 pub use self::load::{Client, READ, Tally, drain};
 use self::load::{Load, RoundTrip, Sums};
-pub use self::table::Column;
+pub use self::table::{Column, Figure};
 use crate::process::{self, Process};
 use crate::{nginx, ports, proxy, usage, wait};
 
@@ -90,7 +93,13 @@ pub struct Relay {
     pub address: SocketAddr,
     /// Where they ask for a session before they do, if they must.
     pub signalling: Option<SocketAddr>,
+    /// Tells how many packets the kernel has forwarded in its place, if it is a relay for which the
+    /// kernel does.
+    pub forwarded: Option<Forwarded>,
 }
+
+/// Packets so far.
+pub type Forwarded = Box<dyn Fn() -> Result<u64> + Send + Sync>;
 
 /// What one run came to.
 #[derive(Debug)]
@@ -100,8 +109,21 @@ pub struct Run {
     seconds: f64,
     got: Sums,
     round_trip: Option<RoundTrip>,
-    /// Beyond the round trip without a relay in the same round.
-    added: Option<RoundTrip>,
+    /// CPU seconds of the whole machine: relay, clients, origin and all that the kernel does,
+    /// beyond those of an idle machine.
+    machine: f64,
+    /// Packets that the kernel has forwarded.
+    forwarded: Option<u64>,
+    /// Beyond the run without a relay in the same round.
+    added: Option<Added>,
+}
+
+/// What a relay adds to a path.
+#[derive(Clone, Copy, Debug)]
+struct Added {
+    round_trip: Option<RoundTrip>,
+    /// CPU seconds of the whole machine per packet that arrived.
+    machine: Option<f64>,
 }
 
 /// What a run cost the relay.
@@ -155,15 +177,18 @@ impl Bench {
     ) -> Result<()> {
         let is_wanted = |case: &&Case<_>| self.only.as_ref().is_none_or(|only| case.name == only);
         for case in cases.iter().filter(is_wanted) {
+            let idle = idle_machine()?;
             let mut runs = Vec::new();
             for round in 1..=self.rounds {
                 let mut direct = None;
                 for contender in contenders {
                     let mut run = self.measure(scene, case, contender).context(contender.name)?;
+                    run.machine -= idle * run.seconds;
+                    let whole = Added { round_trip: run.round_trip, machine: run.machine_each() };
                     if run.cost.is_none() {
-                        direct = run.round_trip;
+                        direct = Some(whole);
                     } else {
-                        run.added = run.round_trip.zip(direct).map(|(all, path)| all.beyond(path));
+                        run.added = direct.map(|direct| whole.beyond(direct));
                     }
                     eprintln!("{} round {round}: {}: {run:?}", case.name, contender.name);
                     runs.push((contender.name, run));
@@ -171,6 +196,26 @@ impl Bench {
             }
             table::print(case, contenders, &runs);
         }
+        Ok(())
+    }
+
+    /// Takes these figures once in each round, if the case is asked for, and prints their table.
+    pub fn figures(
+        &self,
+        name: &str,
+        title: &str,
+        mut take: impl FnMut() -> Result<Vec<Figure>>,
+    ) -> Result<()> {
+        if self.only.as_ref().is_some_and(|only| only != name) {
+            return Ok(());
+        }
+        let mut rounds = Vec::new();
+        for round in 1..=self.rounds {
+            let figures = take().with_context(|| name.to_owned())?;
+            eprintln!("{name} round {round}: {figures:?}");
+            rounds.push(figures);
+        }
+        table::print_figures(title, &rounds);
         Ok(())
     }
 
@@ -189,33 +234,60 @@ impl Bench {
             load.add(client)?;
         }
         thread::sleep(WARM_UP);
-        let (start, before) = (Instant::now(), relay.usage()?);
+        let (forwarded, before) = (relay.forwarded()?, relay.usage()?);
+        let (start, machine) = (Instant::now(), usage::machine()?);
         let sums = load.tally().read();
         load.tally().round_trip();
         thread::sleep(self.window);
         let got = load.tally().read().since(sums);
+        let machine = usage::machine()?.saturating_sub(machine).as_secs_f64();
+        let seconds = start.elapsed().as_secs_f64();
         let round_trip = load.tally().round_trip();
         let after = relay.usage()?;
-        let seconds = start.elapsed().as_secs_f64();
+        let forwarded = relay.forwarded()?.zip(forwarded).map(|(after, before)| after - before);
         load.end()?;
         let clients = u64::try_from(case.clients)?;
         let cost = idle.zip(before).zip(after).map(|((idle, before), after)| Cost {
             cpu: after.cpu.saturating_sub(before.cpu),
             memory_per_client: after.memory.saturating_sub(idle.memory) / clients,
         });
-        Ok(Run { cost, seconds, got, round_trip, added: None })
+        Ok(Run { cost, seconds, got, round_trip, machine, forwarded, added: None })
+    }
+}
+
+impl Run {
+    /// CPU seconds of the whole machine per packet that arrived.
+    fn machine_each(&self) -> Option<f64> {
+        let packets = self.got.arrived;
+        #[expect(clippy::cast_precision_loss, reason = "some millions")]
+        (packets > 0).then(|| self.machine / packets as f64)
+    }
+}
+
+impl Added {
+    fn beyond(self, direct: Self) -> Self {
+        let round_trip = self.round_trip.zip(direct.round_trip);
+        let machine = self.machine.zip(direct.machine);
+        Self {
+            round_trip: round_trip.map(|(whole, direct)| whole.beyond(direct)),
+            machine: machine.map(|(whole, direct)| whole - direct),
+        }
     }
 }
 
 impl Relay {
     /// The relay of a process, without signalling.
     pub fn new(process: Process, address: SocketAddr) -> Self {
-        Self { process: Some(process), address, signalling: None }
+        Self { process: Some(process), ..Self::none(address) }
     }
 
     /// The origin itself.
     pub fn none(origin: SocketAddr) -> Self {
-        Self { process: None, address: origin, signalling: None }
+        Self { process: None, address: origin, signalling: None, forwarded: None }
+    }
+
+    fn forwarded(&self) -> Result<Option<u64>> {
+        self.forwarded.as_ref().map(|forwarded| forwarded()).transpose()
     }
 
     /// What its processes have used so far.
@@ -264,10 +336,14 @@ pub fn nginx(folder: &Path, name: &str, http: impl FnOnce(SocketAddr) -> String)
     listening(&mut nginx_command(&folder.join(name), "", &blocks)?, folder, name, address)
 }
 
-/// nginx, with the `server` of its `stream` for this UDP address to listen on. It may not listen
-/// yet.
-pub fn nginx_udp(folder: &Path, server: impl FnOnce(SocketAddr) -> String) -> Result<Relay> {
-    let address = ports::free()?;
+/// nginx, with the `server` of its `stream` for a UDP port of this host to listen on. It may not
+/// listen yet.
+pub fn nginx_udp(
+    folder: &Path,
+    host: IpAddr,
+    server: impl FnOnce(SocketAddr) -> String,
+) -> Result<Relay> {
+    let address = SocketAddr::new(host, ports::free()?.port());
     let module = nginx::module("stream").map(|path| format!("load_module {};", path.display()));
     let blocks = format!("stream {{ server {{ {} }} }}\n", server(address));
     let home = folder.join("nginx-udp");
@@ -317,6 +393,14 @@ fn version(command: &mut Command) -> Result<String> {
     // nginx says it on stderr.
     let said = [output.stdout, output.stderr].concat();
     Ok(String::from_utf8_lossy(&said).lines().next().unwrap_or_default().to_owned())
+}
+
+/// CPU seconds that the machine uses in a second in which nothing is measured.
+fn idle_machine() -> Result<f64> {
+    let (start, before) = (Instant::now(), usage::machine()?);
+    thread::sleep(Duration::from_secs(1));
+    let used = usage::machine()?.saturating_sub(before);
+    Ok(used.as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
 const WARM_UP: Duration = Duration::from_secs(1);

@@ -157,11 +157,7 @@ impl Proxy {
     /// The sum of all samples of this metric whose labels have these values; 0 without any.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
         let text = self.within(|| http::get(self.system_api, "/metrics"))?.body;
-        let samples = text.lines().filter_map(sample);
-        let matching = samples.filter(|(sample, has, _)| {
-            *sample == name && labels.iter().all(|(label, value)| has.get(label) == Some(value))
-        });
-        Ok(matching.map(|(_, _, value)| value).sum())
+        Ok(sum(&text, name, labels))
     }
 
     /// How many sessions ended for this reason.
@@ -174,6 +170,15 @@ fn must_be_ready(process: &mut Process, system_api: SocketAddr) -> Result<()> {
     process.wait_until_ready(Duration::from_secs(10), || {
         Ok(http::get(system_api, "/readyz")?.status == 200)
     })
+}
+
+/// The sum of all samples in a text of metrics, as [`Proxy::metric`] has it.
+pub fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
+    let samples = text.lines().filter_map(sample);
+    let matching = samples.filter(|(sample, has, _)| {
+        *sample == name && labels.iter().all(|(label, value)| has.get(label) == Some(value))
+    });
+    matching.map(|(_, _, value)| value).sum()
 }
 
 /// One live session, as the API shows it; empty where nothing is known yet.
@@ -238,6 +243,8 @@ pub fn command(folder: &Path) -> Result<Command> {
             command.env_remove(name);
         }
     }
+    // Programs at the interfaces of this host are not a test's to attach.
+    command.env("PROXY_EBPF_MODE", "off");
     // `.env` of the folder, which has none, and not of the caller's.
     command.current_dir(folder);
     Ok(command)

@@ -4,6 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::time::{ClockId, clock_gettime};
 
 /// CPU time of all threads of the process since its start, user and system.
 pub fn cpu(process: u32) -> Result<Duration> {
@@ -14,6 +15,23 @@ pub fn cpu(process: u32) -> Result<Duration> {
     let ticks = fields.split_ascii_whitespace().skip(11).take(2).map(str::parse::<u64>);
     let ticks: u64 = ticks.collect::<Result<Vec<_>, _>>()?.into_iter().sum();
     Ok(Duration::from_millis(ticks * 10))
+}
+
+/// CPU time of the whole machine since some moment: all that it was not idle, interrupts and the
+/// kernel's own work included.
+///
+/// Of a CPU without a tick the kernel measures the idle time, and samples the rest at each tick: what
+/// is paced would be counted by chance.
+pub fn machine() -> Result<Duration> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let line = stat.lines().next().and_then(|line| line.strip_prefix("cpu ")).context("no cpu")?;
+    // proc(5): the fourth and fifth field, in ticks of which Linux shows 100 a second.
+    let ticks = line.split_ascii_whitespace().skip(3).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.collect::<Result<Vec<_>, _>>()?.into_iter().sum();
+    let cpus = stat.lines().skip(1).take_while(|line| line.starts_with("cpu")).count();
+    let now = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME)?);
+    let all = now * u32::try_from(cpus)?;
+    Ok(all.saturating_sub(Duration::from_millis(ticks * 10)))
 }
 
 /// Memory that is the process's own or its share of what it shares, bytes.

@@ -1,10 +1,12 @@
 //! `bench`: the proxy beside others, same machine, same run.
 
+use std::process::Command;
+
 use anyhow::Result;
 use clap::{Subcommand, ValueEnum};
 
 use crate::command::{become_it, cargo};
-use crate::{needs, run};
+use crate::{build_ebpf, needs, run};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -18,18 +20,19 @@ enum What {
     Rtmp(Turns<RtmpCase>),
     /// HLS and HTTP-FLV players, beside nginx and HAProxy: CPU seconds per GiB and requests/s.
     Http(Turns<HttpCase>),
-    /// WebRTC sessions, beside nginx and socat: CPU time per packet, packets/s, added latency.
+    /// WebRTC sessions, beside nginx, socat and the kernel's own forwarding: CPU time per packet,
+    /// packets/s, added latency; and the kernel's packet path alone.
     Udp(Turns<UdpCase>),
 }
 
 #[derive(clap::Args)]
 struct Turns<C: ValueEnum + Send + Sync + 'static> {
-    /// Rounds of each case; the contenders take turns.
-    #[arg(long, default_value_t = 6)]
-    rounds: u32,
-    /// Seconds that are measured in each round.
-    #[arg(long, default_value_t = 8)]
-    seconds: u32,
+    /// Rounds of each case; the contenders take turns. Six, and three of the many cases of `udp`.
+    #[arg(long)]
+    rounds: Option<u32>,
+    /// Seconds that are measured in each round. Eight, and three of `udp`.
+    #[arg(long)]
+    seconds: Option<u32>,
     /// Only this case.
     #[arg(long)]
     case: Option<C>,
@@ -58,24 +61,48 @@ enum UdpCase {
     Flood,
     Single,
     Latency,
+    Paths,
+    PathsPublish,
+    PathsLatency,
+    Sessions,
+    Programs,
+    Frames,
 }
 
 pub(crate) fn bench(args: &Args) -> Result<()> {
     match &args.what {
-        What::Rtmp(turns) => start("bench_rtmp", turns),
-        What::Http(turns) => start("bench_http", turns),
-        What::Udp(turns) => start("bench_udp", turns),
+        What::Rtmp(turns) => start("bench_rtmp", turns, (6, 8)),
+        What::Http(turns) => start("bench_http", turns, (6, 8)),
+        What::Udp(turns) => {
+            // Before the proxy, which embeds it.
+            let built = build_ebpf::build()?;
+            let mut bench = prepare("bench_udp", turns, (3, 3))?;
+            become_it(bench.env("SRS_PROXY_BPF_OBJECT", built.object))
+        }
     }
 }
 
-fn start<C: ValueEnum + Send + Sync>(program: &str, turns: &Turns<C>) -> Result<()> {
+/// Runs a bench; without other words so many rounds of so many seconds.
+fn start<C>(program: &str, turns: &Turns<C>, usual: (u32, u32)) -> Result<()>
+where
+    C: ValueEnum + Send + Sync,
+{
+    become_it(&mut prepare(program, turns, usual)?)
+}
+
+fn prepare<C>(program: &str, turns: &Turns<C>, usual: (u32, u32)) -> Result<Command>
+where
+    C: ValueEnum + Send + Sync,
+{
     needs::install(needs::BENCHES)?;
     let proxy = run::build_release()?;
     let Turns { rounds, seconds, case } = turns;
+    let (rounds, seconds) = (rounds.unwrap_or(usual.0), seconds.unwrap_or(usual.1));
     let mut bench = cargo(["run", "--release", "--quiet", "--locked", "-p", "srs-proxy-tests"])?;
     bench.args(["--bin", program, "--", &rounds.to_string(), &seconds.to_string()]);
     if let Some(name) = case.as_ref().and_then(ValueEnum::to_possible_value) {
         bench.arg(name.get_name());
     }
-    become_it(bench.env("SRS_PROXY_BIN", proxy))
+    bench.env("SRS_PROXY_BIN", proxy);
+    Ok(bench)
 }

@@ -33,8 +33,9 @@ pub(crate) const TESTS: &[Need] = &[
         package: "srt-tools",
         is_here: || find("srt-live-transmit").is_some(),
     },
-    Need { what: "ip", package: "iproute2", is_here: || find("ip").is_some() },
-    Need { what: "ethtool", package: "ethtool", is_here: || find("ethtool").is_some() },
+    Need { what: "bpftool", package: "bpftool", is_here: || find("bpftool").is_some() },
+    IP,
+    ETHTOOL,
     HAPROXY,
 ];
 
@@ -44,7 +45,14 @@ pub(crate) const BENCHES: &[Need] = &[
     HAPROXY,
     Need { what: "nginx's stream module", package: "libnginx-mod-stream", is_here: nginx_streams },
     Need { what: "socat", package: "socat", is_here: || find("socat").is_some() },
+    IP,
+    ETHTOOL,
 ];
+
+const IP: Need = Need { what: "ip", package: "iproute2", is_here: || find("ip").is_some() };
+
+const ETHTOOL: Need =
+    Need { what: "ethtool", package: "ethtool", is_here: || find("ethtool").is_some() };
 
 const NGINX: Need =
     Need { what: "nginx", package: "nginx-light", is_here: || find("nginx").is_some() };

@@ -260,8 +260,7 @@ mod tests {
         let fixed = Origin::fixed("127.0.0.1", &[(Listener::Rtmp, "1935")]).unwrap();
         let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
         let balancer = Arc::new(Balancer::new(settings));
-        let registry =
-            registry(
+        let registry = registry(
             Arc::clone(&sessions),
             balancer,
             Arc::default(),

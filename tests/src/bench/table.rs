@@ -28,6 +28,12 @@ pub enum Column {
     RoundTripP50,
     /// The same of 99 in 100.
     RoundTripP99,
+    /// CPU time of the whole machine per packet that arrived, microseconds.
+    MachinePerPacket,
+    /// What the relay adds to that, microseconds.
+    AddedPerPacket,
+    /// Percent of the packets that the kernel forwarded in the relay's place.
+    InKernel,
     /// What the relay adds to the round trip's p50, microseconds.
     AddedP50,
     /// The same of its p99.
@@ -48,6 +54,9 @@ impl Column {
             Self::Lost => "% lost",
             Self::RoundTripP50 => "round trip µs p50",
             Self::RoundTripP99 => "round trip µs p99",
+            Self::MachinePerPacket => "whole machine's CPU µs/packet",
+            Self::AddedPerPacket => "added CPU µs/packet",
+            Self::InKernel => "% in the kernel",
             Self::AddedP50 => "added µs p50",
             Self::AddedP99 => "added µs p99",
         }
@@ -57,7 +66,12 @@ impl Column {
     fn digits(self) -> usize {
         match self {
             Self::CpuPerGib => 3,
-            Self::Gigabits | Self::CpuPerPacket | Self::Lost => 2,
+            Self::Gigabits
+            | Self::CpuPerPacket
+            | Self::MachinePerPacket
+            | Self::AddedPerPacket
+            | Self::InKernel
+            | Self::Lost => 2,
             Self::CpuPerRequest | Self::Memory => 1,
             Self::Requests
             | Self::PacketsPerCore
@@ -78,6 +92,7 @@ impl Column {
                 | Self::Requests
                 | Self::CpuPerPacket
                 | Self::PacketsPerCore
+                | Self::AddedPerPacket
                 | Self::AddedP50
                 | Self::AddedP99
         )
@@ -102,8 +117,11 @@ impl Column {
             Self::Lost => each(as_float(sent.saturating_sub(arrived)) * 100.0, sent),
             Self::RoundTripP50 => run.round_trip.map(|it| it.p50),
             Self::RoundTripP99 => run.round_trip.map(|it| it.p99),
-            Self::AddedP50 => run.added.map(|it| it.p50),
-            Self::AddedP99 => run.added.map(|it| it.p99),
+            Self::MachinePerPacket => run.machine_each().map(|each| each * 1e6),
+            Self::AddedPerPacket => run.added?.machine.map(|each| each * 1e6),
+            Self::InKernel => each(as_float(run.forwarded?) * 100.0, arrived),
+            Self::AddedP50 => run.added?.round_trip.map(|it| it.p50),
+            Self::AddedP99 => run.added?.round_trip.map(|it| it.p99),
         }
     }
 }
@@ -148,6 +166,72 @@ pub(super) fn print<L, O>(
             }
         }
         println!("| {} |", row.join(" | "));
+    }
+}
+
+/// One figure of one round.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    name: String,
+    unit: &'static str,
+    value: f64,
+    aim: Option<Aim>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Aim {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Figure {
+    /// A figure of this name.
+    pub fn new(name: impl Into<String>, unit: &'static str, value: f64) -> Self {
+        Self { name: name.into(), unit, value, aim: None }
+    }
+
+    /// That should not be above this.
+    #[must_use]
+    pub fn at_most(self, aim: f64) -> Self {
+        Self { aim: Some(Aim::AtMost(aim)), ..self }
+    }
+
+    /// That should not be below this.
+    #[must_use]
+    pub fn at_least(self, aim: f64) -> Self {
+        Self { aim: Some(Aim::AtLeast(aim)), ..self }
+    }
+}
+
+impl Aim {
+    /// The aim, and whether it is met by this.
+    fn of(self, value: f64) -> String {
+        let (sign, aim, is_met) = match self {
+            Self::AtMost(aim) => ("at most", aim, value <= aim),
+            Self::AtLeast(aim) => ("at least", aim, value >= aim),
+        };
+        let by = 100.0 * (value / aim - 1.0);
+        let verdict =
+            if is_met { "met".to_owned() } else { format!("missed by {:.0} %", by.abs()) };
+        format!("{sign} {aim}: {verdict}")
+    }
+}
+
+/// One row for each figure: least, middle and most of its rounds, and the aim, to which the middle
+/// is held.
+pub(super) fn print_figures(title: &str, rounds: &[Vec<Figure>]) {
+    println!("\n{title}:\n");
+    println!("| what | | min / median / max | aim |");
+    println!("|---|---|---|---|");
+    for Figure { name, unit, aim, .. } in rounds.first().into_iter().flatten() {
+        let same = rounds.iter().flatten().filter(|other| other.name == *name);
+        let Some(spread) = Spread::of(same.map(|figure| figure.value).collect()) else { continue };
+        let Spread { least, median, most } = spread;
+        let digits = [10.0, 1000.0].iter().filter(|limit| median.abs() < **limit).count();
+        let aim = aim.map(|aim| aim.of(median)).unwrap_or_default();
+        println!(
+            "| {name} | {unit} | {least:.digits$} / {median:.digits$} / {most:.digits$} | {aim} |"
+        );
     }
 }
 

@@ -1,9 +1,10 @@
 //! Both ends of sessions over UDP: the clients' sockets, and the origin's only one.
 
+mod offload;
 mod packets;
 mod traffic;
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, SockaddrIn, sockopt::RcvBufForce};
 use socket2::SockRef;
 
+pub use self::offload::Asked;
 use self::packets::{Header, Kind, READ, SIZE};
 use self::traffic::Traffic;
 use super::{Client, Relay};
-use crate::{stun, wait};
+use crate::netns::Namespace;
+use crate::{ports, stun, wait};
 
 /// What the sessions of a case carry.
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +84,7 @@ pub struct OriginSocket {
 pub struct Opener {
     load: Load,
     origin: OriginSocket,
+    home: Option<Namespace>,
     ask: Ask,
 }
 
@@ -103,9 +107,9 @@ struct Consent {
 }
 
 impl OriginSocket {
-    /// On a free port; answers binding requests with this password.
-    pub fn bind(password: &str) -> Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+    /// On a free port of this host; answers binding requests with this password.
+    pub fn bind(host: IpAddr, password: &str) -> Result<Self> {
+        let socket = UdpSocket::bind((host, 0))?;
         prepare(&socket)?;
         Ok(Self { socket: Arc::new(socket), password: password.to_owned() })
     }
@@ -138,14 +142,38 @@ impl OriginSocket {
 }
 
 impl Opener {
-    /// For sessions with this origin; they are asked for if a relay has signalling.
-    pub fn new(load: Load, origin: &OriginSocket, ask: Ask) -> Self {
-        Self { load, origin: origin.clone(), ask }
+    /// For sessions with this origin, of clients that are in this namespace, if in any; they are
+    /// asked for if a relay has signalling.
+    pub fn new(load: Load, origin: &OriginSocket, home: Option<Namespace>, ask: Ask) -> Self {
+        Self { load, origin: origin.clone(), home, ask }
     }
 
     /// The session of this number, once a packet has gone there and back through the relay and is
     /// what it was.
     fn open(&self, relay: &Relay, number: usize) -> Result<Session> {
+        let (client, consent) = self.connect(relay, number)?;
+        let header = Header { kind: Kind::Echo, session: u32::try_from(number)?, ..Header::EMPTY };
+        let mut packet: Vec<u8> = (0..=u8::MAX).cycle().take(SIZE).collect();
+        header.write(&mut packet)?;
+        let is_same = |echo: &[u8]| echo == packet;
+        let at_origin = self.converse(&client, &packet, is_same).context("an echo")?;
+        let arrived_at = Instant::now();
+        Ok(Session { client, at_origin, consent, next: 0, arrived: 0, arrived_at })
+    }
+
+    /// The same before any media.
+    fn connect(&self, relay: &Relay, number: usize) -> Result<(UdpSocket, Option<Consent>)> {
+        let (client, consent) = self.asked(relay, number)?;
+        if let Some(consent) = &consent {
+            let (transaction, request) = consent.request(number, 0)?;
+            let is_success = |packet: &[u8]| stun::is_success(packet, transaction);
+            self.converse(&client, &request, is_success).context("ICE")?;
+        }
+        Ok((client, consent))
+    }
+
+    /// A socket, and what its checks need if the relay has signalling.
+    fn asked(&self, relay: &Relay, number: usize) -> Result<(UdpSocket, Option<Consent>)> {
         let consent = match relay.signalling {
             Some(address) => {
                 let own = format!("client{number}");
@@ -156,21 +184,10 @@ impl Opener {
             }
             None => None,
         };
-        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let client = ports::towards(relay.address)?;
         prepare(&client)?;
         client.connect(relay.address)?;
-        if let Some(consent) = &consent {
-            let (transaction, request) = consent.request(number, 0)?;
-            let is_success = |packet: &[u8]| stun::is_success(packet, transaction);
-            self.converse(&client, &request, is_success).context("ICE")?;
-        }
-        let header = Header { kind: Kind::Echo, session: u32::try_from(number)?, ..Header::EMPTY };
-        let mut packet: Vec<u8> = (0..=u8::MAX).cycle().take(SIZE).collect();
-        header.write(&mut packet)?;
-        let is_same = |echo: &[u8]| echo == packet;
-        let at_origin = self.converse(&client, &packet, is_same).context("an echo")?;
-        let arrived_at = Instant::now();
-        Ok(Session { client, at_origin, consent, next: 0, arrived: 0, arrived_at })
+        Ok((client, consent))
     }
 
     /// Sends this until an answer is the one that is waited for; says where the origin saw it come
@@ -192,15 +209,21 @@ impl Opener {
 
     /// One session of the number behind all others, which ends as it begins.
     pub fn try_out(&self, relay: &Relay) -> Result<()> {
-        self.open(relay, TRIAL).map(drop)
+        self.at_home(|| self.open(relay, TRIAL)).map(drop)
     }
 
     /// So many sessions, as one client.
     pub fn client(&self, relay: &Relay, count: usize) -> Result<Client> {
-        let sessions = (0..count).map(|number| self.open(relay, number));
-        let (load, origin, sessions) =
-            (self.load, self.origin.clone(), sessions.collect::<Result<_>>()?);
+        let open = || (0..count).map(|number| self.open(relay, number)).collect();
+        let (load, origin, sessions) = (self.load, self.origin.clone(), self.at_home(open)?);
         Ok(Box::new(move |tally| Traffic::new(load, origin, sessions)?.run(tally)))
+    }
+
+    fn at_home<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
+        match &self.home {
+            Some(home) => home.within(act),
+            None => act(),
+        }
     }
 }
 

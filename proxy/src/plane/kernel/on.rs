@@ -298,8 +298,9 @@ impl fmt::Debug for On {
 }
 
 /// A memo of these bytes; none if they are too many.
-fn kept(bytes: &[u8]) -> Option<Memo> {
-    let mut memo = Memo { length: u32::try_from(bytes.len()).ok()?, bytes: [0; Memo::MAX] };
+fn kept(bytes: &[u8]) -> Option<Box<Memo>> {
+    let length = u32::try_from(bytes.len()).ok()?;
+    let mut memo = Box::new(Memo { length, bytes: [0; Memo::MAX] });
     memo.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
     Some(memo)
 }

@@ -91,7 +91,8 @@ impl Attempt<'_> {
     }
 
     fn note_plane(&self, plane: StreamPlane, reason: &'static str) {
-        self.session().note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
+        self.session()
+            .note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
     }
 
     /// The client has got the origin's head.

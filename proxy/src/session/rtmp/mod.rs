@@ -178,7 +178,8 @@ impl Rtmp {
         let mut is_established = false;
         let end = loop {
             let reason = bridge.obstacle().unwrap_or(reason);
-            session.note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
+            session
+                .note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
             if bridge.is_accepted() == Some(true) && !is_established {
                 is_established = true;
                 lease.found();

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
-use tracing::debug;
+use tracing::warn;
 
 use super::Link;
 use super::mirror::{Neighbour, Station};
@@ -75,7 +75,7 @@ pub(super) async fn links_and_neighbours() -> io::Result<(Vec<Link>, Vec<(Statio
     dump(Table::Links, |message| match message.news() {
         Ok(News::Link(link)) => links.push(link),
         Ok(_) => {}
-        Err(error) => debug!(%error, "a link that netlink describes was not understood"),
+        Err(error) => warn!(%error, "a link was not understood and is left out"),
     })
     .await?;
     dump(Table::Neighbours, |message| {

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use std::{fmt, io};
+use std::{fmt, io, mem};
 
+use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use tracing::{debug, warn};
+use tracing::{debug, trace, warn};
 
 use super::mirror::Station;
 use super::netlink::{self, Netlink, is_overrun};
@@ -32,6 +33,8 @@ pub struct Watch {
     /// Paths that are being asked, by the sequence number of the question.
     in_flight: HashMap<u32, Path>,
     sequence: u32,
+    /// The kernel has not refused that yet.
+    may_resolve: bool,
     /// When all routes are asked anew.
     doubts: Option<Instant>,
     /// When they were last.
@@ -45,7 +48,7 @@ const DOUBTS_EVERY: Duration = Duration::from_millis(250);
 /// What the kernel does not tell, as that it learned a smaller MTU, is asked for.
 const REFRESHES_EVERY: Duration = Duration::from_secs(30);
 const VERIFIES_EVERY: Duration = Duration::from_millis(250);
-const RETRIES_AFTER: Duration = Duration::from_secs(5);
+const RETRIES_AFTER: Duration = Duration::from_secs(2);
 /// Questions whose answers fit into the smallest receive buffer.
 const IN_FLIGHT: usize = 64;
 
@@ -69,6 +72,7 @@ impl Watch {
             questions: Netlink::open(&[])?,
             in_flight: HashMap::new(),
             sequence: 0,
+            may_resolve: true,
             doubts: None,
             doubted: None,
         };
@@ -86,8 +90,13 @@ impl Watch {
         loop {
             let doubts = self.doubts;
             let done = tokio::select! {
-                done = hear(&mut self.events, &shared) => done.map(|heard| self.heard(heard)),
-                done = settle(&mut self.questions, &mut self.in_flight, &shared) => done,
+                done = hear(&mut self.events, &shared) => done.map(|routes| self.doubt_soon(routes)),
+                done = settle(
+                    &mut self.questions,
+                    &mut self.in_flight,
+                    &mut self.may_resolve,
+                    &shared,
+                ) => done,
                 () = shared.asked.notified() => Ok(()),
                 () = sleep_until(doubts.unwrap_or_else(Instant::now)), if doubts.is_some() => {
                     self.doubts = None;
@@ -114,8 +123,9 @@ impl Watch {
         }
     }
 
-    fn heard(&mut self, heard: Heard) {
-        if heard.routes_changed && self.doubts.is_none() {
+    /// Has the routes asked anew soon, if they may have changed.
+    fn doubt_soon(&mut self, may_have_changed: bool) {
+        if may_have_changed && self.doubts.is_none() {
             let now = Instant::now();
             let earliest = self.doubted.map_or(now, |last| last + DOUBTS_EVERY);
             self.doubts = Some((now + SETTLES).max(earliest));
@@ -180,6 +190,7 @@ impl Watch {
             debug!("netlink said more than was read; everything is read anew");
         } else {
             warn!(%error, "netlink failed; everything is read anew");
+            sleep(RETRIES_AFTER).await;
         }
         while let Err(error) = self.read_all().await {
             warn!(%error, "links and neighbours could not be read");
@@ -211,34 +222,30 @@ fn every(period: Duration) -> tokio::time::Interval {
     interval
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Heard {
-    routes_changed: bool,
-}
-
-/// Takes what the kernel says by itself into the mirror.
-async fn hear(events: &mut Netlink, shared: &Shared) -> io::Result<Heard> {
-    let mut heard = Heard::default();
+/// Takes what the kernel says by itself into the mirror. True if routes may be others now.
+async fn hear(events: &mut Netlink, shared: &Shared) -> io::Result<bool> {
+    let mut routes_changed = false;
     events
         .receive(|message| {
-            let mut mirror = shared.mirror.lock();
+            let mirror = &shared.mirror;
             match message.news() {
-                Ok(News::Link(link)) => heard.routes_changed |= mirror.link(link),
-                Ok(News::NoLink(index)) => heard.routes_changed |= mirror.no_link(index),
-                Ok(News::Neighbour(station, neighbour)) => mirror.neighbour(station, neighbour),
-                Ok(News::Routes) => heard.routes_changed = true,
+                Ok(News::Link(link)) => routes_changed |= mirror.lock().link(link),
+                Ok(News::NoLink(index)) => routes_changed |= mirror.lock().no_link(index),
+                Ok(News::Neighbour(station, known)) => mirror.lock().neighbour(station, known),
+                Ok(News::Routes) => routes_changed = true,
                 Ok(News::Done | News::Failed(_) | News::Nothing) => {}
                 Err(error) => debug!(%error, "a message of netlink was not understood"),
             }
         })
         .await?;
-    Ok(heard)
+    Ok(routes_changed)
 }
 
 /// Takes answers to questions into the mirror.
 async fn settle(
     questions: &mut Netlink,
     in_flight: &mut HashMap<u32, Path>,
+    may_resolve: &mut bool,
     shared: &Shared,
 ) -> io::Result<()> {
     questions
@@ -248,11 +255,14 @@ async fn settle(
                     shared.mirror.lock().route(path, route);
                 }
             }
-            None => {
-                if let Ok(News::Failed(error)) = message.news() {
-                    debug!(%error, "the kernel did not resolve a neighbour");
+            // Orders are answered only when they fail.
+            None => match message.news() {
+                Ok(News::Failed(Errno::EPERM)) if mem::take(may_resolve) => {
+                    warn!("neighbours cannot be resolved without CAP_NET_ADMIN");
                 }
-            }
+                Ok(News::Failed(error)) => trace!(%error, "a neighbour cannot be resolved"),
+                _ => {}
+            },
         })
         .await
 }

@@ -5,18 +5,22 @@
 //! offer and an answer over HTTP, and a binding request every five seconds. socat has a process for
 //! each client, so it is there only where there is one.
 
-use std::net::SocketAddr;
+mod hosts;
+mod origin;
+mod sessions;
+
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
-use srs_proxy_tests::bench::udp::{Answer, Load, Opener, OriginSocket, Pace, Way};
-use srs_proxy_tests::bench::{self, Bench, Case, Client, Column, Contender, Relay, Scene};
+use anyhow::Result;
+use srs_proxy_tests::bench::udp::{Load, Pace, Way};
+use srs_proxy_tests::bench::{self, Bench, Case, Column, Contender, Relay, ebpf};
+use srs_proxy_tests::ports;
 use srs_proxy_tests::process::{self, Process};
 use srs_proxy_tests::proxy::Proxy;
-use srs_proxy_tests::{http, ports, raw};
+
+use self::origin::{Datagrams, Origin};
 
 fn main() -> Result<()> {
     let bench = Bench::from_arguments()?;
@@ -26,8 +30,15 @@ fn main() -> Result<()> {
     println!("  them for a packet, are in it only as far as this kernel charges them to a process");
     println!("- direct: clients and origin without a relay; added: beyond that, in the same round");
     println!("- socat has a process for each client: it takes part in the cases of one session");
-    bench.run(&Datagrams, MANY, &[DIRECT, SRS_PROXY, NGINX])?;
-    bench.run(&Datagrams, ONE, &[DIRECT, SRS_PROXY, NGINX, SOCAT])
+    let loopback = Datagrams { has_hosts: false };
+    bench.run(&loopback, MANY, &[DIRECT, SRS_PROXY, NGINX])?;
+    bench.run(&loopback, ONE, &[DIRECT, SRS_PROXY, NGINX, SOCAT])?;
+    hosts::bench(&bench)?;
+    bench.figures("sessions", "New sessions with the kernel's packet path (TC)", || {
+        sessions::figures(bench.folder())
+    })?;
+    bench.figures("programs", "The kernel's programs alone, by test runs", ebpf::programs)?;
+    bench.figures("frames", "Live frames through a hop, on one core", ebpf::frames)
 }
 
 const COST: &[Column] = &[Column::CpuPerPacket, Column::Lost, Column::Packets, Column::Memory];
@@ -115,25 +126,14 @@ fn srs_proxy(folder: &Path, origin: &Origin) -> Result<Relay> {
             ("PROXY_WEBRTC_SERVER", &media.to_string()),
         ],
     )?;
-    let (api, rtc) = (origin.http.address().port(), origin.media.address()?.port());
-    let body = json!({
-        "ip": origin.http.address().ip(),
-        "server": "vid-bench",
-        "service": "bench",
-        "pid": "1",
-        "rtmp": [api.to_string()],
-        "api": [api.to_string()],
-        "rtc": [format!("udp://0.0.0.0:{rtc}")],
-    });
-    let answer = http::post(proxy.system_api(), "/api/v1/srs/register", &body.to_string())?;
-    ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
-    Ok(Relay { process: Some(proxy.process), address: media, signalling: Some(signalling) })
+    origin.register_at(&proxy)?;
+    Ok(Relay { signalling: Some(signalling), ..Relay::new(proxy.process, media) })
 }
 
 fn nginx(folder: &Path, origin: &Origin) -> Result<Relay> {
     let origin = origin.media.address()?;
     // Without `reuseport` a worker gets packets of another one's sessions, and opens new ones.
-    bench::nginx_udp(folder, |listen| {
+    bench::nginx_udp(folder, Ipv4Addr::LOCALHOST.into(), |listen| {
         format!("listen {listen} udp reuseport rcvbuf=4m; proxy_pass {origin}; proxy_timeout 30s;")
     })
 }
@@ -145,104 +145,3 @@ fn socat(folder: &Path, origin: &Origin) -> Result<Relay> {
     command.arg(format!("UDP4:{origin}"));
     Ok(Relay::new(Process::start(&mut command, folder, "socat")?, address))
 }
-
-/// A scripted media server: WHIP and WHEP, and its socket.
-struct Origin {
-    http: raw::Origin,
-    media: OriginSocket,
-}
-
-impl Origin {
-    fn start() -> Result<Self> {
-        let media = OriginSocket::bind(PASSWORD)?;
-        let (port, count) = (media.address()?.port(), AtomicUsize::new(0));
-        let http = raw::Origin::start(move |request, exchange| {
-            ensure!(request.method() == "POST", "{}", request.method());
-            let number = count.fetch_add(1, Ordering::Relaxed);
-            let ufrag = format!("origin{number:04}");
-            let sdp = sdp("passive", &ufrag, PASSWORD)
-                + &format!("a=candidate:0 1 udp 2130706431 127.0.0.1 {port} typ host\r\n");
-            let lines = format!(
-                "Content-Type: application/sdp\r\nLocation: /rtc/v1/whip/?session={ufrag}\r\n"
-            );
-            exchange.answer("201 Created", &lines, sdp)
-        })?;
-        Ok(Self { http, media })
-    }
-}
-
-/// Origin and clients of a load.
-struct Datagrams;
-
-impl Scene for Datagrams {
-    type Load = Load;
-    type Origin = Origin;
-    type Hint = Opener;
-
-    fn origin(&self, _: &Load) -> Result<Origin> {
-        Origin::start()
-    }
-
-    fn try_out(&self, load: &Load, origin: &Origin, relay: &Relay) -> Result<Opener> {
-        let opener = Opener::new(*load, &origin.media, ask);
-        opener.try_out(relay)?;
-        Ok(opener)
-    }
-
-    fn clients(&self, opener: &Opener, relay: &Relay, count: usize) -> Result<Vec<Client>> {
-        Ok(vec![opener.client(relay, count)?])
-    }
-}
-
-/// Asks for the session of this number by WHIP or WHEP.
-fn ask(signalling: SocketAddr, ufrag: &str, number: usize, way: Way) -> Result<Answer> {
-    let kind = match way {
-        Way::ToClients => "whep",
-        Way::ToOrigin => "whip",
-    };
-    let offer = sdp("actpass", ufrag, "a-password-of-a-client-0");
-    let mut client = raw::Client::connect(signalling)?;
-    let target = format!("/rtc/v1/{kind}/?app=live&stream=stream{number}");
-    let length = offer.len();
-    let lines = format!("Content-Type: application/sdp\r\nContent-Length: {length}\r\n");
-    client.ask("POST", &target, &lines)?;
-    client.send(&offer)?;
-    let answer = client.answer("POST")?;
-    let sdp = answer.text();
-    ensure!(answer.status() == 201, "{target}: {:?} {sdp}", answer.head);
-    let line = |name: &str| {
-        let value = sdp.lines().find_map(|line| line.strip_prefix(name));
-        value.with_context(|| format!("no {name} in {sdp}"))
-    };
-    let candidate: Vec<_> = line("a=candidate:")?.split(' ').collect();
-    let candidate = candidate.get(4..6).context("a short candidate")?.join(":");
-    Ok(Answer {
-        ufrag: line("a=ice-ufrag:")?.to_owned(),
-        password: line("a=ice-pwd:")?.to_owned(),
-        candidate: candidate.parse()?,
-    })
-}
-
-/// A description of one video, but for its candidates.
-fn sdp(setup: &str, ufrag: &str, password: &str) -> String {
-    let fingerprint = ["5A"; 32].join(":");
-    format!(
-        "v=0\r\n\
-         o=- 1 2 IN IP4 127.0.0.1\r\n\
-         s=-\r\n\
-         t=0 0\r\n\
-         a=group:BUNDLE 0\r\n\
-         m=video 9 UDP/TLS/RTP/SAVPF 96\r\n\
-         c=IN IP4 0.0.0.0\r\n\
-         a=mid:0\r\n\
-         a=sendrecv\r\n\
-         a=rtcp-mux\r\n\
-         a=rtpmap:96 H264/90000\r\n\
-         a=setup:{setup}\r\n\
-         a=fingerprint:sha-256 {fingerprint}\r\n\
-         a=ice-ufrag:{ufrag}\r\n\
-         a=ice-pwd:{password}\r\n"
-    )
-}
-
-const PASSWORD: &str = "a-password-of-an-origin-";
