@@ -1,10 +1,10 @@
 //! The plane where there is one: what it is told, and what it hears of this host.
 
 use std::collections::{BTreeSet, HashMap};
-use std::{fmt, io};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use parking_lot::Mutex;
 use proxy_ebpf::maps::Memo;

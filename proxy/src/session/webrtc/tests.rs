@@ -51,7 +51,8 @@ impl Rig {
             consent_timeout,
             buffer: 65536,
         };
-        let webrtc = Webrtc::new(settings, Arc::clone(&sessions), Kernel::off("a test"), stop.clone());
+        let webrtc =
+            Webrtc::new(settings, Arc::clone(&sessions), Kernel::off("a test"), stop.clone());
         let arrived = Arc::clone(&webrtc);
         tokio::spawn(udp::receive(socket, stop.clone(), move |socket, train| {
             arrived.arrived(socket, &train);

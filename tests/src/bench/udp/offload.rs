@@ -27,8 +27,9 @@ pub struct Asked {
 impl Opener {
     /// Opens a session and sends media at once, a packet every [`STEP`]: the time from the first
     /// packet to the first one that the kernel has forwarded. The relay sends packets of its own,
-    /// with a time to live that is whole; what is forwarded has lost a hop of it.
-    pub fn offload_delay(&self, relay: &Relay, number: usize) -> Result<Duration> {
+    /// with a time to live that is whole; what is forwarded has lost a hop of it. Gives the session's
+    /// socket as well: a port that is free again would be another session's.
+    pub fn offload_delay(&self, relay: &Relay, number: usize) -> Result<(Duration, UdpSocket)> {
         let origin = &self.origin.socket;
         setsockopt(origin, Ipv4RecvTtl, &true)?;
         let (client, _) = self.at_home(|| self.connect(relay, number))?;
@@ -42,7 +43,7 @@ impl Opener {
             }
             while let Some((header, hops)) = self.origin.receive_with_hops()? {
                 if header.session == session && hops < WHOLE {
-                    return Ok(STEP * header.number);
+                    return Ok((STEP * header.number, client));
                 }
             }
         }

@@ -31,7 +31,8 @@ pub(crate) fn figures(folder: &Path) -> Result<Vec<Figure>> {
     let opener = Opener::new(load, &origin.media, Some(home), ask);
 
     let delays = (0..TRIALS).map(|number| opener.offload_delay(&relay, number));
-    let mut delays: Vec<_> = delays.collect::<Result<_>>()?;
+    let trials: Vec<_> = delays.collect::<Result<_>>()?;
+    let mut delays: Vec<_> = trials.iter().map(|(delay, _)| *delay).collect();
     delays.sort_unstable();
     let delay = |of_100: usize| {
         let delay = delays.get(delays.len() * of_100 / 100).map(Duration::as_secs_f64);
@@ -45,7 +46,10 @@ pub(crate) fn figures(folder: &Path) -> Result<Vec<Figure>> {
 
     let asked = opener.ask_for(&relay, TRIALS + SESSIONS, SESSIONS)?;
     let before = flows(&proxy)?;
-    let installed = opener.check_all(&asked, || Ok(flows(&proxy)? >= before + SESSIONS))?;
+    let is_done = || Ok(flows(&proxy)? >= before + SESSIONS);
+    let installed = opener.check_all(&asked, is_done);
+    let installed =
+        installed.with_context(|| format!("{before} flows, now {:?}", flows(&proxy)))?;
     let each = |seconds: f64| seconds / f64::from(u32::try_from(SESSIONS).unwrap_or(u32::MAX));
     Ok(vec![
         Figure::new("first packet to first forwarded one, p50", "ms", delay(50)?),
