@@ -79,7 +79,7 @@ pub fn decide<'a>(
     let mut train = Train {
         protocol,
         socket_id,
-        at: datagram.payload() as u32,
+        at: datagram.payload(),
         left: datagram.payload_length,
         segment: first,
         datagrams: 0,
@@ -98,7 +98,7 @@ pub struct Train {
     protocol: Protocol,
     socket_id: [u8; 4],
     /// Where the next one begins.
-    at: u32,
+    at: usize,
     /// Bytes from there to the end.
     left: u32,
     /// Bytes of each but the last.
@@ -113,18 +113,17 @@ impl Train {
     #[inline(always)]
     pub fn step(&mut self, frame: &(impl Frame + ?Sized)) -> bool {
         let length = self.segment.min(self.left);
-        let at = self.at as usize;
         if self.protocol == Protocol::Srt
-            && media::socket_id(frame, at, length) != Some(self.socket_id)
+            && media::socket_id(frame, self.at, length) != Some(self.socket_id)
         {
             return false;
         }
-        let Ok(later) = media::classify(frame, self.protocol, at, length) else {
+        let Ok(later) = media::classify(frame, self.protocol, self.at, length) else {
             return false;
         };
         self.progress = self.progress.then(later);
         self.datagrams += 1;
-        self.at += length;
+        self.at += length as usize;
         self.left -= length;
         self.left != 0
     }
@@ -152,7 +151,7 @@ fn find<'a>(
         // Zero is the first handshake's (draft-sharabayko-srt 3.2.1), and the key of WebRTC.
         if let Some(id) = media::socket_id(frame, datagram.payload(), length)
             && id != [0; 4]
-            && let Some(way) = flows.way(&Key { socket_id: id, ..datagram.key })
+            && let Some(way) = flows.way(&OnStack(Key { socket_id: id, ..datagram.key }).0)
         {
             return Ok((way, id, Protocol::Srt));
         }
@@ -164,6 +163,10 @@ fn find<'a>(
     }
     Err(Reason::UnknownFlow)
 }
+
+/// A key where the verifier wants it.
+#[repr(align(8))]
+struct OnStack(Key);
 
 /// Whether the checksum is the pseudo-header's alone: a sender on this machine has left the rest
 /// to a network card (`CHECKSUM_PARTIAL`). One in 65536 others looks alike, which does no harm.

@@ -243,6 +243,8 @@ pub fn command(folder: &Path) -> Result<Command> {
             command.env_remove(name);
         }
     }
+    // Programs at the interfaces of this host are not a test's to attach.
+    command.env("PROXY_EBPF_MODE", "off");
     // `.env` of the folder, which has none, and not of the caller's.
     command.current_dir(folder);
     Ok(command)

@@ -74,9 +74,9 @@ fn a_full_map_leaves_the_rest_to_the_relay(engine: Engine) -> Result<()> {
     Setting::PLAIN.with(&[("PROXY_EBPF_FLOWS", "8")]).tell(engine, |stage| {
         let (_origin, clients) = clients(stage, 12)?;
         let mut echoes: Vec<_> =
-            clients.into_iter().map(|client| Echo::start(client, RATE / 4, 0)).collect();
+            clients.into_iter().map(|client| Echo::start(client, RATE / 2, 0)).collect();
         let all_go_on = |echoes: &[Echo<Client>]| {
-            echoes.iter().try_for_each(|echo| echo.must_go_on_for(SECOND / 4, SOON))
+            echoes.iter().try_for_each(|echo| echo.must_go_on_for(10, SOON))
         };
         all_go_on(&echoes)?;
         let room = if engine == Engine::Relay { 12 } else { 8 };

@@ -3,7 +3,7 @@
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use proxy_ebpf::maps::{self, Counter, DEFAULT_FLOWS, Key, Memo, Tally, Way, tally_index};
@@ -43,7 +43,7 @@ pub(super) fn count(reason: Reason, datagrams: u32) {
 pub(super) fn tally(datagram: &Datagram, forward: &Forward<'_>) {
     let Forward { way, datagrams, progress } = forward;
     // SAFETY: takes nothing.
-    let (cpu, now) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_ns()) };
+    let (cpu, now) = unsafe { (bpf_get_smp_processor_id(), bpf_ktime_get_coarse_ns()) };
     let index = tally_index(SRS_FLOWS.load(), cpu as u32, way.slot, way.leg);
     if let Some(tally) = TALLIES.get_ptr_mut(index) {
         // SAFETY: as in `count`: this CPU's alone; the daemon only reads it.

@@ -1,6 +1,8 @@
 //! A packet in the kernel as a frame.
 #![expect(unsafe_code, reason = "a packet is given by its addresses")]
 
+use core::mem::MaybeUninit;
+
 use proxy_ebpf::Frame;
 
 /// The linear bytes of a packet, from the address `start` up to `end`.
@@ -15,15 +17,16 @@ impl Packet {
     #[inline(always)]
     pub(super) fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {
         let at = self.at::<N>(offset)?;
+        let from = Words(bytes);
         // SAFETY: as for reading.
-        unsafe { (at as *mut [u8; N]).write(bytes) };
+        unsafe { put::<N>((&raw const from).cast(), at as *mut u8) };
         Some(())
     }
 
     /// The address of `N` bytes that are there.
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<usize> {
-        const { assert!(N >= 2, "see Frame::read") };
+        const { assert!(N >= 2 && N % 2 == 0, "see Frame::read") };
         let at = self.start + offset;
         (at + N <= self.end).then_some(at)
     }
@@ -38,8 +41,50 @@ impl Frame for Packet {
     #[inline(always)]
     fn read<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         let at = self.at::<N>(offset)?;
+        let mut to = MaybeUninit::<Words<N>>::uninit();
         // SAFETY: the verifier refuses the program unless the line above proves these bytes to
-        // be in the packet; bytes need no alignment.
-        Some(unsafe { (at as *const [u8; N]).read() })
+        // be in the packet. All of `to` is written.
+        unsafe {
+            take::<N>(at as *const u8, to.as_mut_ptr().cast());
+            Some(to.assume_init().0)
+        }
+    }
+}
+
+/// Bytes that the compiler can move in words: one by one they take the kernel twice as long.
+#[repr(align(8))]
+struct Words<const N: usize>([u8; N]);
+
+/// Copies `N` bytes out of a packet, in words as far as they go, wherever they stand: the kernel
+/// sees to it that the machine can read them. Volatile, as the compiler would make one copy byte
+/// by byte of it all.
+#[inline(always)]
+unsafe fn take<const N: usize>(packet: *const u8, to: *mut u8) {
+    let mut at = 0;
+    // SAFETY: `at` stays below `N`, for which the caller vouches on both sides.
+    unsafe {
+        while at + 4 <= N {
+            to.add(at).cast::<u32>().write(packet.add(at).cast::<u32>().read_volatile());
+            at += 4;
+        }
+        if at < N {
+            to.add(at).cast::<u16>().write(packet.add(at).cast::<u16>().read_volatile());
+        }
+    }
+}
+
+/// Copies `N` bytes into a packet, as [`take`].
+#[inline(always)]
+unsafe fn put<const N: usize>(from: *const u8, packet: *mut u8) {
+    let mut at = 0;
+    // SAFETY: as in `take`.
+    unsafe {
+        while at + 4 <= N {
+            packet.add(at).cast::<u32>().write_volatile(from.add(at).cast::<u32>().read());
+            at += 4;
+        }
+        if at < N {
+            packet.add(at).cast::<u16>().write_volatile(from.add(at).cast::<u16>().read());
+        }
     }
 }

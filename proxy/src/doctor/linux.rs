@@ -9,7 +9,7 @@ use nix::sys::utsname::uname;
 use nix::unistd::{AccessFlags, access};
 use proxy_ebpf::CONTRACT;
 
-use super::Finding;
+use super::table::Finding;
 use crate::config::{self, KernelMode};
 use crate::plane::ebpf_object::OBJECT;
 use crate::plane::kernel::privilege;
@@ -106,16 +106,19 @@ fn capabilities() -> Vec<Finding> {
     let finding = |needed: &caps::Capability| {
         let name = needed.to_string();
         if missing.contains(needed) {
-            Finding::no(
-                &name,
-                "not held: `setcap cap_bpf,cap_net_admin,cap_perfmon+ep` of the binary, or \
-                 AmbientCapabilities= of its unit",
-            )
+            Finding::no(&name, "not held")
         } else {
             Finding::ok(&name, "held")
         }
     };
-    privilege::NEEDED.iter().map(finding).collect()
+    let remedy = (!missing.is_empty()).then(|| {
+        Finding::note(
+            "capabilities",
+            "come by `setcap cap_bpf,cap_net_admin,cap_perfmon+ep` on the binary, or by \
+             AmbientCapabilities= in its unit",
+        )
+    });
+    privilege::NEEDED.iter().map(finding).chain(remedy).collect()
 }
 
 fn memlock() -> Finding {

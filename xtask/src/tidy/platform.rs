@@ -5,23 +5,28 @@ use super::{File, Finding, Tree};
 /// Files with unsafe code, each with the reason in the file itself.
 const UNSAFE: &[&str] = &[
     "proxy-ebpf/src/pod.rs",
+    "proxy-ebpf/src/programs/event.rs",
     "proxy-ebpf/src/programs/maps.rs",
     "proxy-ebpf/src/programs/mod.rs",
     "proxy-ebpf/src/programs/packet.rs",
     "proxy-ebpf/src/programs/tc_udp.rs",
     "proxy-ebpf/src/programs/xdp_udp.rs",
+    "proxy/src/plane/kernel/programs/shared.rs",
 ];
 
 /// Files that ask which system they are built for.
 const SYSTEMS: &[&str] = &[
+    "proxy/src/doctor/mod.rs",
     "proxy/src/drain.rs",
     "proxy/src/listen/tcp.rs",
     "proxy/src/listen/udp.rs",
     "proxy/src/pages/tests.rs",
     "proxy/src/plane/datagram/system.rs",
     "proxy/src/plane/kernel/mod.rs",
-    "tests/tests/ebpf.rs",
+    "tests/tests/attach.rs",
+    "tests/tests/ebpf/main.rs",
     "tests/tests/next_hops.rs",
+    "tests/tests/privileges.rs",
     "xtask/src/command.rs",
     "xtask/src/verify_ebpf.rs",
 ];

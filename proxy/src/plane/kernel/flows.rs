@@ -23,7 +23,8 @@ use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progr
 #[derive(Debug)]
 pub(super) struct Flows<M> {
     maps: M,
-    flows: BTreeMap<u64, Told>,
+    /// By generation.
+    told: BTreeMap<u64, Told>,
     /// Whose entries they are, by generation: the flow that has replaced another has its key.
     owners: HashMap<Key, u64>,
     /// Entries on each port: of WebRTC, of SRT.
@@ -91,7 +92,7 @@ impl<M: Maps> Flows<M> {
     pub(super) fn new(maps: M, slots: u32) -> Self {
         Self {
             maps,
-            flows: BTreeMap::new(),
+            told: BTreeMap::new(),
             owners: HashMap::new(),
             ports: HashMap::new(),
             by_path: HashMap::new(),
@@ -130,19 +131,28 @@ impl<M: Maps> Flows<M> {
             read: [Tally::default(); 2],
             memo: None,
         };
-        self.flows.insert(generation, told);
+        self.told.insert(generation, told);
         self.settle(generation, now);
     }
 
     /// Forgets a flow, after what has come by it is counted. Gives its paths, if it was known.
     pub(super) fn remove(&mut self, flow: &Flow, now: Instant) -> Option<[Path; 2]> {
         let generation = flow.generation;
-        let mut told = self.flows.remove(&generation)?;
+        let mut told = self.told.remove(&generation)?;
         for key in &told.keys {
-            if self.owners.get(key) == Some(&generation) {
-                self.owners.remove(key);
-                self.maps.take(key);
-                self.use_port(key, told.medium, false);
+            match self.owners.get(key) {
+                Some(&owner) if owner == generation => {
+                    self.owners.remove(key);
+                    self.maps.take(key);
+                    self.use_port(key, told.medium, false);
+                }
+                // It has been taken over.
+                Some(_) => {}
+                // An earlier daemon may have left it.
+                None => {
+                    self.maps.take(key);
+                    self.close_unused(key);
+                }
             }
         }
         // Behind the entries: from here on nothing is counted any more.
@@ -168,17 +178,17 @@ impl<M: Maps> Flows<M> {
     }
 
     /// What is kept of a flow's session for another daemon, from here on.
-    pub(super) fn keep(&mut self, flow: &Flow, memo: Memo) {
-        let Some(told) = self.flows.get_mut(&flow.generation) else { return };
+    pub(super) fn keep(&mut self, flow: &Flow, memo: Box<Memo>) {
+        let Some(told) = self.told.get_mut(&flow.generation) else { return };
         if let Some(slot) = told.slot {
             note(&mut self.maps, slot, &memo);
         }
-        told.memo = Some(Box::new(memo));
+        told.memo = Some(memo);
     }
 
     /// Lets packets of a flow pass up, and says how far its origin has come.
     pub(super) fn hold(&mut self, flow: &Flow, why: &'static str, now: Instant) -> Progress {
-        let Some(told) = self.flows.get_mut(&flow.generation) else { return Progress::default() };
+        let Some(told) = self.told.get_mut(&flow.generation) else { return Progress::default() };
         told.held = Some(why);
         let slot = told.slot;
         self.settle(flow.generation, now);
@@ -190,7 +200,7 @@ impl<M: Maps> Flows<M> {
 
     /// Ends a hold.
     pub(super) fn release(&mut self, flow: &Flow, now: Instant) {
-        let told = self.flows.get_mut(&flow.generation);
+        let told = self.told.get_mut(&flow.generation);
         if told.is_some_and(|told| told.held.take().is_some()) {
             self.settle(flow.generation, now);
         }
@@ -200,7 +210,7 @@ impl<M: Maps> Flows<M> {
     pub(super) fn hop(&mut self, path: &Path, hop: &Answer, now: Instant) {
         let users: Vec<u64> = self.by_path.get(path).into_iter().flatten().copied().collect();
         for generation in users {
-            let Some(told) = self.flows.get_mut(&generation) else { continue };
+            let Some(told) = self.told.get_mut(&generation) else { continue };
             for (of_flow, known) in told.paths.iter().zip(&mut told.hops) {
                 if of_flow == path {
                     *known = Some(hop.clone());
@@ -220,7 +230,7 @@ impl<M: Maps> Flows<M> {
             return;
         }
         self.interfaces = interfaces;
-        let all: Vec<u64> = self.flows.keys().copied().collect();
+        let all: Vec<u64> = self.told.keys().copied().collect();
         for generation in all {
             self.settle(generation, now);
         }
@@ -238,7 +248,7 @@ impl<M: Maps> Flows<M> {
 
     /// Whether something has come of a leg since the counters were read last.
     pub(super) fn has_heard(&self, flow: &Flow, leg: Leg) -> bool {
-        let told = self.flows.get(&flow.generation);
+        let told = self.told.get(&flow.generation);
         told.is_some_and(|told| {
             let Some(slot) = told.slot else { return false };
             let towards = leg.other() as u32;
@@ -249,7 +259,7 @@ impl<M: Maps> Flows<M> {
 
     /// Counts what has come by each flow of a medium, and gives it.
     pub(super) fn counters(&mut self, medium: Medium, sink: &mut dyn FnMut(&FlowKey, Delta)) {
-        for told in self.flows.values_mut().filter(|told| told.medium == medium) {
+        for told in self.told.values_mut().filter(|told| told.medium == medium) {
             let delta = told.collect(&self.maps);
             if delta != Delta::default() {
                 sink(&told.flow.key, delta);
@@ -259,7 +269,7 @@ impl<M: Maps> Flows<M> {
 
     /// How many flows are in the kernel, and how many could be.
     pub(super) fn sizes(&self) -> (usize, u32) {
-        let carried = self.flows.values().filter(|told| told.is_carried());
+        let carried = self.told.values().filter(|told| told.is_carried());
         (carried.count(), self.slots)
     }
 
@@ -270,31 +280,28 @@ impl<M: Maps> Flows<M> {
 
     /// Takes away what an earlier daemon has left and no flow of this one has taken over.
     pub(super) fn sweep(&mut self) {
-        let keys: HashSet<Key> = self.flows.values().flat_map(|told| told.keys).collect();
+        let keys: HashSet<Key> = self.told.values().flat_map(|told| told.keys).collect();
         for (key, _) in self.maps.ways() {
             if !keys.contains(&key) {
                 self.maps.take(&key);
             }
         }
-        let slots: HashSet<u32> = self.flows.values().filter_map(|told| told.slot).collect();
+        let slots: HashSet<u32> = self.told.values().filter_map(|told| told.slot).collect();
         for (slot, _) in self.maps.memos() {
             if !slots.contains(&slot) {
                 self.maps.forget(slot);
             }
         }
-        for port in 0..=u16::MAX {
-            let [of_webrtc, of_srt] = self.ports.get(&port).copied().unwrap_or_default();
-            for (bits, uses) in [(Ports::WEBRTC, of_webrtc), (Ports::SRT, of_srt)] {
-                if uses == 0 {
-                    self.maps.open_port(port, bits, false);
-                }
-            }
+        // Those of flows that are not carried yet, and may go on as they were left, stay open.
+        let ports: HashSet<u16> = keys.iter().map(port).collect();
+        for port in (0..=u16::MAX).filter(|port| !ports.contains(port)) {
+            self.maps.open_port(port, Ports::WEBRTC | Ports::SRT, false);
         }
     }
 
     /// Lets the kernel carry a flow, or not, as things are now.
     fn settle(&mut self, generation: u64, now: Instant) {
-        let Some(told) = self.flows.get(&generation) else { return };
+        let Some(told) = self.told.get(&generation) else { return };
         for hop in told.hops.iter().flatten().flatten() {
             if !self.interfaces.contains_key(&hop.interface) {
                 self.wanted.insert(hop.interface);
@@ -337,13 +344,10 @@ impl<M: Maps> Flows<M> {
         generation: u64,
         (engine, hops): (Engine, [NextHop; 2]),
     ) -> Result<Engine, Refused> {
-        let Some(told) = self.flows.get_mut(&generation) else { return Ok(engine) };
-        let slot = match told.slot.or_else(|| self.free.pop_front()) {
-            Some(slot) => slot,
-            None => {
-                self.waiting.insert(generation);
-                return Err("the kernel's table of flows is full (PROXY_EBPF_FLOWS)".into());
-            }
+        let Some(told) = self.told.get_mut(&generation) else { return Ok(engine) };
+        let Some(slot) = told.slot.or_else(|| self.free.pop_front()) else {
+            self.waiting.insert(generation);
+            return Err("the kernel's table of flows is full (PROXY_EBPF_FLOWS)".into());
         };
         if told.slot.is_none() {
             told.slot = Some(slot);
@@ -373,7 +377,7 @@ impl<M: Maps> Flows<M> {
 
     /// Marks a flow's entries, if it has some, so that its packets pass up.
     fn let_pass_up(&mut self, generation: u64) {
-        let Some(told) = self.flows.get_mut(&generation) else { return };
+        let Some(told) = self.told.get_mut(&generation) else { return };
         let Some(ways) = told.ways.as_mut().filter(|ways| ways.iter().any(|way| !is_held(way)))
         else {
             return;
@@ -392,7 +396,7 @@ impl<M: Maps> Flows<M> {
 
     /// Takes a flow's entries away: one that cannot be written must not stay as it was.
     fn withdraw(&mut self, generation: u64) {
-        let Some(told) = self.flows.get_mut(&generation) else { return };
+        let Some(told) = self.told.get_mut(&generation) else { return };
         told.ways = None;
         let (keys, medium) = (told.keys, told.medium);
         for key in &keys {
@@ -405,7 +409,7 @@ impl<M: Maps> Flows<M> {
     }
 
     fn say(&self, generation: u64, engine: Engine, why: Option<Refused>, now: Instant) {
-        let Some(told) = self.flows.get(&generation) else { return };
+        let Some(told) = self.told.get(&generation) else { return };
         let reason = why.as_ref().map(ToString::to_string);
         if let Some(before) = told.course.change(engine, why, now) {
             let (before, engine) = (before.as_str(), engine.as_str());
@@ -414,9 +418,20 @@ impl<M: Maps> Flows<M> {
         }
     }
 
+    /// Closes the port of a key that no flow has.
+    fn close_unused(&mut self, key: &Key) {
+        let port = port(key);
+        let [of_webrtc, of_srt] = self.ports.get(&port).copied().unwrap_or_default();
+        for (bits, uses) in [(Ports::WEBRTC, of_webrtc), (Ports::SRT, of_srt)] {
+            if uses == 0 {
+                self.maps.open_port(port, bits, false);
+            }
+        }
+    }
+
     /// Counts the entries on the port where packets of this key come.
     fn use_port(&mut self, key: &Key, medium: Medium, is_used: bool) {
-        let port = u16::from_be_bytes(key.destination_port);
+        let port = port(key);
         let uses = self.ports.entry(port).or_default();
         let [of_webrtc, of_srt] = uses;
         let (count, bits) = match medium {
@@ -467,6 +482,11 @@ fn note(maps: &mut impl Maps, slot: u32, memo: &Memo) {
     }
 }
 
+/// Where packets of this key come.
+fn port(key: &Key) -> u16 {
+    u16::from_be_bytes(key.destination_port)
+}
+
 fn is_held(way: &Way) -> bool {
     way.flags & Way::HELD != 0
 }
@@ -500,3 +520,6 @@ fn ways(flow: &Flow, keys: &[Key; 2], hops: &[NextHop; 2], slot: u32) -> Option<
         way(from_origin, (key.local, key.client), to_client, TO_CLIENT)?,
     ])
 }
+
+#[cfg(test)]
+mod tests;

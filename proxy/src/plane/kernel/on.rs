@@ -130,7 +130,7 @@ impl On {
     }
 
     pub(super) fn keep(&self, flow: &Flow, memo: &[u8]) {
-        let mut kept = Memo { length: 0, bytes: [0; Memo::MAX] };
+        let mut kept = Box::new(Memo { length: 0, bytes: [0; Memo::MAX] });
         let Some(room) = kept.bytes.get_mut(..memo.len()) else { return };
         room.copy_from_slice(memo);
         kept.length = u32::try_from(memo.len()).unwrap_or_default();

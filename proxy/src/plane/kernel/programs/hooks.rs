@@ -1,7 +1,8 @@
 //! One interface's hook: a program put there, put there again, and the kernel's refusals in words.
 
-use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
@@ -43,6 +44,14 @@ pub(super) enum HookError {
     Pin(#[from] aya::pin::PinError),
 }
 
+impl HookError {
+    /// Whether there is a program already.
+    fn is_busy(&self) -> bool {
+        let Self::Program(error) = self else { return false };
+        matches!(errno(error), Some(Errno::EBUSY | Errno::EEXIST))
+    }
+}
+
 impl Hooks {
     pub(super) const fn new(programs: Ebpf) -> Self {
         Self { programs, filters: false }
@@ -76,14 +85,23 @@ impl Hooks {
         interface: &Interface,
         pin: Option<&Path>,
     ) -> Result<Link, HookError> {
-        let link = match engine {
+        let Some(pin) = pin else { return self.try_attach(engine, interface) };
+        // The kernel detaches a link some milliseconds after its file is gone, and a driver has
+        // room for one.
+        let until = Instant::now() + LINGERING;
+        loop {
+            match self.try_attach(engine, interface) {
+                Err(error) if error.is_busy() && Instant::now() < until => thread::sleep(PAUSE),
+                attached => return attached?.pin(pin),
+            }
+        }
+    }
+
+    fn try_attach(&mut self, engine: Engine, interface: &Interface) -> Result<Link, HookError> {
+        match engine {
             Engine::Xdp => self.attach_xdp(interface, XdpMode::Driver),
             Engine::XdpGeneric => self.attach_xdp(interface, XdpMode::Skb),
             Engine::Tc => self.attach_tc(interface),
-        }?;
-        match pin {
-            Some(pin) => link.pin(pin),
-            None => Ok(link),
         }
     }
 
@@ -226,6 +244,10 @@ fn errno(error: &ProgramError) -> Option<Errno> {
     };
     number.map(Errno::from_raw)
 }
+
+/// How long a link may linger on.
+const LINGERING: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(10);
 
 const EEXIST: i32 = Errno::EEXIST as i32;
 

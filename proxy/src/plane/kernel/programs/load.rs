@@ -170,11 +170,15 @@ fn refused_program(program: &'static str, error: ProgramError) -> LoadError {
     for line in log.lines().take(40) {
         tracing::debug!(program, "verifier: {line}");
     }
-    if errno(&io_error) == Some(Errno::EPERM) {
+    // Without CAP_PERFMON the verifier objects to the first pointer that is computed.
+    let lacks = privilege::missing().is_ok_and(|missing| !missing.is_empty());
+    if lacks || errno(&io_error) == Some(Errno::EPERM) {
         return denied();
     }
     // Behind the objection stand figures of the verifier's own work.
-    let is_figure = |line: &str| line.starts_with("processed ") || line.starts_with("verification");
+    let is_figure = |line: &&str| {
+        ["processed ", "verification time", "stack depth"].iter().any(|text| line.starts_with(text))
+    };
     let said = log.lines().rev().find(|line| !line.is_empty() && !is_figure(line));
     let why = said.map_or_else(|| io_error.to_string(), str::to_owned);
     LoadError::Refused { program, why }

@@ -1,6 +1,6 @@
 //! The maps, as what is done with them.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::maps::{HashMap, MapData};
 use nix::errno::Errno;
@@ -82,7 +82,7 @@ impl KernelMaps {
         &self,
         slot: u32,
         leg: u32,
-    ) -> impl Iterator<Item = &[std::sync::atomic::AtomicU64; Self::TALLY_WORDS]> {
+    ) -> impl Iterator<Item = &[AtomicU64; Self::TALLY_WORDS]> {
         let cpus = if slot < self.flows && leg <= TO_CLIENT { self.cpus } else { 0 };
         (0..cpus).filter_map(move |cpu| {
             let index = tally_index(self.flows, cpu, slot, leg) as usize;

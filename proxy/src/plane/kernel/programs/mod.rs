@@ -7,9 +7,10 @@ mod pins;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::{fs, mem};
 
 use aya::maps::{MapData, PerCpuArray};
+use nix::net::if_::if_nameindex;
 use proxy_ebpf::Reason;
 use proxy_ebpf::maps::Counter;
 use tracing::warn;
@@ -140,25 +141,32 @@ impl Programs {
     /// Attaches to all of these, and removes what an earlier daemon has left at others.
     pub fn attach_all(&mut self, interfaces: &[Interface]) {
         // A card's link can go down while XDP comes or goes, so none tries it in vain.
-        if let Some(one) = interfaces.iter().find(|one| one.is_virtual) {
+        if self.mode == KernelMode::Auto
+            && let Some(one) = interfaces.iter().find(|one| one.is_virtual)
+        {
             self.no_xdp = Some(is_virtual(one));
         }
         for interface in interfaces {
             // It is in the view.
             let _reason = self.attach(interface);
         }
-        for (engine, index) in std::mem::take(&mut self.inherited) {
+        for (engine, index) in mem::take(&mut self.inherited) {
             self.unpin(engine, index);
         }
         if self.hooks.filters() {
-            let ours =
-                |name: &str| self.interfaces.values().any(|place| place.interface.name == name);
-            for interface in nix::net::if_::if_nameindex().iter().flatten() {
-                if let Ok(name) = interface.name().to_str()
-                    && !ours(name)
-                {
-                    Hooks::sweep(name);
-                }
+            self.sweep();
+        }
+    }
+
+    /// Removes filters that a killed daemon has left where nobody wants one now.
+    fn sweep(&self) {
+        let is_wanted =
+            |name: &str| self.interfaces.values().any(|place| place.interface.name == name);
+        for interface in if_nameindex().iter().flatten() {
+            if let Ok(name) = interface.name().to_str()
+                && !is_wanted(name)
+            {
+                Hooks::sweep(name);
             }
         }
     }
@@ -193,9 +201,8 @@ impl Programs {
     pub fn check(&mut self) -> Vec<u32> {
         let mut gone = Vec::new();
         for (index, place) in &mut self.interfaces {
-            let removed = Err("its program was removed by somebody else".to_owned());
-            let Ok(Attached { engine, link }) = std::mem::replace(&mut place.attached, removed)
-            else {
+            let removed = Err("its program was removed by somebody else, or it is gone".to_owned());
+            let Ok(Attached { engine, link }) = mem::replace(&mut place.attached, removed) else {
                 continue;
             };
             match self.hooks.renew(link) {
@@ -255,19 +262,21 @@ impl Programs {
                 Err(reason) => format!("no XDP at {}: {reason}", interface.name),
             },
         };
+        // One that takes nothing at all, as when it is gone already, changes nothing for the others.
+        let attached = self.link(Engine::Tc, interface)?;
         if self.no_xdp.replace(why).is_none() {
             self.step_down();
         }
-        self.link(Engine::Tc, interface)
+        Ok(attached)
     }
 
     /// Moves everything from XDP to TC. An interface has both for a moment: the first one to
     /// see a packet takes it.
     fn step_down(&mut self) {
-        for (index, mut place) in std::mem::take(&mut self.interfaces) {
+        for (index, mut place) in mem::take(&mut self.interfaces) {
             if place.attached.as_ref().is_ok_and(|attached| attached.engine != Engine::Tc) {
                 let former =
-                    std::mem::replace(&mut place.attached, self.link(Engine::Tc, &place.interface));
+                    mem::replace(&mut place.attached, self.link(Engine::Tc, &place.interface));
                 if let Ok(former) = former {
                     self.unpin(former.engine, index);
                 }
@@ -280,7 +289,7 @@ impl Programs {
     fn link(&mut self, engine: Engine, interface: &Interface) -> Result<Attached, String> {
         let index = interface.index;
         // One that is attached anew has to make room for itself.
-        if let Some(place) = self.interfaces.get_mut(&index)
+        if let Some(place) = self.interfaces.get(&index)
             && place.attached.as_ref().is_ok_and(|attached| attached.engine == engine)
         {
             self.detach(index);

@@ -123,7 +123,8 @@ impl Folder {
         entries(&self.own).unwrap_or_default().into_iter().filter_map(link).collect()
     }
 
-    /// Removes everything of this contract: links without another owner are detached by it.
+    /// Removes everything of this contract. Links that nobody else has are detached by it, some
+    /// milliseconds later.
     pub(super) fn empty(&self) -> Result<(), PinError> {
         empty(&self.own).map_err(|source| PinError::Unusable { path: self.own.clone(), source })
     }
