@@ -161,6 +161,10 @@ impl Bench {
         for (program, argument) in programs {
             println!("- {}", version(Command::new(process::find(program)?).arg(argument))?);
         }
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let cpus = fs::read_to_string("/proc/cpuinfo")?;
+        let model = cpus.lines().find_map(|line| line.strip_prefix("model name\t: "));
+        println!("- Linux {}, {}", kernel.trim(), model.unwrap_or("a CPU of no name"));
         let cores = thread::available_parallelism()?;
         let (rounds, window) = (self.rounds, self.window);
         println!("- {cores} cores, which clients and origin share; {rounds} rounds of {window:?}");
