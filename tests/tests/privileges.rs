@@ -74,7 +74,7 @@ fn process_that_gives_up() -> Result<()> {
     }
     let pin = env::var_os(PIN).map(PathBuf::from);
     let (mut programs, mut maps) =
-        Programs::load(OBJECT, &Kernel { pin, ..settings(KernelMode::Tc) })?;
+        Programs::load(OBJECT, &Kernel { pin, ..settings(KernelMode::Tc) }, false)?;
     let (here, there) = (interface("here", true)?, interface("there", true)?);
     assert_eq!(programs.attach(&here), Ok(Engine::Tc));
     let dropped = privilege::drop_spare()?;
