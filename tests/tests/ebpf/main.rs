@@ -10,7 +10,6 @@
     reason = "all frames are made here, and a wrong one is to fail the test"
 )]
 
-mod costs;
 mod forwarding;
 #[path = "../../../proxy-ebpf/tests/frames/mod.rs"]
 mod frames;
