@@ -14,8 +14,8 @@ use proxy_ebpf::{Arrival, Frame, Reason};
 
 use self::frames::world::{BOTH, CLIENT, SOCKET, SRT, TAGGED, WEBRTC, World};
 use self::frames::{
-    IPV4, IPV6, any_frame, any_payload, ethernet, has_right_checksums, rtp, samples, srt_packet,
-    v4, v6,
+    IPV4, IPV6, any_frame, any_payload, ethernet, rtp, samples, srt_packet, v4, v6, with,
+    with_checksums,
 };
 
 #[test]
@@ -227,6 +227,22 @@ proptest! {
 /// XDP, and TC.
 fn arrivals(segment: u32) -> [Arrival; 2] {
     [Arrival::XDP, Arrival { to_us: true, finishes_checksums: true, segment }]
+}
+
+/// Whether the checksums of `frame`, of an untagged or once tagged datagram without options, are
+/// those that somebody who has only this frame would calculate.
+#[expect(clippy::indexing_slicing, reason = "a frame that is too short fails the test")]
+fn has_right_checksums(frame: &[u8]) -> bool {
+    let ip = if frame[12..14] == [0x81, 0x00] { 18 } else { 14 };
+    let header = if frame[ip] >> 4 == 4 { 20 } else { 40 };
+    let length = if header == 20 {
+        usize::from(u16::from_be_bytes([frame[ip + 2], frame[ip + 3]]))
+    } else {
+        40 + usize::from(u16::from_be_bytes([frame[ip + 4], frame[ip + 5]]))
+    };
+    let packet = frame[ip..ip + length].to_vec();
+    let blank = with(packet.clone(), header + 6, &[0, 0]);
+    packet == with_checksums(blank, header, 17)
 }
 
 #[track_caller]

@@ -11,7 +11,7 @@ use anyhow::anyhow;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use self::listeners::{Listeners, addresses};
 use crate::api::{self, ApiState};
@@ -24,10 +24,11 @@ use crate::pages::Pages;
 use crate::plane::datagram::Train;
 use crate::plane::kernel::Kernel;
 use crate::session::http::{self, Http, HttpApi, HttpPeers};
+use crate::session::memo::{Matter, Memo};
 use crate::session::rtmp::Rtmp;
 use crate::session::srt::Srt;
 use crate::session::webrtc::Webrtc;
-use crate::session::{Dialer, End, Live, Protocol, Serve, Sessions, serve};
+use crate::session::{Dialer, End, Estate, Live, NotAdopted, Protocol, Serve, Sessions, serve};
 use crate::telemetry::Seldom;
 
 /// For all tasks to end when the proxy stops.
@@ -114,7 +115,7 @@ impl App {
             balancer: Arc::clone(&balancer),
             dialer,
             vhosts,
-            tokens: settings::tokens(config)?,
+            tokens: settings::tokens(config, &kernel)?,
             pages: Arc::new(pages),
             webrtc: Arc::clone(&webrtc),
             counts,
@@ -139,6 +140,7 @@ impl App {
     /// Starts everything.
     pub fn start(self) -> Running {
         self.kernel.introduce();
+        self.adopt();
         let mut tasks = JoinSet::new();
         let desk = Arc::new(Desk {
             entrance: Arc::clone(&self.entrance),
@@ -180,6 +182,39 @@ impl App {
         });
         info!(version = env!("CARGO_PKG_VERSION"), "ready");
         Running { stop: self.stop, sessions: self.sessions, kernel: self.kernel, tasks }
+    }
+
+    /// Goes on with the sessions that an earlier process has left in the kernel, before anything of
+    /// theirs is taken for somebody else's, and lets those end with which it cannot.
+    fn adopt(&self) {
+        if !self.kernel.keeps() {
+            return;
+        }
+        let balancer = &*self.balancer;
+        let estate = |sockets| Estate { balancer, sockets };
+        let (mut adopted, mut ended) = (0_u32, 0_u32);
+        for memo in self.kernel.left() {
+            let taken =
+                Memo::decode(&memo).map_err(NotAdopted::from).and_then(|memo| match memo.matter {
+                    Matter::Webrtc { .. } => {
+                        self.webrtc.adopt(&memo, estate(&self.listeners.webrtc.sockets))
+                    }
+                    Matter::Srt { .. } => {
+                        self.srt.adopt(&memo, estate(&self.listeners.srt.sockets))
+                    }
+                });
+            match taken {
+                Ok(()) => adopted += 1,
+                Err(error) => {
+                    debug!(%error, "a session of an earlier process ends");
+                    ended += 1;
+                }
+            }
+        }
+        self.kernel.sweep();
+        if adopted + ended > 0 {
+            info!(adopted, ended, "sessions of an earlier process");
+        }
     }
 }
 

@@ -116,7 +116,7 @@ fn told(output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// A set of capabilities in `/proc/<pid>/status` (proc_pid_status(5)).
+/// A set of capabilities in `/proc/<pid>/status` (`proc_pid_status`(5)).
 fn bits(status: &str, set: &str) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(set)?.strip_prefix(':'));
     Ok(u64::from_str_radix(line.with_context(|| format!("no {set}"))?.trim(), 16)?)

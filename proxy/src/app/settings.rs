@@ -8,6 +8,7 @@ use anyhow::Context;
 use crate::config::{Config, DefaultBackend};
 use crate::origin::{BalancerSettings, Listener, Origin};
 use crate::plane::Patience;
+use crate::plane::kernel::Kernel;
 use crate::session::SessionLimits;
 use crate::session::http::{Hop, HttpSettings};
 use crate::session::rtmp::RtmpSettings;
@@ -75,12 +76,13 @@ fn patience(config: &Config) -> Patience {
     Patience { idle: config.session.idle_timeout, stall: config.session.stall_timeout }
 }
 
-/// The key that proxies share, or one of this process's own.
-pub(super) fn tokens(config: &Config) -> anyhow::Result<Tokens> {
+/// The key that proxies share, or one of this process's own, and of those that follow it where
+/// sessions do.
+pub(super) fn tokens(config: &Config, kernel: &Kernel) -> anyhow::Result<Tokens> {
     let Some(secret) = &config.http.secret else {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret)?;
-        return Ok(Tokens::new(&secret));
+        return Ok(Tokens::new(&kernel.inherit(secret)));
     };
     Ok(Tokens::new(secret.reveal().as_bytes()))
 }

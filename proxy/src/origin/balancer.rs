@@ -191,16 +191,35 @@ impl Balancer {
         {
             return None;
         }
-        let generation = match state.routes.get(key) {
-            Some((routed, _)) if routed == origin.server() => state.routes.join(key, service),
-            Some(_) => None,
-            None => state.routes.place(key, origin.server(), service),
-        };
+        let generation = state.settle(key, &origin, service);
         if let Some(member) = state.registry.same(&origin) {
             member.health.hand_out(service, now);
         }
         let (key, state) = (key.clone(), Arc::clone(&self.state));
         Some(Lease { origin, key, service, generation, has_found: true, state })
+    }
+
+    /// A hold on a stream's origin that an earlier process had. An origin that has not been heard
+    /// yet counts as if it had, now. A stream that is routed elsewhere by now stays there.
+    pub fn adopt(
+        &self,
+        origin: &Origin,
+        key: &StreamKey,
+        listener: Listener,
+        now: Instant,
+    ) -> Result<Lease, NotRegistered> {
+        let service = Service::of(listener);
+        let mut state = self.at(now);
+        let state = &mut *state;
+        let server = origin.server();
+        if state.registry.get(server, now).is_none() {
+            state.registry.register(origin.clone(), now)?;
+        }
+        let member = state.registry.get(server, now).ok_or(NotRegistered::Full)?;
+        let origin = Arc::clone(&member.origin);
+        let generation = state.settle(key, &origin, service);
+        let (key, state) = (key.clone(), Arc::clone(&self.state));
+        Ok(Lease { origin, key, service, generation, has_found: true, state })
     }
 
     /// The stream that a path belongs to, and whether that has an origin: the live stream of this
@@ -406,6 +425,15 @@ impl State {
         let member = routed.and_then(|(server, _)| self.registry.get(server, now));
         let mut others = self.routes.users(key).filter(|other| *other != service);
         member.is_some_and(|member| others.any(|other| !member.health.is_failing(other)))
+    }
+
+    /// Routes a stream to an origin, unless it is routed elsewhere.
+    fn settle(&mut self, key: &StreamKey, origin: &Origin, service: Service) -> Option<Generation> {
+        match self.routes.get(key) {
+            Some((routed, _)) if routed == origin.server() => self.routes.join(key, service),
+            Some(_) => None,
+            None => self.routes.place(key, origin.server(), service),
+        }
     }
 
     fn view(&self, member: &Member, now: Instant) -> OriginView {

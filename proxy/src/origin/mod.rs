@@ -6,6 +6,7 @@
 mod balance;
 mod balancer;
 mod health;
+mod kept;
 #[expect(clippy::module_inception, reason = "the origin itself, beside what is done with it")]
 mod origin;
 pub mod registration;
@@ -14,5 +15,6 @@ mod routes;
 
 pub use balance::Policy;
 pub use balancer::{Balancer, BalancerSettings, Counts, Explanation, Lease, NoOrigin, OriginView};
+pub use kept::KeptOrigin;
 pub use origin::{Endpoint, Listener, Origin, OriginHost, OriginId, ServerName, Transport};
 pub use registry::{NotRegistered, Registered};

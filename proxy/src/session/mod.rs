@@ -3,6 +3,7 @@
 //! [`Sessions`] admits clients within the limits and knows every live [`Session`]; a [`Live`] is
 //! the owner of one, and its drop is the session's end.
 
+mod adopt;
 mod close;
 mod dial;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod end;
 mod ending;
 pub mod flow;
 pub mod http;
+pub mod memo;
 mod record;
 pub mod rtmp;
 mod serve;
@@ -18,6 +20,9 @@ pub mod srt;
 mod table;
 pub mod webrtc;
 
+use serde::{Deserialize, Serialize};
+
+pub use self::adopt::{Estate, NotAdopted};
 pub use self::dial::{DialError, Dialer};
 pub use self::end::End;
 use self::ending::Ending;
@@ -54,7 +59,7 @@ impl Protocol {
 }
 
 /// What a client does with its stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// Sends media to the origin.
     Publish,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -80,14 +80,16 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, protocol: Protocol, ends: Ends) -> Self {
+    /// One that has begun `age` ago.
+    pub(super) fn new(id: SessionId, protocol: Protocol, ends: Ends, age: Duration) -> Self {
+        let now = Instant::now();
         Self {
             id,
             protocol,
             client: ends.source,
             destination: ends.destination,
             meter: Arc::default(),
-            started: Instant::now(),
+            started: now.checked_sub(age).unwrap_or(now),
             progress: Mutex::default(),
         }
     }
@@ -116,6 +118,13 @@ impl Session {
     /// Time since the client was admitted.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// When the client was admitted, in seconds of the Unix epoch.
+    pub fn started(&self) -> u64 {
+        let started = SystemTime::now().checked_sub(self.age());
+        let since = started.and_then(|it| it.duration_since(SystemTime::UNIX_EPOCH).ok());
+        since.unwrap_or_default().as_secs()
     }
 
     /// The session as the API shows it.

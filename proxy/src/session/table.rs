@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -70,6 +71,16 @@ impl Sessions {
 
     /// Takes a client in, or says which limit forbids it; a refusal is counted here.
     pub fn admit(self: &Arc<Self>, ends: Ends, protocol: Protocol) -> Result<Live, End> {
+        self.readmit(ends, protocol, Duration::ZERO)
+    }
+
+    /// The same for one that an earlier process has taken in, `age` ago.
+    pub fn readmit(
+        self: &Arc<Self>,
+        ends: Ends,
+        protocol: Protocol,
+        age: Duration,
+    ) -> Result<Live, End> {
         // An IPv4 client of a dual-stack socket is one client with its IPv4 self.
         let ends = ends.to_canonical();
         let ip = ends.source.ip();
@@ -88,7 +99,7 @@ impl Sessions {
             return Err(end);
         }
         table.last_id += 1;
-        let session = Arc::new(Session::new(SessionId(table.last_id), protocol, ends));
+        let session = Arc::new(Session::new(SessionId(table.last_id), protocol, ends, age));
         table.live.insert(session.id, Arc::clone(&session));
         *table.clients.entry(source(ip)).or_default() += 1;
         Ok(Live { session, table: Arc::clone(self), end: End::Aborted })

@@ -46,9 +46,10 @@ impl StreamKey {
         Ok(Self(key.into()))
     }
 
-    /// A key out of a token that this proxy, or another of its fleet, has signed: the text of a
-    /// key that [`Self::new`] made. None if it is longer than one, or empty.
-    pub(super) fn of_claim(text: &str) -> Option<Self> {
+    /// A key out of a token that this proxy, or another of its fleet, has signed, or of what an
+    /// earlier process has kept: the text of a key that [`Self::new`] made. None if it is longer
+    /// than one, or empty.
+    pub(crate) fn of_claim(text: &str) -> Option<Self> {
         (1..=Self::MAX_BYTES).contains(&text.len()).then(|| Self(text.into()))
     }
 

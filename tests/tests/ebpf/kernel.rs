@@ -157,16 +157,6 @@ impl Kernel {
         Ok(Outcome { reason, frame: out, forwarded: tally })
     }
 
-    /// The mean time of a run over these frames, each `repeat` times.
-    pub(crate) fn time(&self, hook: Hook, frame: &[u8], repeat: u32) -> Result<Duration> {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        let ran = match hook {
-            Hook::Xdp => self.program::<Xdp>(XDP_UDP)?.test_run(options),
-            Hook::Tc => self.program::<SchedClassifier>(TC_UDP)?.test_run(options),
-        };
-        Ok(ran?.duration)
-    }
-
     fn program<'a, P>(&'a self, name: &'static str) -> Result<&'a P>
     where
         &'a P:

@@ -21,14 +21,19 @@ impl Planes {
         Self { lanes, kernel, medium }
     }
 
-    /// The kernel's.
-    pub fn kernel(&self) -> &Kernel {
-        &self.kernel
+    /// Whether sessions outlive this process, so that it is worth to say what they are.
+    pub fn keeps(&self) -> bool {
+        self.kernel.keeps()
     }
 
-    /// A flow as the kernel's plane knows it: that has the flows of every medium, and each medium
-    /// counts its own generations.
-    fn in_kernel(&self, flow: &Flow) -> Flow {
+    /// Keeps what another process needs to take over the session of a flow that is installed.
+    pub fn keep(&self, flow: &Flow, memo: &[u8]) {
+        self.kernel.keep(&self.of_all(flow), memo);
+    }
+
+    /// A flow as the kernel knows it, which has those of all protocols: each of these counts its
+    /// generations on its own.
+    fn of_all(&self, flow: &Flow) -> Flow {
         Flow { generation: flow.generation << 1 | self.medium as u64, ..*flow }
     }
 }
@@ -36,24 +41,24 @@ impl Planes {
 impl Offload<Arc<Lane>, Exit> for Planes {
     fn install(&mut self, flow: &Flow, lane: &Arc<Lane>, exit: &Exit) {
         self.lanes.install(flow, lane, exit);
-        self.kernel.install(self.medium, &self.in_kernel(flow), lane.course());
+        self.kernel.install(self.medium, &self.of_all(flow), lane.course());
     }
 
     fn remove(&mut self, flow: &Flow, lane: &Arc<Lane>) {
-        self.kernel.remove(&self.in_kernel(flow));
+        self.kernel.remove(&self.of_all(flow));
         self.lanes.remove(flow, lane);
     }
 
     fn hold(&mut self, flow: &Flow, why: &'static str) -> Progress {
-        self.kernel.hold(&self.in_kernel(flow), why)
+        self.kernel.hold(&self.of_all(flow), why)
     }
 
     fn release(&mut self, flow: &Flow) {
-        self.kernel.release(&self.in_kernel(flow));
+        self.kernel.release(&self.of_all(flow));
     }
 
     fn has_heard(&self, flow: &Flow, lane: &Arc<Lane>, leg: Leg) -> bool {
-        lane.has_heard(leg) || self.kernel.has_heard(&self.in_kernel(flow), leg)
+        lane.has_heard(leg) || self.kernel.has_heard(&self.of_all(flow), leg)
     }
 
     fn counters(&mut self, sink: &mut dyn FnMut(&FlowKey, Delta)) {

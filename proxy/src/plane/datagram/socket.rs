@@ -73,6 +73,15 @@ impl Socket {
         Self::new(socket, buffer)
     }
 
+    /// A socket at exactly this address that sends to this peer and hears nobody else.
+    pub fn between(near: SocketAddr, peer: SocketAddr, buffer: usize) -> io::Result<Self> {
+        let domain = Domain::for_address(near);
+        let socket = socket2::Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.bind(&near.into())?;
+        socket.connect(&peer.into())?;
+        Self::new(socket, buffer)
+    }
+
     /// Sends to this peer from here on, and hears nobody else.
     pub fn connect(&self, peer: SocketAddr) -> io::Result<()> {
         SockRef::from(&self.io).connect(&peer.into())

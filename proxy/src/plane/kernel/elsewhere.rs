@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::KernelView;
+use super::{KernelView, Secret};
 use crate::config::Config;
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Flow, FlowKey, Medium, Progress, Refused};
@@ -49,6 +49,10 @@ impl On {
     }
 
     pub(super) fn left(&self) -> Vec<Vec<u8>> {
+        match *self {}
+    }
+
+    pub(super) fn inherit(&self, _: Secret) -> Secret {
         match *self {}
     }
 

@@ -57,6 +57,9 @@ struct Told {
     memo: Option<Box<Memo>>,
 }
 
+/// The slot of a memo that is of no flow.
+const COMMON: u32 = u32::MAX;
+
 /// In the order of [`TO_ORIGIN`] and [`TO_CLIENT`], and so of [`Leg::ALL`].
 const LEGS: [u32; 2] = [TO_ORIGIN, TO_CLIENT];
 
@@ -273,9 +276,24 @@ impl<M: Maps> Flows<M> {
         (carried.count(), self.slots)
     }
 
-    /// Memos that an earlier daemon has left.
-    pub(super) fn memos(&self) -> Vec<Memo> {
-        self.maps.memos().into_iter().map(|(_, memo)| memo).collect()
+    /// Memos that an earlier daemon has left. As long as there are others, no flow gets one of their
+    /// slots: what still comes is counted there.
+    pub(super) fn memos(&mut self) -> Vec<Memo> {
+        let mut left = self.maps.memos();
+        left.retain(|(slot, _)| *slot != COMMON);
+        let slots: HashSet<u32> = left.iter().map(|(slot, _)| *slot).collect();
+        self.free.make_contiguous().sort_by_key(|slot| slots.contains(slot));
+        left.into_iter().map(|(_, memo)| memo).collect()
+    }
+
+    /// What is kept beside the sessions.
+    pub(super) fn common(&self) -> Option<Memo> {
+        self.maps.memos().into_iter().find(|(slot, _)| *slot == COMMON).map(|(_, memo)| memo)
+    }
+
+    /// Keeps something beside the sessions. It takes the place of one session's memo.
+    pub(super) fn keep_common(&mut self, memo: &Memo) {
+        note(&mut self.maps, COMMON, memo);
     }
 
     /// Takes away what an earlier daemon has left and no flow of this one has taken over.
@@ -288,7 +306,7 @@ impl<M: Maps> Flows<M> {
         }
         let slots: HashSet<u32> = self.told.values().filter_map(|told| told.slot).collect();
         for (slot, _) in self.maps.memos() {
-            if !slots.contains(&slot) {
+            if slot != COMMON && !slots.contains(&slot) {
                 self.maps.forget(slot);
             }
         }

@@ -35,6 +35,9 @@ use crate::config::Config;
 #[derive(Clone, Debug)]
 pub struct Kernel(Result<Arc<On>, Refused>);
 
+/// What all processes that follow each other have to know, beside the sessions.
+pub type Secret = [u8; 32];
+
 /// What there is of the plane, as the API and the metrics show it.
 #[derive(Clone, Debug, Serialize)]
 pub struct KernelView {
@@ -147,6 +150,12 @@ impl Kernel {
     /// What an earlier process has kept, once. Its flows go on until [`Self::sweep`].
     pub fn left(&self) -> Vec<Vec<u8>> {
         self.0.as_ref().map(|on| on.left()).unwrap_or_default()
+    }
+
+    /// A secret that outlives this process as its flows do: the one of an earlier process, else
+    /// `fresh`.
+    pub fn inherit(&self, fresh: Secret) -> Secret {
+        self.0.as_ref().map_or(fresh, |on| on.inherit(fresh))
     }
 
     /// Takes away what an earlier process has left and this one has not taken over.

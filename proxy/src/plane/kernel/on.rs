@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
 use super::programs::{Interface, KernelMaps, Programs};
-use super::{InterfaceView, KernelView, privilege};
+use super::{InterfaceView, KernelView, Secret, privilege};
 use crate::config::{Config, KernelMode};
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
@@ -70,7 +70,10 @@ impl On {
         let loaded = Programs::load(OBJECT, settings, telemetry::may_say_debug(&config.log));
         let (mut programs, maps) = loaded.map_err(|error| Refused::from(error.to_string()))?;
         let is_wanted = |link: &&Link| match settings.interfaces.as_slice() {
-            [] => first.contains(&link.index) && !link.loopback,
+            // Where an earlier daemon has carried flows, they go on.
+            [] => {
+                first.contains(&link.index) && !link.loopback || programs.is_inherited(link.index)
+            }
             named => named.iter().any(|name| **name == *link.name),
         };
         let interfaces: Vec<_> = links.iter().filter(is_wanted).map(interface).collect();
@@ -132,17 +135,28 @@ impl On {
     }
 
     pub(super) fn keep(&self, flow: &Flow, memo: &[u8]) {
-        let mut kept = Box::new(Memo { length: 0, bytes: [0; Memo::MAX] });
-        let Some(room) = kept.bytes.get_mut(..memo.len()) else { return };
-        room.copy_from_slice(memo);
-        kept.length = u32::try_from(memo.len()).unwrap_or_default();
-        self.flows.lock().keep(flow, kept);
+        if let Some(memo) = kept(memo) {
+            self.flows.lock().keep(flow, memo);
+        }
     }
 
     pub(super) fn left(&self) -> Vec<Vec<u8>> {
         let left = std::mem::take(&mut *self.left.lock());
-        let bytes = |memo: Memo| Some(memo.bytes.get(..memo.length as usize)?.to_vec());
-        left.into_iter().filter_map(bytes).collect()
+        left.iter().filter_map(bytes).map(<[u8]>::to_vec).collect()
+    }
+
+    pub(super) fn inherit(&self, fresh: Secret) -> Secret {
+        let mut flows = self.flows.lock();
+        let left = flows.common().as_ref().and_then(bytes).and_then(|bytes| bytes.try_into().ok());
+        if let Some(secret) = left {
+            return secret;
+        }
+        if self.keeps
+            && let Some(memo) = kept(&fresh)
+        {
+            flows.keep_common(&memo);
+        }
+        fresh
     }
 
     pub(super) fn sweep(&self) {
@@ -284,6 +298,19 @@ impl fmt::Debug for On {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("On").field("named", &self.named).finish_non_exhaustive()
     }
+}
+
+/// A memo of these bytes; none if they are too many.
+fn kept(bytes: &[u8]) -> Option<Box<Memo>> {
+    let length = u32::try_from(bytes.len()).ok()?;
+    let mut memo = Box::new(Memo { length, bytes: [0; Memo::MAX] });
+    memo.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+    Some(memo)
+}
+
+/// The bytes of a memo.
+fn bytes(memo: &Memo) -> Option<&[u8]> {
+    memo.bytes.get(..memo.length as usize)
 }
 
 /// The links of this host, and those of the default routes and of these addresses.

@@ -166,7 +166,7 @@ impl Srt {
             match opened {
                 Ok(open) => {
                     drop(pending);
-                    let end = srt.relay(&call, open).await;
+                    let end = srt.relay(open).await;
                     drop(listed);
                     live.end(end);
                 }

@@ -44,10 +44,11 @@ pub struct Established {
     origin: SocketId,
     /// Packets that may be in flight.
     window: i32,
-    /// The first data packet that the origin has not acknowledged.
-    acknowledged: Sequence,
-    /// The data packet that the origin will send next.
-    next: Sequence,
+    /// The first data packet that the origin has not acknowledged. None if nothing of it was seen
+    /// since the session was taken over.
+    acknowledged: Option<Sequence>,
+    /// The data packet that the origin will send next. None as above.
+    next: Option<Sequence>,
     candidate: Option<Candidate>,
     wrong: Wrong,
 }
@@ -94,11 +95,35 @@ impl Established {
             origin: answer.socket_id,
             window: window.cast_signed(),
             // HSv5: both directions begin with the same number (3.2.1).
-            acknowledged: answer.sequence,
-            next: answer.sequence,
+            acknowledged: Some(answer.sequence),
+            next: Some(answer.sequence),
             candidate: None,
             wrong: Wrong::default(),
         }
+    }
+
+    /// One that an earlier process has called: where its packets are will be seen.
+    pub(super) fn adopted(ip: IpAddr, (client, origin): (SocketId, SocketId), window: u32) -> Self {
+        Self {
+            ip: ip.to_canonical(),
+            client,
+            origin,
+            window: window.clamp(1, MAX_WINDOW).cast_signed(),
+            acknowledged: None,
+            next: None,
+            candidate: None,
+            wrong: Wrong::default(),
+        }
+    }
+
+    /// Where the client is.
+    pub(super) fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// Packets that may be in flight.
+    pub(super) fn window(&self) -> u32 {
+        self.window.cast_unsigned()
     }
 
     /// The socket to which the origin sends.
@@ -161,10 +186,11 @@ impl Established {
         // How far data is ahead of what the origin waits for, and an acknowledgement behind what it
         // has sent: no farther than may be in flight.
         let distance = match packet.kind() {
-            Kind::Data(sequence) => sequence.distance_from(self.acknowledged),
-            Kind::Ack { number, next } if number != 0 => self.next.distance_from(next),
-            _ => return Verdict::Drop,
+            Kind::Data(sequence) => self.acknowledged.map(|it| sequence.distance_from(it)),
+            Kind::Ack { number, next } if number != 0 => self.next.map(|it| it.distance_from(next)),
+            _ => None,
         };
+        let Some(distance) = distance else { return Verdict::Drop };
         if !(0..self.window).contains(&distance) {
             // What comes once more, because its acknowledgement went elsewhere, is nobody's guess.
             if distance <= -self.window || distance >= self.window {
@@ -212,15 +238,15 @@ impl Established {
 impl Established {
     /// The origin has sent this data packet.
     fn sent(&mut self, sequence: Sequence) {
-        if sequence.distance_from(self.next) >= 0 {
-            self.next = sequence.next();
+        if self.next.is_none_or(|next| sequence.distance_from(next) >= 0) {
+            self.next = Some(sequence.next());
         }
     }
 
     /// The origin has all up to this one.
     fn acknowledge(&mut self, next: Sequence) {
-        if next.distance_from(self.acknowledged) > 0 {
-            self.acknowledged = next;
+        if self.acknowledged.is_none_or(|known| next.distance_from(known) > 0) {
+            self.acknowledged = Some(next);
         }
     }
 }
@@ -379,6 +405,17 @@ mod tests {
     }
 
     #[test]
+    fn one_that_was_taken_over_follows_its_client_once_its_origin_was_seen() {
+        let mut story = Story::of(&PUBLISH);
+        let sockets = (story.session.client(), story.session.origin());
+        story.session = Established::adopted(CLIENT.into(), sockets, story.session.window());
+        assert_eq!(story.data(2, story.nth(12)), Verdict::Drop, "nobody knows what is right");
+        assert_eq!(story.origin_acks(story.nth(12)), Verdict::Pass);
+        assert_eq!(story.data(2, story.nth(12)), Verdict::Pass);
+        assert_eq!(story.origin_acks(story.nth(13)), Verdict::Moved(port(2)));
+    }
+
+    #[test]
     fn a_publisher_that_moved_is_followed_once_the_origin_has_its_data() {
         let mut story = Story::of(&PUBLISH);
         assert_eq!(story.origin_acks(story.nth(10)), Verdict::Pass);
@@ -532,7 +569,7 @@ mod tests {
     fn numbers_wrap() {
         let mut story = Story::of(&PUBLISH);
         let last = Sequence::new(u32::MAX);
-        story.session.acknowledged = last;
+        story.session.acknowledged = Some(last);
         assert_eq!(story.data(2, last), Verdict::Pass);
         assert_eq!(story.data(2, last.next()), Verdict::Pass);
         assert_eq!(story.origin_acks(last.next().next()), Verdict::Moved(port(2)));

@@ -9,21 +9,33 @@ use parking_lot::Mutex;
 use tracing::debug;
 
 use super::call::{Call, Failure, Reached};
-use super::{Established, Srt, Verdict};
-use crate::origin::Lease;
+use super::{Established, Packets, Srt, Verdict};
+use crate::origin::{Lease, Origin};
 use crate::plane::Leg;
-use crate::plane::datagram::{Course, Exit, FlowEnds, FlowKey, Gone, Lane, Progress, Train};
+use crate::plane::datagram::{
+    Course, Exit, FlowEnds, FlowKey, Gone, Lane, Planes, Progress, Train,
+};
 use crate::proto::srt::packet::{Packet, SocketId, shutdown};
 use crate::proto::srt::rejection::Rejection;
-use crate::session::flow::{FlowId, Name};
-use crate::session::{Carriage, End, Ending, Live};
+use crate::session::adopt::keep;
+use crate::session::flow::{FlowId, FlowTable, Name};
+use crate::session::memo::Matter;
+use crate::session::{Carriage, End, Ending, Live, Session};
 
 /// A session, to those who find it by a packet.
 #[derive(Debug)]
 pub(super) struct Known {
     pub(super) ending: Arc<Ending>,
-    call: Arc<Call>,
+    /// None of one that an earlier process has called.
+    call: Option<Arc<Call>>,
     since: Instant,
+    ip: IpAddr,
+    /// The sockets of both peers.
+    client: SocketId,
+    origin: SocketId,
+    window: u32,
+    session: Arc<Session>,
+    at: Arc<Origin>,
     moving: Mutex<Moving>,
 }
 
@@ -35,9 +47,31 @@ struct Moving {
 }
 
 impl Known {
+    /// Of a session of this origin.
+    pub(super) fn new(
+        machine: Established,
+        call: Option<Arc<Call>>,
+        session: Arc<Session>,
+        at: Arc<Origin>,
+        since: Instant,
+    ) -> Self {
+        Self {
+            ending: call.as_ref().map(|call| Arc::clone(&call.ending)).unwrap_or_default(),
+            call,
+            since,
+            ip: machine.ip(),
+            client: machine.client(),
+            origin: machine.origin(),
+            window: machine.window(),
+            session,
+            at,
+            moving: Mutex::new(Moving { machine, exit: None }),
+        }
+    }
+
     /// Whether the client is at this address, by whatever port.
     pub(super) fn is_at(&self, ip: IpAddr) -> bool {
-        self.call.caller.client.ip().to_canonical() == ip.to_canonical()
+        self.ip == ip.to_canonical()
     }
 
     /// Whether a packet from a port that is not the client's may go on.
@@ -71,33 +105,39 @@ impl Known {
 
     /// Notes when each leg was heard last: a client that sends media has its answer.
     pub(super) fn heard(&self, heard: [Instant; Leg::ALL.len()]) {
-        if heard.get(Leg::Client as usize).is_some_and(|&heard| heard > self.since) {
-            self.call.confirm();
+        if let Some(call) = &self.call
+            && heard.get(Leg::Client as usize).is_some_and(|&heard| heard > self.since)
+        {
+            call.confirm();
         }
     }
 }
 
 /// A session whose packets find it.
-pub(super) struct Open<'a> {
-    listed: Listed<'a>,
+pub(super) struct Open {
+    listed: Listed,
     known: Arc<Known>,
     lane: Arc<Lane>,
-    /// The sockets of both peers.
-    client: SocketId,
-    origin: SocketId,
     /// What the origin has sent already.
     behind: Vec<Vec<u8>>,
 }
 
+impl Open {
+    /// One whose origin has sent nothing that was not passed on.
+    pub(super) const fn new(listed: Listed, known: Arc<Known>, lane: Arc<Lane>) -> Self {
+        Self { listed, known, lane, behind: Vec::new() }
+    }
+}
+
 /// A session's place in the table, and at its origin. Its drop gives up both.
-struct Listed<'a> {
-    srt: &'a Srt,
+pub(super) struct Listed {
+    srt: Arc<Srt>,
     id: FlowId,
     #[expect(dead_code, reason = "held for its drop: the stream's route is in use until then")]
     lease: Lease,
 }
 
-impl Drop for Listed<'_> {
+impl Drop for Listed {
     fn drop(&mut self) {
         self.srt.state.lock().table.remove(self.id);
     }
@@ -106,32 +146,29 @@ impl Drop for Listed<'_> {
 impl Srt {
     /// Lets packets find a session, and gives the client its answer.
     pub(super) fn open(
-        &self,
+        self: &Arc<Self>,
         call: &Arc<Call>,
         lease: Lease,
         reached: Reached,
         live: &Live,
-    ) -> Result<Open<'_>, Failure> {
+    ) -> Result<Open, Failure> {
         let Reached { socket, address, established, answer, behind } = reached;
         let session = live.session();
-        let (client, origin) = (established.client(), established.origin());
+        let origin = established.origin();
         let now = Instant::now();
         let course = Arc::new(Course::new(Arc::clone(&session.meter), now));
         let carriage = Carriage::Datagrams(Arc::clone(&course));
         let lane = Arc::new(Lane::new(socket, address, course));
-        let known = Arc::new(Known {
-            ending: Arc::clone(&call.ending),
-            call: Arc::clone(call),
-            since: now,
-            moving: Mutex::new(Moving { machine: established, exit: None }),
-        });
+        let (again, at) = (Some(Arc::clone(call)), Arc::clone(lease.origin()));
+        let known = Arc::new(Known::new(established, again, Arc::clone(session), at, now));
         let key = FlowKey {
             is_tcp: false,
             client: call.caller.client,
             local: call.caller.local,
             socket_id: Some(origin.0),
         };
-        let Some(id) = self.list((key, client), &known, &lane, call.exit.clone()) else {
+        lease.found();
+        let Some(listed) = self.list(key, &known, &lane, call.exit.clone(), lease) else {
             // Two origins have given out one socket id, to one address: the second one has to be
             // another. It will be when the client comes again.
             close(&lane, origin);
@@ -139,17 +176,15 @@ impl Srt {
             let answer = Some(Rejection::RESOURCE);
             return Err(Failure { end: End::OutOfResources, why, answer });
         };
-        lease.found();
-        let listed = Listed { srt: self, id, lease };
         session.note(|progress| progress.plane = Some(carriage));
         live.established(call.role);
         call.say(&answer);
-        Ok(Open { listed, known, lane, client, origin, behind })
+        Ok(Open { listed, known, lane, behind })
     }
 
     /// Relays a session until its end.
-    pub(super) async fn relay(&self, call: &Call, open: Open<'_>) -> End {
-        let Open { listed, known, lane, client, origin, behind } = open;
+    pub(super) async fn relay(&self, open: Open) -> End {
+        let Open { listed, known, lane, behind } = open;
         let id = listed.id;
         for datagram in &behind {
             self.answered(id, &known, &lane, &Train::alone(lane.origin(), datagram));
@@ -157,40 +192,43 @@ impl Srt {
         let heard = lane.listen(|train| self.answered(id, &known, &lane, &train));
         let end = tokio::select! {
             Gone = heard => End::OriginLost,
-            end = call.ending.ended() => end,
+            end = known.ending.ended() => end,
             () = self.stop.sessions.cancelled() => End::Shutdown,
         };
         if !matches!(end, End::ClientClosed | End::OriginClosed) {
-            close(&lane, origin);
+            close(&lane, known.origin);
         }
         // A client that has begun anew with the same socket id would take it for the new one's.
         if !matches!(end, End::ClientClosed | End::OriginClosed | End::ClientLost) {
-            lane.to_client(&Train::alone(lane.origin(), &shutdown(0, client)));
+            lane.to_client(&Train::alone(lane.origin(), &shutdown(0, known.client)));
         }
         drop(listed);
         end
     }
 
     /// Lets packets find a session. None if those of another one would find it, too.
-    fn list(
-        &self,
-        (key, client): (FlowKey, SocketId),
+    pub(super) fn list(
+        self: &Arc<Self>,
+        key: FlowKey,
         known: &Arc<Known>,
         lane: &Arc<Lane>,
         exit: Exit,
-    ) -> Option<FlowId> {
+        lease: Lease,
+    ) -> Option<Listed> {
+        let name = Name::SocketId(key.socket_id?);
         let mut state = self.state.lock();
         let table = &mut state.table;
         if table.owner(&key).is_some() {
             return None;
         }
         let (near, origin) = (lane.near(), lane.origin());
-        let ends = FlowEnds { near, origin, client_socket_id: Some(client.0) };
+        let ends = FlowEnds { near, origin, client_socket_id: Some(known.client.0) };
         let id = table.insert(Arc::clone(known), Arc::clone(lane), ends, known.since);
-        table.name(id, Name::SocketId(key.socket_id?));
+        table.name(id, name);
         table.learn(id, key, exit, known.since);
-        table.select(id, &key);
-        Some(id)
+        select(table, id, &key);
+        drop(state);
+        Some(Listed { srt: Arc::clone(self), id, lease })
     }
 
     /// Takes what has come from a session's origin.
@@ -226,7 +264,7 @@ impl Srt {
             debug!(client = %key.client, "the client has moved");
             let mut state = self.state.lock();
             state.table.learn(id, key, exit, now);
-            state.table.select(id, &key);
+            select(&mut state.table, id, &key);
         }
         if passes.count_ones() as usize == train.count() {
             lane.to_client(train);
@@ -240,6 +278,19 @@ impl Srt {
         if ends {
             known.ending.end(End::OriginClosed);
         }
+    }
+}
+
+/// Lets packets of a session take this address of its client, and keeps what the next process has to
+/// know.
+fn select(table: &mut FlowTable<Packets, Planes>, id: FlowId, key: &FlowKey) {
+    table.select(id, key);
+    if let Some(((known, _), flow)) = table.get(id).zip(table.flow(id)) {
+        keep(table.plane(), &known.session, &known.at, flow, || Matter::Srt {
+            client: known.client.0,
+            origin: known.origin.0,
+            window: known.window,
+        });
     }
 }
 

@@ -5,6 +5,7 @@
 //! back; [`Established`] notices shutdowns, and a client that comes from another port. Here
 //! datagrams find their machine; [`call`] drives a handshake, and [`media`] what comes behind it.
 
+mod adopt;
 mod call;
 mod cookie;
 mod door;

@@ -71,6 +71,23 @@ impl Ice {
         }
     }
 
+    /// With these names and passwords, the latest last, and the origin's consent just given.
+    pub(super) fn adopted(passwords: &[(String, String)], now: Instant) -> Self {
+        let mut ice = Self::new("", "", now);
+        ice.passwords = passwords
+            .iter()
+            .map(|(name, word)| (name.as_str().into(), word.as_str().into()))
+            .collect();
+        ice.consent(now);
+        ice
+    }
+
+    /// By name, the passwords of its checks, the latest last.
+    pub(super) fn passwords(&self) -> Vec<(String, String)> {
+        let owned = |(name, word): &(Box<str>, Arc<str>)| (name.to_string(), word.to_string());
+        self.passwords.iter().map(owned).collect()
+    }
+
     /// The password of this name. Cheap to clone: to be used without the table's lock.
     pub(super) fn password(&self, name: &str) -> Option<Arc<str>> {
         let known = self.passwords.iter().find(|(known, _)| **known == *name);
@@ -193,6 +210,18 @@ mod tests {
         assert_eq!(judge(&mut ice, 35, 35), None);
         // It checks, and so it is believed when it does so no more, whatever the origin sends.
         assert_eq!(judge(&mut ice, 36, 36), Some(End::NoConsent));
+    }
+
+    #[test]
+    fn one_that_was_taken_over_has_the_time_of_one_consent_and_is_checked_as_before() {
+        let start = Instant::now();
+        let passwords = [("a:o", "one"), ("b:o", "two")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        let mut ice = Ice::adopted(&passwords, start);
+        assert_eq!(ice.passwords(), passwords);
+        assert_eq!(ice.password("b:o").as_deref(), Some("two"));
+        assert_eq!(ice.password(""), None);
+        assert_eq!(ice.judge([start; 2], PATIENCE, at(start, 29)), None);
+        assert_eq!(ice.judge([start; 2], PATIENCE, at(start, 30)), Some(End::NoConsent));
     }
 
     #[test]

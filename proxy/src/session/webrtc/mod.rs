@@ -5,6 +5,7 @@
 //! everything else goes by its address, which only STUN can teach. [`ice`] decides, the
 //! [`FlowTable`] remembers, and lanes carry. [`tcp`] is another way in for the same datagrams.
 
+mod adopt;
 mod ice;
 mod signalling;
 mod tcp;
@@ -24,8 +25,10 @@ use self::ice::{Check, Ice, UNCHECKED};
 pub use self::signalling::{BadDescription, Draft, Invited};
 use self::tcp::Strangers;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
+use super::memo::Matter;
 use super::{Ending, Session, Sessions};
 use crate::config::Candidate;
+use crate::origin::Origin;
 use crate::plane::Leg;
 use crate::plane::datagram::{Exit, FlowKey, Gone, Lane, Lanes, Medium, Planes, Socket, Train};
 use crate::plane::kernel::Kernel;
@@ -76,10 +79,13 @@ impl Media for Datagrams {
 /// A session, to those who find it by a datagram.
 #[derive(Debug)]
 struct Known {
+    /// As in the session's URL.
+    name: Box<str>,
     ice: Ice,
     ending: Arc<Ending>,
     /// The address at which its client reached the API.
     reached: IpAddr,
+    origin: Arc<Origin>,
     session: Arc<Session>,
 }
 
@@ -380,6 +386,17 @@ fn select(table: &mut FlowTable<Datagrams, Planes>, id: FlowId, key: &FlowKey) {
         if let Some((known, _)) = table.get(id) {
             known.session.note(|progress| progress.media = Some((key.client, key.is_tcp)));
         }
+        keep(table, id);
+    }
+}
+
+/// Keeps what the next process has to know, after something of it has changed.
+fn keep(table: &FlowTable<Datagrams, Planes>, id: FlowId) {
+    if let Some(((known, _), flow)) = table.get(id).zip(table.flow(id)) {
+        super::adopt::keep(table.plane(), &known.session, &known.origin, flow, || Matter::Webrtc {
+            name: known.name.to_string(),
+            passwords: known.ice.passwords(),
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use std::{fmt, io};
 use thiserror::Error;
 use tracing::{Instrument, info, info_span};
 
-use super::{Datagrams, Ice, Known, Webrtc};
+use super::{Datagrams, Ice, Known, Webrtc, keep};
 use crate::listen::is_served;
 use crate::origin::{Lease, Listener};
 use crate::plane::datagram::{Course, FlowEnds, Gone, Lane, Planes, Socket};
@@ -103,6 +103,7 @@ impl Webrtc {
         known.ice.restart(&renamed, &ice.password, FlowTable::<Datagrams, Planes>::MAX_NAMES);
         let reached = known.reached;
         table.name(id, Name::Ice(renamed.into()));
+        keep(&table, id);
         drop(table);
         Some(sdp::with_candidates(answer, &self.offered(reached)))
     }
@@ -128,7 +129,13 @@ impl Webrtc {
     }
 
     /// One session, from its answer to its end.
-    async fn serve(self: Arc<Self>, listed: Listed, lane: Arc<Lane>, live: Live, role: Role) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        listed: Listed,
+        lane: Arc<Lane>,
+        live: Live,
+        role: Role,
+    ) {
         let id = listed.id;
         let heard = lane.listen(|train| {
             if self.answered(id, &lane, &train) {
@@ -183,7 +190,14 @@ impl Draft {
         let ending = Arc::new(Ending::default());
         let ice = Ice::new(&name, &ice.password, now);
         let session_ = Arc::clone(&session);
-        let known = Known { ice, ending: Arc::clone(&ending), reached, session: session_ };
+        let known = Known {
+            name: name.as_str().into(),
+            ice,
+            ending: Arc::clone(&ending),
+            reached,
+            origin: Arc::clone(invited.lease.origin()),
+            session: session_,
+        };
         let ends = FlowEnds { near: lane.near(), origin, client_socket_id: None };
         let mut table = webrtc.table.lock();
         let id = table.insert(known, Arc::clone(&lane), ends, now);
@@ -227,12 +241,12 @@ impl fmt::Debug for Draft {
 }
 
 /// A session's place in the table, and at its origin. Its drop gives up both.
-struct Listed {
-    webrtc: Arc<Webrtc>,
-    id: FlowId,
-    ending: Arc<Ending>,
+pub(super) struct Listed {
+    pub(super) webrtc: Arc<Webrtc>,
+    pub(super) id: FlowId,
+    pub(super) ending: Arc<Ending>,
     #[expect(dead_code, reason = "held for its drop: the stream's route is in use until then")]
-    lease: Lease,
+    pub(super) lease: Lease,
 }
 
 impl Drop for Listed {

@@ -238,6 +238,11 @@ impl Programs {
         self.is_adopted
     }
 
+    /// Whether an earlier daemon has left a program at this interface, until [`Self::attach_all`].
+    pub fn is_inherited(&self, index: u32) -> bool {
+        self.inherited.iter().any(|(_, inherited)| *inherited == index)
+    }
+
     /// Every interface that was to have a program.
     pub fn interfaces(&self) -> Vec<InterfaceView> {
         let view = |Place { interface, attached }: &Place| {
