@@ -19,6 +19,7 @@ mod handshake;
 mod http;
 mod ice;
 mod manifests;
+mod memo;
 mod names;
 mod oracle;
 mod proxy_protocol;
