@@ -1,6 +1,7 @@
 //! A folder in a bpffs that a test has for itself.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -42,9 +43,12 @@ impl Pins {
         &self.folder
     }
 
-    /// What is in it.
+    /// What is in it; nothing if it is not there any more.
     pub fn left(&self) -> Result<Vec<PathBuf>> {
-        let entries = fs::read_dir(&self.folder)?;
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
         entries.map(|entry| Ok(entry?.path())).collect()
     }
 }

@@ -45,6 +45,7 @@ by_both_programs!(
     sessions_go_on_through_one_proxy_after_another_and_move_as_before,
     who_is_gone_ends_on_time,
     what_another_version_has_left_is_taken_away,
+    who_is_switched_off_takes_away_what_is_there,
 );
 
 fn media_of_browsers_goes_on_and_ends_when_it_is_told_to(engine: Engine) -> Result<()> {
@@ -178,6 +179,24 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
         let now = stage.attached()?;
         ensure!(now.len() == attached, "attached: {now:?}");
         again.must_finish_without_loss().map(drop)
+    })
+}
+
+fn who_is_switched_off_takes_away_what_is_there(engine: Engine) -> Result<()> {
+    let pins = Pins::new()?;
+    let variables = [("PROXY_EBPF_PIN", pins.text()?)];
+    Setting::PLAIN.with(&variables).tell(engine, |stage| {
+        let _origins = Origins::start(stage)?;
+        let calls = Origins::call(stage, "show")?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        stage.proxy.process.kill()?;
+        calls.must_go_on().context("without a proxy")?;
+        let [pin] = variables;
+        stage.start_again(&[pin, ("PROXY_EBPF_MODE", "off")])?;
+        ensure!(stage.sessions()?.is_empty(), "sessions out of nothing");
+        let (attached, pinned) = (stage.attached()?, pins.left()?);
+        ensure!(attached.is_empty() && pinned.is_empty(), "left: {attached:?}, {pinned:?}");
+        Ok(())
     })
 }
 

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
-use super::programs::{Interface, KernelMaps, Programs};
+use super::programs::{Interface, KernelMaps, Programs, remove_pinned};
 use super::{InterfaceView, KernelView, Secret, privilege};
 use crate::config;
 use crate::plane::Leg;
@@ -61,7 +61,11 @@ impl On {
 
     fn attach_first(settings: &config::Kernel, listeners: &[IpAddr]) -> Result<Self, Refused> {
         if settings.mode == config::KernelMode::Off {
-            return Err("switched off (PROXY_EBPF_MODE=off)".into());
+            let removed = settings.pin.as_deref().map_or(Ok(()), remove_pinned);
+            return Err(match removed {
+                Ok(()) => "switched off (PROXY_EBPF_MODE=off)".into(),
+                Err(error) => format!("switched off (PROXY_EBPF_MODE=off); {error}").into(),
+            });
         }
         let unknown = |error: io::Error| Refused::from(format!("netlink: {error}"));
         let (links, first) = wanted_at_start(listeners).map_err(unknown)?;

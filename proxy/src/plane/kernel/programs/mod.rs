@@ -7,6 +7,7 @@ mod pins;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::{fs, mem};
 
 use aya::maps::{MapData, PerCpuArray};
@@ -96,6 +97,11 @@ pub struct Programs {
     folder: Option<Folder>,
     /// Links that an earlier daemon has left in the folder.
     inherited: BTreeSet<(Engine, u32)>,
+}
+
+/// Takes away what an earlier daemon has pinned in this folder.
+pub fn remove_pinned(folder: &Path) -> Result<(), PinError> {
+    if folder.exists() { Folder::open(folder)?.remove() } else { Ok(()) }
 }
 
 /// An interface that was to have a program.
