@@ -1,6 +1,7 @@
 //! A proxy that is killed, and the next one that goes on with its sessions, by both programs.
 
 use std::fs;
+use std::net::{Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -45,6 +46,7 @@ by_both_programs!(
     sessions_go_on_through_one_proxy_after_another_and_move_as_before,
     who_is_gone_ends_on_time,
     what_another_version_has_left_is_taken_away,
+    a_proxy_that_cannot_start_ends_nothing,
     who_is_switched_off_takes_away_what_is_there,
 );
 
@@ -179,6 +181,26 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
         let now = stage.attached()?;
         ensure!(now.len() == attached, "attached: {now:?}");
         again.must_finish_without_loss().map(drop)
+    })
+}
+
+fn a_proxy_that_cannot_start_ends_nothing(engine: Engine) -> Result<()> {
+    let pins = Pins::new()?;
+    let variables = [("PROXY_EBPF_PIN", pins.text()?)];
+    Setting::PLAIN.with(&variables).tell(engine, |stage| {
+        let _origins = Origins::start(stage)?;
+        let calls = Origins::call(stage, "show")?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        stage.proxy.process.kill()?;
+        let port = stage.proxy.srt().port();
+        let somebody =
+            stage.proxy.within(|| Ok(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port))?))?;
+        ensure!(stage.start_again(&variables).is_err(), "two have one port");
+        calls.must_go_on().context("without a proxy")?;
+        drop(somebody);
+        stage.start_again(&variables)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        calls.must_finish_without_loss().map(drop)
     })
 }
 

@@ -295,6 +295,17 @@ impl On {
     }
 }
 
+impl Drop for On {
+    fn drop(&mut self) {
+        // A process that cannot start has taken nothing over, and ends nothing.
+        if let Some(programs) = self.programs.get_mut()
+            && !self.left.get_mut().is_empty()
+        {
+            programs.leave_pinned();
+        }
+    }
+}
+
 impl fmt::Debug for On {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("On").field("named", &self.named).finish_non_exhaustive()

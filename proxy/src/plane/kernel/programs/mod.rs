@@ -237,6 +237,11 @@ impl Programs {
         self.inherited.iter().any(|(_, inherited)| *inherited == index)
     }
 
+    /// Leaves what is pinned as it is, whatever becomes of this process.
+    pub fn leave_pinned(&mut self) {
+        self.folder = None;
+    }
+
     /// Every interface that was to have a program.
     pub fn interfaces(&self) -> Vec<InterfaceView> {
         let view = |Place { interface, attached }: &Place| {
