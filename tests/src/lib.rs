@@ -22,6 +22,7 @@ pub mod netns;
 pub mod nginx;
 pub mod nms;
 pub mod packets;
+pub mod pins;
 pub mod ports;
 pub mod process;
 pub mod proxy;

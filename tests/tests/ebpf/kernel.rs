@@ -1,7 +1,6 @@
 //! The object in the kernel, and test runs of its programs.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};

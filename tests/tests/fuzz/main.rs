@@ -20,6 +20,7 @@ mod handshake;
 mod http;
 mod ice;
 mod manifests;
+mod memo;
 mod names;
 mod oracle;
 mod proxy_protocol;

@@ -615,3 +615,40 @@ fn a_stream_that_was_not_found_leaves_no_route_unless_others_have_found_it() {
     pick(&balancer, &key, now).not_found();
     assert_eq!(balancer.counts(now).routes_idle, 1, "it was there before");
 }
+
+#[test]
+fn who_goes_on_at_an_origin_has_it_and_its_stream_before_any_heartbeat() {
+    let now = Instant::now();
+    let balancer = balancer(&[], now);
+    let (key, a) = (stream("s"), origin("a", 1, 1935));
+    let adopt = |origin: &Origin, key, now| balancer.adopt(origin, key, Listener::Rtmp, now);
+    let lease = adopt(&a, &key, now).unwrap();
+    let other = adopt(&a, &key, now).unwrap();
+    assert_eq!((server(&lease), balancer.counts(now).routes_in_use), ("a".into(), 1));
+    balancer.register(origin("b", 1, 1935), now).unwrap();
+    assert_eq!(server(&pick(&balancer, &key, now)), "a", "new clients find it there");
+    // Its heartbeat is nothing new, and without one it is gone in time.
+    assert_eq!(balancer.register(a, now + SECOND), Ok(Registered::Again));
+    drop((lease, other));
+    assert_eq!(balancer.counts(now).routes_idle, 1);
+    let long_after = now + 301 * SECOND;
+    assert!(balancer.server("a", Listener::Rtmp, long_after).is_none());
+}
+
+#[test]
+fn who_goes_on_moves_neither_an_origin_that_runs_anew_nor_a_stream_that_has_moved() {
+    let now = Instant::now();
+    let settings = BalancerSettings { max_origins: 1, ..Default::default() };
+    let balancer = balancer_with(settings, &["a"], now);
+    let key = stream("s");
+    let lease = balancer.adopt(&origin("a", 7, 1936), &key, Listener::Rtmp, now).unwrap();
+    assert_eq!(&**lease.origin().name(), "a-run-1-1", "the run that is there");
+    let another = balancer.adopt(&origin("b", 1, 1935), &key, Listener::Rtmp, now);
+    assert_eq!(another.map(|_| ()).unwrap_err(), NotRegistered::Full);
+    let balancer = self::balancer(&["a", "b"], now);
+    let here = pick(&balancer, &key, now);
+    let elsewhere = if server(&here) == "a" { "b" } else { "a" };
+    let lease = balancer.adopt(&origin(elsewhere, 1, 1935), &key, Listener::Rtmp, now).unwrap();
+    assert_eq!(server(&lease), elsewhere);
+    assert_eq!(server(&pick(&balancer, &key, now)), server(&here), "the stream stays");
+}

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 
 use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
-use super::programs::{Interface, KernelMaps, Programs};
+use super::programs::{Interface, KernelMaps, Programs, remove_pinned};
 use super::{InterfaceView, KernelView, Secret, privilege};
 use crate::config::{Config, KernelMode};
 use crate::plane::Leg;
@@ -63,7 +63,11 @@ impl On {
     fn attach_first(config: &Config) -> Result<Self, Refused> {
         let settings = &config.kernel;
         if settings.mode == KernelMode::Off {
-            return Err("switched off (PROXY_EBPF_MODE=off)".into());
+            let removed = settings.pin.as_deref().map_or(Ok(()), remove_pinned);
+            return Err(match removed {
+                Ok(()) => "switched off (PROXY_EBPF_MODE=off)".into(),
+                Err(error) => format!("switched off (PROXY_EBPF_MODE=off); {error}").into(),
+            });
         }
         let unknown = |error: io::Error| Refused::from(format!("netlink: {error}"));
         let (links, first) = wanted_at_start(&config.datagram_addresses()).map_err(unknown)?;
@@ -291,6 +295,17 @@ impl On {
 
     pub(super) fn close(&self) {
         drop(self.programs.lock().take());
+    }
+}
+
+impl Drop for On {
+    fn drop(&mut self) {
+        // A process that cannot start has taken nothing over, and ends nothing.
+        if let Some(programs) = self.programs.get_mut()
+            && !self.left.get_mut().is_empty()
+        {
+            programs.leave_pinned();
+        }
     }
 }
 

@@ -5,10 +5,11 @@ use std::net::{Ipv4Addr, UdpSocket};
 use super::recorded::{PLAY, PUBLISH, Recorded};
 use super::*;
 use crate::listen::{TrustedProxies, udp};
-use crate::origin::{BalancerSettings, registration};
+use crate::origin::{BalancerSettings, KeptOrigin, Listener, Origin, registration};
 use crate::proto::srt::handshake::{Handshake, Step};
 use crate::proto::srt::packet::shutdown;
-use crate::session::SessionLimits;
+use crate::session::memo::{Matter, Memo};
+use crate::session::{Estate, NotAdopted, Role, SessionLimits};
 
 const PATIENCE: Duration = Duration::from_millis(600);
 
@@ -17,6 +18,8 @@ struct Rig {
     sessions: Arc<Sessions>,
     balancer: Arc<Balancer>,
     proxy: SocketAddr,
+    /// Where clients come.
+    sockets: [Arc<Socket>; 1],
     stop: Stop,
 }
 
@@ -51,13 +54,14 @@ impl Rig {
             Kernel::off("a test"),
             stop.clone(),
         );
+        let sockets = [Arc::clone(&socket)];
         let arrived = Arc::clone(&srt);
         tokio::spawn(udp::receive(socket, stop.sessions.clone(), move |socket, train| {
             arrived.arrived(socket, &train);
         }));
         let watched = Arc::clone(&srt);
         tokio::spawn(async move { watched.watch().await });
-        Self { srt, sessions, balancer, proxy, stop }
+        Self { srt, sessions, balancer, proxy, sockets, stop }
     }
 
     /// An origin that has registered, and does what a test says.
@@ -505,4 +509,42 @@ async fn a_flood_of_handshakes_costs_no_memory() {
     // The last ones may be under way.
     assert!(drops[Dropped::BadCookie as usize] >= 9_990);
     assert!(drops[Dropped::UnknownFlow as usize] >= 9_990);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_an_earlier_process_goes_on_until_its_client_shuts_down() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let [client, origin] = [peer(), peer()];
+    let near = peer().local_addr().unwrap();
+    let (at, far) = (client.local_addr().unwrap(), origin.local_addr().unwrap());
+    let endpoint = far.port().to_string();
+    let kept = Origin::fixed("127.0.0.1", &[(Listener::Srt, &endpoint)]).unwrap();
+    let memo = Memo {
+        role: Role::Publish,
+        stream: "__defaultVhost__/live/show".into(),
+        origin: KeptOrigin::of(&kept),
+        admitted: [at, rig.proxy],
+        client: [at, rig.proxy],
+        ends: [near, far],
+        started: 0,
+        matter: Matter::Srt { client: 7, origin: 9, window: 8192 },
+    };
+    let estate = Estate { balancer: &rig.balancer, sockets: &rig.sockets };
+    rig.srt.adopt(&memo, estate).unwrap();
+    let key = rig.sessions.list()[0].progress().stream.unwrap();
+    let lease = rig.balancer.pick(&key, Listener::Srt, &[], Instant::now()).unwrap();
+    assert_eq!(&**lease.origin().name(), "default-backend-static-0", "known before it is heard");
+    let data = |to: u8| [[0, 0, 0, 5], [0; 4], [0; 4], [0, 0, 0, to]].concat();
+    client.send_to(&data(9), rig.proxy).unwrap();
+    assert_eq!(receive(&origin), (data(9), near));
+    origin.send_to(&data(7), near).unwrap();
+    assert_eq!(receive(&client), (data(7), rig.proxy));
+    let again = rig.srt.adopt(&memo, estate);
+    assert!(matches!(again, Err(NotAdopted::Socket(..))), "its port is in use: {again:?}");
+    assert_eq!(rig.sessions.published().len(), 1);
+    let goodbye = shutdown(0, SocketId(9));
+    client.send_to(&goodbye, rig.proxy).unwrap();
+    assert_eq!(receive(&origin).0, goodbye);
+    rig.emptied().await;
+    assert_eq!(rig.ended(End::ClientClosed), 1);
 }

@@ -1,15 +1,17 @@
 //! A client and an origin on loopback, with a WebRTC service between them.
 
 use std::net::{Ipv4Addr, UdpSocket};
+use std::time::SystemTime;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
 use super::*;
 use crate::listen::{TrustedProxies, udp};
-use crate::origin::{Balancer, BalancerSettings, Listener, Origin, registration};
+use crate::origin::{Balancer, BalancerSettings, KeptOrigin, Listener, Origin, registration};
 use crate::proto::proxy_protocol::Ends;
-use crate::session::{End, Role, SessionLimits};
+use crate::session::memo::Memo;
+use crate::session::{End, Estate, NotAdopted, Role, SessionLimits};
 use crate::stream::{Ask, StreamKey, Vhosts};
 
 const PASSWORD: &str = "the-password-of-the-answer";
@@ -20,6 +22,8 @@ struct Rig {
     sessions: Arc<Sessions>,
     balancer: Balancer,
     proxy: SocketAddr,
+    /// Where clients come.
+    sockets: [Arc<Socket>; 1],
     origin: UdpSocket,
     stop: CancellationToken,
 }
@@ -53,6 +57,7 @@ impl Rig {
         };
         let webrtc =
             Webrtc::new(settings, Arc::clone(&sessions), Kernel::off("a test"), stop.clone());
+        let sockets = [Arc::clone(&socket)];
         let arrived = Arc::clone(&webrtc);
         tokio::spawn(udp::receive(socket, stop.clone(), move |socket, train| {
             arrived.arrived(socket, &train);
@@ -67,7 +72,7 @@ impl Rig {
         let origin: Origin = registration::parse(body.to_string().as_bytes()).unwrap();
         balancer.register(origin, Instant::now()).unwrap();
         let origin = peer();
-        Self { webrtc, sessions, balancer, proxy, origin, stop }
+        Self { webrtc, sessions, balancer, proxy, sockets, origin, stop }
     }
 
     /// A session by offer and answer; its name, and the answer for the client.
@@ -487,4 +492,52 @@ fn a_candidate_is_where_somebody_listens() {
         let reached = reached_at(&listeners, ip.parse().unwrap());
         assert_eq!(reached, expected.map(|it| it.parse().unwrap()), "{ip} at {listeners:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_of_an_earlier_process_goes_on_by_all_its_names() {
+    let rig = Rig::start(Duration::from_secs(30));
+    let [client, moved] = [peer(), peer()];
+    let near = peer().local_addr().unwrap();
+    let at = client.local_addr().unwrap();
+    let origin = rig.balancer.server("a", Listener::Api, Instant::now()).unwrap();
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let passwords = [("ans:off", "former"), ("ans2:off2", PASSWORD)];
+    let memo = Memo {
+        role: Role::Play,
+        stream: "__defaultVhost__/live/show".into(),
+        origin: KeptOrigin::of(&origin),
+        admitted: [at, rig.proxy],
+        client: [at, rig.proxy],
+        ends: [near, rig.origin.local_addr().unwrap()],
+        started: began.as_secs() - 60,
+        matter: Matter::Webrtc {
+            name: "ans:off".into(),
+            passwords: passwords.map(|(name, word)| (name.into(), word.into())).into(),
+        },
+    };
+    let estate = Estate { balancer: &rig.balancer, sockets: &rig.sockets };
+    rig.webrtc.adopt(&memo, estate).unwrap();
+    assert!(rig.sessions.list()[0].age() > Duration::from_secs(59));
+    assert_eq!(rig.sessions.totals().setups[2], [0, 1]);
+    client.send_to(MEDIA, rig.proxy).unwrap();
+    assert_eq!(receive(&rig.origin), (MEDIA.to_vec(), near));
+    rig.origin.send_to(MEDIA, near).unwrap();
+    assert_eq!(receive(&client), (MEDIA.to_vec(), rig.proxy));
+    let check = stun(REQUEST, 1, "ans2:off2", true, PASSWORD);
+    moved.send_to(&check, rig.proxy).unwrap();
+    assert_eq!(receive(&rig.origin), (check, near));
+    rig.origin.send_to(MEDIA, near).unwrap();
+    assert_eq!(receive(&moved), (MEDIA.to_vec(), rig.proxy));
+    // What cannot be had leaves nothing behind.
+    let again = rig.webrtc.adopt(&memo, estate);
+    assert!(matches!(again, Err(NotAdopted::Socket(..))), "its port is in use: {again:?}");
+    let elsewhere = rig.webrtc.adopt(&Memo { client: [at, near], ..memo.clone() }, estate);
+    assert!(matches!(elsewhere, Err(NotAdopted::NoListener(_))), "{elsewhere:?}");
+    let nameless = rig.webrtc.adopt(&Memo { stream: String::new(), ..memo }, estate);
+    assert!(matches!(nameless, Err(NotAdopted::NoStream)), "{nameless:?}");
+    assert_eq!(rig.sessions.count(), 1);
+    rig.webrtc.delete("ans:off");
+    rig.emptied().await;
+    assert_eq!(rig.ended(End::Deleted), 1);
 }

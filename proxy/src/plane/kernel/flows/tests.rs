@@ -393,3 +393,19 @@ fn what_was_left_goes_with_a_flow_that_was_never_carried_again() {
     plane.flows.remove(&flow, plane.now);
     assert!(plane.is_empty());
 }
+
+#[test]
+fn what_is_of_no_session_stays_and_no_flow_gets_a_slot_where_others_are_counted() {
+    let mut plane = Plane::new(4);
+    let memo = Memo { length: 1, bytes: [7; Memo::MAX] };
+    plane.flows.maps.memos = BTreeMap::from([(0, memo), (1, memo)]);
+    assert_eq!(plane.flows.common(), None);
+    plane.flows.keep_common(&memo);
+    assert_eq!(plane.flows.memos().len(), 2);
+    let flow = flow(5000, 1);
+    plane.install(&flow);
+    plane.flows.keep(&flow, Box::new(memo));
+    plane.flows.sweep();
+    assert_eq!(plane.flows.maps.memos.keys().copied().collect::<Vec<_>>(), [2, COMMON]);
+    assert_eq!(plane.flows.common(), Some(memo));
+}

@@ -8,6 +8,7 @@ mod pins;
 mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::{fs, mem};
 
 use aya::maps::{MapData, PerCpuArray};
@@ -99,6 +100,11 @@ pub struct Programs {
     folder: Option<Folder>,
     /// Links that an earlier daemon has left in the folder.
     inherited: BTreeSet<(Engine, u32)>,
+}
+
+/// Takes away what an earlier daemon has pinned in this folder.
+pub fn remove_pinned(folder: &Path) -> Result<(), PinError> {
+    if folder.exists() { Folder::open(folder)?.remove() } else { Ok(()) }
 }
 
 /// An interface that was to have a program.
@@ -241,6 +247,11 @@ impl Programs {
     /// Whether an earlier daemon has left a program at this interface, until [`Self::attach_all`].
     pub fn is_inherited(&self, index: u32) -> bool {
         self.inherited.iter().any(|(_, inherited)| *inherited == index)
+    }
+
+    /// Leaves what is pinned as it is, whatever becomes of this process.
+    pub fn leave_pinned(&mut self) {
+        self.folder = None;
     }
 
     /// Every interface that was to have a program.
