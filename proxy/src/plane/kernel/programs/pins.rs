@@ -1,16 +1,16 @@
 //! The folder in a bpffs by which maps and links outlive a daemon that was killed.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapInfo;
+use aya::maps::{HashMap, MapData, MapInfo};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use proxy_ebpf::CONTRACT;
-use proxy_ebpf::maps::Map;
+use proxy_ebpf::maps::{self, Map, Memo};
 
 use super::Engine;
 
@@ -22,6 +22,8 @@ pub(super) struct Folder {
     own: PathBuf,
     /// The kernel takes it back when the process ends, however it does.
     _lock: Flock<File>,
+    /// Sessions in maps that were of no use, once there were such maps.
+    replaced: Option<usize>,
 }
 
 /// Why a folder cannot be used.
@@ -71,20 +73,25 @@ impl Folder {
             Errno::EWOULDBLOCK => PinError::Busy(root.into()),
             errno => unusable(root, errno.into()),
         })?;
+        // Whoever had it until now may have removed it in the end.
+        if !is_at(&lock, root) {
+            drop(lock);
+            return Self::open(root);
+        }
         make(&own)?;
-        let folder = Self { root: root.into(), own, _lock: lock };
+        let mut folder = Self { root: root.into(), own, _lock: lock, replaced: None };
         folder.remove_others().map_err(|error| unusable(root, error))?;
         Ok(folder)
     }
 
     /// Removes what belongs to other contracts.
-    fn remove_others(&self) -> io::Result<()> {
+    fn remove_others(&mut self) -> io::Result<()> {
         for path in entries(&self.root)? {
             let name = path.file_name().and_then(|name| name.to_str());
             let version = name.and_then(|name| name.strip_prefix('v'));
             let is_ours = version.is_some_and(|version| version.parse::<u32>().is_ok());
             if is_ours && path != self.own {
-                empty(&path)?;
+                self.replace_in(&path)?;
                 fs::remove_dir(&path)?;
             }
         }
@@ -99,6 +106,26 @@ impl Folder {
                 found == (map.key_size, map.value_size, map.capacity)
             })
         })
+    }
+
+    /// Removes what is there, as of no use. Links that nobody else has are detached by it, some
+    /// milliseconds later.
+    pub(super) fn replace(&mut self) -> Result<(), PinError> {
+        let own = self.own.clone();
+        self.replace_in(&own).map_err(|source| PinError::Unusable { path: own, source })
+    }
+
+    fn replace_in(&mut self, folder: &Path) -> io::Result<()> {
+        let maps = folder.join(maps::MEMOS.name);
+        if maps.exists() {
+            *self.replaced.get_or_insert(0) += sessions(&maps);
+        }
+        empty(folder)
+    }
+
+    /// Sessions in maps of other sizes or contracts, which are removed; none if there were none.
+    pub(super) const fn replaced(&self) -> Option<usize> {
+        self.replaced
     }
 
     /// Where the map of this name is.
@@ -123,19 +150,31 @@ impl Folder {
         entries(&self.own).unwrap_or_default().into_iter().filter_map(link).collect()
     }
 
-    /// Removes everything of this contract. Links that nobody else has are detached by it, some
-    /// milliseconds later.
-    pub(super) fn empty(&self) -> Result<(), PinError> {
-        empty(&self.own).map_err(|source| PinError::Unusable { path: self.own.clone(), source })
-    }
-
     /// Removes everything, the folders as well unless somebody else has put something there.
     pub(super) fn remove(&self) -> Result<(), PinError> {
-        self.empty()?;
+        empty(&self.own).map_err(|source| PinError::Unusable { path: self.own.clone(), source })?;
         // A folder that is not ours to remove stays, empty.
         let _kept = fs::remove_dir(&self.own).and_then(|()| fs::remove_dir(&self.root));
         Ok(())
     }
+}
+
+/// Whether an open folder is the one at `path`.
+fn is_at(folder: &File, path: &Path) -> bool {
+    let place = |data: Metadata| (data.dev(), data.ino());
+    match (folder.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(there)) => place(open) == place(there),
+        _ => false,
+    }
+}
+
+/// How many sessions these memos are of; none if they are of another form.
+fn sessions(memos: &Path) -> usize {
+    let Ok(map) = MapData::from_pin(memos) else { return 0 };
+    // What is beyond the slots is kept beside the sessions.
+    let slots = map.info().map_or(0, |info| info.max_entries());
+    let memos = HashMap::<_, u32, Memo>::try_from(aya::maps::Map::HashMap(map));
+    memos.map_or(0, |memos| memos.keys().flatten().filter(|slot| *slot < slots).count())
 }
 
 /// Whether `folder`, or what it would be made in, is in a bpffs.
