@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(find_array(&two, 2).map(u32::from_ne_bytes), Some(7), "whatever bits it has");
         assert_eq!(find_array::<8>(&two, 2), None, "it is of another size");
         for length in 0..two.len() {
-            let whole = if length < 11 { 0 } else { 1 };
+            let whole = usize::from(length >= 11);
             assert_eq!(all(&two[..length]).count(), whole, "{length} bytes");
         }
         assert_eq!(all(&[0; 64]).count(), 0, "attributes without a length");
@@ -128,7 +128,7 @@ mod tests {
         let found: Vec<_> = messages(&two).collect();
         assert_eq!(found, [(3, b"body".as_slice()), (4, b"")]);
         for length in 0..two.len() {
-            let whole = if length < 20 { 0 } else { 1 };
+            let whole = usize::from(length >= 20);
             assert_eq!(messages(&two[..length]).count(), whole, "{length} bytes");
         }
         assert_eq!(messages(&[0; 64]).count(), 0, "messages without a length");
