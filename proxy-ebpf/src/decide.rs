@@ -79,7 +79,7 @@ pub fn decide<'a>(
     let mut train = Train {
         protocol,
         socket_id,
-        at: datagram.payload() as u32,
+        at: datagram.payload(),
         left: datagram.payload_length,
         segment: first,
         datagrams: 0,
@@ -98,7 +98,7 @@ pub struct Train {
     protocol: Protocol,
     socket_id: [u8; 4],
     /// Where the next one begins.
-    at: u32,
+    at: usize,
     /// Bytes from there to the end.
     left: u32,
     /// Bytes of each but the last.
@@ -113,18 +113,17 @@ impl Train {
     #[inline(always)]
     pub fn step(&mut self, frame: &(impl Frame + ?Sized)) -> bool {
         let length = self.segment.min(self.left);
-        let at = self.at as usize;
         if self.protocol == Protocol::Srt
-            && media::socket_id(frame, at, length) != Some(self.socket_id)
+            && media::socket_id(frame, self.at, length) != Some(self.socket_id)
         {
             return false;
         }
-        let Ok(later) = media::classify(frame, self.protocol, at, length) else {
+        let Ok(later) = media::classify(frame, self.protocol, self.at, length) else {
             return false;
         };
         self.progress = self.progress.then(later);
         self.datagrams += 1;
-        self.at += length;
+        self.at += length as usize;
         self.left -= length;
         self.left != 0
     }

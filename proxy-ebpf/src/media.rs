@@ -26,6 +26,7 @@ pub struct Progress {
 
 impl Progress {
     /// Adds what a later datagram says.
+    #[must_use]
     #[inline(always)]
     pub const fn then(self, later: Self) -> Self {
         Self {

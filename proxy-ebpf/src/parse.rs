@@ -71,9 +71,7 @@ impl Family {
 /// The UDP datagram in `frame`, which starts with its Ethernet header; or else what it is.
 #[inline(always)]
 pub fn datagram(frame: &(impl Frame + ?Sized)) -> Result<Datagram, Reason> {
-    // The last two bytes of both MACs stand between; nobody reads them here.
-    let head: [u8; 2] = frame.read(0).ok_or(Reason::Truncated)?;
-    let [first, _] = head;
+    let [first, _] = frame.read(0).ok_or(Reason::Truncated)?;
     let (ethertype, is_tagged) = ethernet(frame)?;
     let ip = if is_tagged { 14 + 4 } else { 14 };
     let headers = match ethertype {
@@ -81,7 +79,7 @@ pub fn datagram(frame: &(impl Frame + ?Sized)) -> Result<Datagram, Reason> {
         ETHERTYPE_IPV6 => ipv6(frame, ip)?,
         _ => return Err(Reason::NotIp),
     };
-    udp(frame, ip, headers, first & 1 == 0)
+    udp(frame, ip, &headers, first & 1 == 0)
 }
 
 /// The type behind at most one tag, and whether there is one.
@@ -176,14 +174,14 @@ fn ipv6(frame: &(impl Frame + ?Sized), offset: usize) -> Result<Ip, Reason> {
 fn udp(
     frame: &(impl Frame + ?Sized),
     offset: usize,
-    ip: Ip,
+    ip: &Ip,
     is_unicast: bool,
 ) -> Result<Datagram, Reason> {
-    let room = ip.length.checked_sub(ip.family.header() as u32).ok_or(Reason::Malformed)?;
+    let room = (ip.length as usize).checked_sub(ip.family.header()).ok_or(Reason::Malformed)?;
     let header: [u8; 8] = frame.read(offset + ip.family.header()).ok_or(Reason::Truncated)?;
     let [s0, s1, d0, d1, length_0, length_1, c0, c1] = header;
     let length = u32::from(u16::from_be_bytes([length_0, length_1]));
-    if length < 8 || length > room {
+    if length < 8 || length as usize > room {
         return Err(Reason::Malformed);
     }
     // Without a checksum, over IPv6, is for tunnels alone (RFC 6935 5).

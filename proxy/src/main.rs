@@ -43,7 +43,7 @@ fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
     let files = listen::raise_file_limit(config.session.max);
     // Before there is any other thread: each has rights of its own, and what is not needed any more
     // is given up here.
-    let kernel = Kernel::load(&config.kernel, &config.datagram_addresses());
+    let kernel = Kernel::load(config);
     let signals = Signals::hear(config.shutdown.force)?;
     let _log = telemetry::init(&config.log)?;
     for warning in warnings {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
@@ -33,6 +34,12 @@ pub fn init(log: &Log) -> Result<Writing, Error> {
         .finish(io::stdout());
     subscriber(log, writer, io::stdout().is_terminal())?.try_init()?;
     Ok(Writing { _thread: thread })
+}
+
+/// Whether anything can be logged at level debug. False for directives that [`init`] refuses.
+pub fn may_say_debug(log: &Log) -> bool {
+    let filter = EnvFilter::try_new(&log.filter);
+    filter.is_ok_and(|filter| filter.max_level_hint().is_none_or(|most| most >= LevelFilter::DEBUG))
 }
 
 /// Lets one of many events that are alike be said, and counts the others: whoever causes them

@@ -161,6 +161,10 @@ impl Bench {
         for (program, argument) in programs {
             println!("- {}", version(Command::new(process::find(program)?).arg(argument))?);
         }
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        let cpus = fs::read_to_string("/proc/cpuinfo")?;
+        let model = cpus.lines().find_map(|line| line.strip_prefix("model name\t: "));
+        println!("- Linux {}, {}", kernel.trim(), model.unwrap_or("a CPU of no name"));
         let cores = thread::available_parallelism()?;
         let (rounds, window) = (self.rounds, self.window);
         println!("- {cores} cores, which clients and origin share; {rounds} rounds of {window:?}");
@@ -178,6 +182,13 @@ impl Bench {
         let is_wanted = |case: &&Case<_>| self.only.as_ref().is_none_or(|only| case.name == only);
         for case in cases.iter().filter(is_wanted) {
             let idle = idle_machine()?;
+            if idle > QUIET {
+                println!(
+                    "\nNot a quiet machine: {:.0} % of a core before {}.",
+                    idle * 100.0,
+                    case.name
+                );
+            }
             let mut runs = Vec::new();
             for round in 1..=self.rounds {
                 let mut direct = None;
@@ -403,4 +414,6 @@ fn idle_machine() -> Result<f64> {
     Ok(used.as_secs_f64() / start.elapsed().as_secs_f64())
 }
 
+/// CPU seconds a second above which a machine does something else than what is measured.
+const QUIET: f64 = 0.05;
 const WARM_UP: Duration = Duration::from_secs(1);

@@ -116,7 +116,7 @@ impl Shared {
             if keep <= now {
                 // What cannot be sent is lost, and missed if it matters.
                 drop(peer.keep());
-                keep += Duration::from_millis(500);
+                keep += Duration::from_secs(2);
             }
             while next <= now {
                 // Counted before it can come back.

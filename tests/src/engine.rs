@@ -1,5 +1,6 @@
 //! One scenario on every engine: the network, the proxy in it, and what its counters must say.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -124,10 +125,10 @@ pub struct Stage<'a> {
     pub engine: Engine,
     /// How clients and origins are addressed.
     pub family: Family,
+    /// The proxy, which is gone before its interfaces are.
+    pub proxy: Proxy,
     /// The hosts.
     pub network: Network,
-    /// The proxy.
-    pub proxy: Proxy,
 }
 
 impl Stage<'_> {
@@ -207,11 +208,26 @@ impl Stage<'_> {
         self.proxy.metric("srs_proxy_kernel_packets_total", &[("reason", reason)])
     }
 
-    /// What is attached to the proxy's interfaces, a line each.
-    pub fn attached(&self) -> Result<Vec<String>> {
-        let shown = self.network.proxy.run("bpftool", "net show")?;
+    /// The links by which programs of the proxy are attached, by id.
+    pub fn links(&self) -> Result<Vec<u32>> {
+        let mut links = Vec::new();
+        for entry in fs::read_dir(format!("/proc/{}/fdinfo", self.proxy.process.id()))? {
+            // It may be closed meanwhile.
+            let info = fs::read_to_string(entry?.path()).unwrap_or_default();
+            let id = info.lines().find_map(|line| line.strip_prefix("link_id:"));
+            links.extend(id.and_then(|it| it.trim().parse::<u32>().ok()));
+        }
+        Ok(links)
+    }
+
+    /// Those of these links that there are, and whatever else is attached to the proxy's interfaces.
+    pub fn attached(&self, links: &[u32]) -> Result<Vec<String>> {
+        let Network { proxy, .. } = &self.network;
+        let is_there = |id: &&u32| proxy.run("bpftool", &format!("link show id {id}")).is_ok();
+        let there = links.iter().filter(is_there).map(|id| format!("link {id}"));
+        let shown = proxy.run("bpftool", "net show")?;
         let is_ours = |line: &&str| line.starts_with("front(") || line.starts_with("back(");
-        Ok(shown.lines().filter(is_ours).map(str::to_owned).collect())
+        Ok(there.chain(shown.lines().filter(is_ours).map(str::to_owned)).collect())
     }
 
     fn seen(&self) -> Result<Seen> {

@@ -279,17 +279,19 @@ fn a_pin_folder_has_one_daemon_and_is_in_a_bpffs() -> Result<()> {
     in_namespace(|space| {
         let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
         let first = load(&wanted)?;
-        let second = Programs::load(OBJECT, &wanted).err().context("two share a folder")?;
+        let second = Programs::load(OBJECT, &wanted, false).err().context("two share a folder")?;
         let words = format!("pins: {} is in use by another daemon", space.pin().display());
         assert_eq!(second.to_string(), words);
         drop(first);
         drop(load(&wanted)?);
 
         let elsewhere = Kernel { pin: Some("/tmp/pins".into()), ..wanted.clone() };
-        let refused = Programs::load(OBJECT, &elsewhere).err().context("/tmp is no bpffs")?;
+        let refused =
+            Programs::load(OBJECT, &elsewhere, false).err().context("/tmp is no bpffs")?;
         assert!(refused.to_string().starts_with("pins: /tmp/pins is not in a bpffs"), "{refused}");
         let dotted = Kernel { pin: Some(space.pin().with_file_name("a.b")), ..wanted };
-        let refused = Programs::load(OBJECT, &dotted).err().context("a bpffs takes no dots")?;
+        let refused =
+            Programs::load(OBJECT, &dotted, false).err().context("a bpffs takes no dots")?;
         assert!(refused.to_string().ends_with("(a bpffs takes no name with a dot)"), "{refused}");
         Ok(())
     })
@@ -335,7 +337,7 @@ fn maps_hold_what_they_are_given_and_say_when_they_are_full() -> Result<()> {
 
 #[test]
 fn a_binary_without_programs_says_so() {
-    let refused = Programs::load(None, &settings(KernelMode::Auto)).map(drop);
+    let refused = Programs::load(None, &settings(KernelMode::Auto), false).map(drop);
     assert!(matches!(refused, Err(LoadError::NoObject)), "{refused:?}");
 }
 
@@ -410,7 +412,7 @@ fn memo() -> Memo {
 }
 
 fn load(settings: &Kernel) -> Result<(Programs, KernelMaps)> {
-    Programs::load(OBJECT, settings).context("loading the programs")
+    Programs::load(OBJECT, settings, true).context("loading the programs")
 }
 
 /// The programs of the tcx ingress hook, in their order.

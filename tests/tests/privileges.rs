@@ -74,7 +74,7 @@ fn process_that_gives_up() -> Result<()> {
     }
     let pin = env::var_os(PIN).map(PathBuf::from);
     let (mut programs, mut maps) =
-        Programs::load(OBJECT, &Kernel { pin, ..settings(KernelMode::Tc) })?;
+        Programs::load(OBJECT, &Kernel { pin, ..settings(KernelMode::Tc) }, false)?;
     let (here, there) = (interface("here", true)?, interface("there", true)?);
     assert_eq!(programs.attach(&here), Ok(Engine::Tc));
     let dropped = privilege::drop_spare()?;
@@ -116,7 +116,7 @@ fn told(output: &Output) -> Result<()> {
     Ok(())
 }
 
-/// A set of capabilities in `/proc/<pid>/status` (proc_pid_status(5)).
+/// A set of capabilities in `/proc/<pid>/status` (`proc_pid_status`(5)).
 fn bits(status: &str, set: &str) -> Result<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(set)?.strip_prefix(':'));
     Ok(u64::from_str_radix(line.with_context(|| format!("no {set}"))?.trim(), 16)?)

@@ -1,6 +1,7 @@
 //! What an object must have beside its programs and maps.
 #![expect(unsafe_code, reason = "found by name and by section")]
 
+mod event;
 mod maps;
 mod packet;
 mod tc_udp;

@@ -16,6 +16,7 @@ use proxy_ebpf::parse::{Datagram, Family, MAX_HEADERS};
 use proxy_ebpf::rewrite::headers;
 use proxy_ebpf::{Arrival, Frame, FrameMut, Reason, decide, parse};
 
+use super::event::tell;
 use super::maps::{Maps, count, tally};
 use super::packet::Packet;
 
@@ -32,6 +33,7 @@ fn srs_tc_udp(ctx: *mut c_void) -> i32 {
         Ok(action) => action,
         Err(reason) => {
             count(reason, skb.datagrams());
+            tell(reason);
             TC_ACT_UNSPEC
         }
     }

@@ -8,6 +8,7 @@ use aya_ebpf::programs::XdpContext;
 use proxy_ebpf::rewrite::rewrite;
 use proxy_ebpf::{Arrival, Frame, FrameMut, MovableFrame, Reason, decide, parse};
 
+use super::event::tell;
 use super::maps::{Maps, count, tally};
 use super::packet::Packet;
 
@@ -17,6 +18,7 @@ fn srs_xdp_udp(ctx: XdpContext) -> u32 {
         Ok(action) => action,
         Err(reason) => {
             count(reason, 1);
+            tell(reason);
             XDP_PASS
         }
     }

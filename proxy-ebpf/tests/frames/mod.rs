@@ -1,7 +1,13 @@
 //! Frames for the packet core: some with a story, and any number without. The tests of the
 //! kernel programs read them too.
 
-#![allow(dead_code)]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "all frames are made here, and a wrong one is to fail the test"
+)]
+
 pub(crate) mod world;
 
 use std::net::{IpAddr, SocketAddr};
@@ -401,11 +407,13 @@ pub(crate) fn ethernet(tags: &[u16], ethertype: u16, payload: &[u8]) -> Vec<u8> 
 }
 
 pub(crate) fn v4(from: u16, port: u16, payload: &[u8]) -> Vec<u8> {
-    ipv4(17, 0, 0, &datagram(from, port, payload))
+    let [client, proxy, _] = world::V4.map(IpAddr::from);
+    packet((client, from).into(), (proxy, port).into(), 64, payload).1
 }
 
 pub(crate) fn v6(from: u16, port: u16, payload: &[u8]) -> Vec<u8> {
-    ipv6(17, &datagram(from, port, payload))
+    let [client, proxy, _] = world::V6.map(IpAddr::from);
+    packet((client, from).into(), (proxy, port).into(), 64, payload).1
 }
 
 /// The type and the bytes of a packet between two addresses of one family.
@@ -489,7 +497,7 @@ fn with_hops(packet: Vec<u8>, hops: u8) -> Vec<u8> {
 }
 
 /// The checksums of the IP header and of UDP, if that is what it has.
-fn with_checksums(mut packet: Vec<u8>, header: usize, protocol: u8) -> Vec<u8> {
+pub(crate) fn with_checksums(mut packet: Vec<u8>, header: usize, protocol: u8) -> Vec<u8> {
     if header != 40 {
         let hops = packet[8];
         packet = with_hops(packet, hops);
@@ -523,21 +531,6 @@ fn sum(bytes: &[u8]) -> u16 {
     words.fold(0_u32, |sum, word| (sum + word) % 0x10000 + (sum + word) / 0x10000) as u16
 }
 
-/// Whether the checksums of `frame`, of an untagged or once tagged datagram without options, are
-/// those that somebody who has only this frame would calculate.
-pub(crate) fn has_right_checksums(frame: &[u8]) -> bool {
-    let ip = if frame[12..14] == [0x81, 0x00] { 18 } else { 14 };
-    let header = if frame[ip] >> 4 == 4 { 20 } else { 40 };
-    let length = if header == 20 {
-        usize::from(u16::from_be_bytes([frame[ip + 2], frame[ip + 3]]))
-    } else {
-        40 + usize::from(u16::from_be_bytes([frame[ip + 4], frame[ip + 5]]))
-    };
-    let packet = frame[ip..ip + length].to_vec();
-    let blank = with(packet.clone(), header + 6, &[0, 0]);
-    packet == with_checksums(blank, header, 17)
-}
-
 fn be16(length: usize) -> [u8; 2] {
     u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()
 }
@@ -552,7 +545,7 @@ fn cut(mut frame: Vec<u8>, len: usize) -> Vec<u8> {
     frame
 }
 
-fn with(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn with(mut frame: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
     frame.splice(offset..offset + bytes.len(), bytes.iter().copied());
     frame
 }

@@ -1,7 +1,9 @@
 //! The flows of the tests, and the core on the host with them.
 
+#![expect(clippy::expect_used, reason = "all flows are made here")]
+
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proxy_ebpf::maps::{Key, Ports, Tally, Way};
 use proxy_ebpf::rewrite::rewrite;
@@ -61,8 +63,8 @@ impl World {
     fn add(&mut self, port: u16, protocols: u64, from: u16) {
         let (word, shift) = Ports::place(port);
         *self.ports.entry(word).or_default() |= protocols << shift;
-        let v4 = V4.map(|address| address.into());
-        let v6 = V6.map(|address| address.into());
+        let v4 = V4.map(IpAddr::from);
+        let v6 = V6.map(IpAddr::from);
         for [client, proxy, origin] in [v4, v6] {
             let at = SocketAddr::new;
             for (bit, socket_id) in [(Ports::WEBRTC, 0), (Ports::SRT, SOCKET)] {

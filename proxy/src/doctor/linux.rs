@@ -160,7 +160,7 @@ fn lockdown() -> Finding {
 /// Both programs, loaded for a moment.
 fn programs(settings: &config::Kernel) -> Vec<Finding> {
     let unpinned = config::Kernel { pin: None, ..settings.clone() };
-    match Programs::load(OBJECT, &unpinned) {
+    match Programs::load(OBJECT, &unpinned, false) {
         Ok((programs, _maps)) => programs
             .sizes()
             .into_iter()

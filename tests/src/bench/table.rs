@@ -119,7 +119,8 @@ impl Column {
             Self::RoundTripP99 => run.round_trip.map(|it| it.p99),
             Self::MachinePerPacket => run.machine_each().map(|each| each * 1e6),
             Self::AddedPerPacket => run.added?.machine.map(|each| each * 1e6),
-            Self::InKernel => each(as_float(run.forwarded?) * 100.0, arrived),
+            // Counted around the window, and so for a moment longer.
+            Self::InKernel => each(as_float(run.forwarded?.min(arrived)) * 100.0, arrived),
             Self::AddedP50 => run.added?.round_trip.map(|it| it.p50),
             Self::AddedP99 => run.added?.round_trip.map(|it| it.p99),
         }

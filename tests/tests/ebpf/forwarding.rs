@@ -1,7 +1,6 @@
 //! Kernel and host make the same of each frame.
 
 use anyhow::{Context, Result, ensure};
-use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use proxy_ebpf::Reason;
 use proxy_ebpf::maps::Way;
@@ -40,7 +39,8 @@ fn any_frame_becomes_what_the_host_makes_of_it() -> Result<()> {
     let kernel = std::cell::RefCell::new(&mut kernel);
     runner(6000).run(&any_frame(), |frame| {
         for hook in Hook::ALL.into_iter().filter(|hook| hook.can_try(&frame)) {
-            compare(&mut kernel.borrow_mut(), &world, hook, &frame, 0, true).map_err(as_failure)?;
+            compare(&mut kernel.borrow_mut(), &world, hook, &frame, 0, true)
+                .map_err(|error| as_failure(&error))?;
         }
         Ok(())
     })?;
@@ -67,7 +67,7 @@ fn any_train_becomes_what_the_host_makes_of_it() -> Result<()> {
         let frame = ethernet(&[], IPV4, &v4(CLIENT, port, &cars.collect::<Vec<_>>().concat()));
         let segment = segment as u32;
         compare(&mut kernel.borrow_mut(), &world, Hook::Tc, &frame, segment, true)
-            .map_err(as_failure)?;
+            .map_err(|error| as_failure(&error))?;
         Ok(())
     })?;
     Ok(())
@@ -114,6 +114,6 @@ fn runner(cases: u32) -> TestRunner {
     TestRunner::new(Config { cases, failure_persistence: None, ..Config::default() })
 }
 
-fn as_failure(error: anyhow::Error) -> TestCaseError {
+fn as_failure(error: &anyhow::Error) -> TestCaseError {
     TestCaseError::fail(format!("{error:#}"))
 }

@@ -157,16 +157,6 @@ impl Kernel {
         Ok(Outcome { reason, frame: out, forwarded: tally })
     }
 
-    /// The mean time of a run over these frames, each `repeat` times.
-    pub(crate) fn time(&self, hook: Hook, frame: &[u8], repeat: u32) -> Result<Duration> {
-        let options = TestRunOptions { data_in: Some(frame), repeat, ..TestRunOptions::default() };
-        let ran = match hook {
-            Hook::Xdp => self.program::<Xdp>(XDP_UDP)?.test_run(options),
-            Hook::Tc => self.program::<SchedClassifier>(TC_UDP)?.test_run(options),
-        };
-        Ok(ran?.duration)
-    }
-
     fn program<'a, P>(&'a self, name: &'static str) -> Result<&'a P>
     where
         &'a P:
@@ -176,7 +166,7 @@ impl Kernel {
     }
 
     /// Packets by reason, over all CPUs.
-    fn counts(&self) -> Result<Vec<Counter>> {
+    pub(crate) fn counts(&self) -> Result<Vec<Counter>> {
         let map = self.ebpf.map(COUNTERS.name).context(COUNTERS.name)?;
         let counters: PerCpuArray<_, Counter> = map.try_into()?;
         let sum = |index| Ok(counters.get(&index, 0)?.iter().sum());

@@ -15,6 +15,7 @@
 mod amf;
 mod chunk;
 mod corpus;
+mod frame;
 mod handshake;
 mod http;
 mod ice;

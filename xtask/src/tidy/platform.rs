@@ -5,6 +5,7 @@ use super::{File, Finding, Tree};
 /// Files with unsafe code, each with the reason in the file itself.
 const UNSAFE: &[&str] = &[
     "proxy-ebpf/src/pod.rs",
+    "proxy-ebpf/src/programs/event.rs",
     "proxy-ebpf/src/programs/maps.rs",
     "proxy-ebpf/src/programs/mod.rs",
     "proxy-ebpf/src/programs/packet.rs",

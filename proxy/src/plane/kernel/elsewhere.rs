@@ -1,10 +1,9 @@
 //! Systems whose kernel has no such plane.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{KernelView, Secret};
-use crate::config;
+use crate::config::Config;
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Flow, FlowKey, Medium, Progress, Refused};
 
@@ -13,7 +12,7 @@ use crate::plane::datagram::{Course, Delta, Flow, FlowKey, Medium, Progress, Ref
 pub(super) enum On {}
 
 impl On {
-    pub(super) fn load(_: &config::Kernel, _: &[IpAddr]) -> Result<Self, Refused> {
+    pub(super) fn load(_: &Config) -> Result<Self, Refused> {
         Err("only Linux carries datagrams in the kernel".into())
     }
 

@@ -29,7 +29,7 @@ use tracing::info;
 use self::on::On;
 use super::Leg;
 use super::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
-use crate::config;
+use crate::config::Config;
 
 /// The plane, or why there is none. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -80,8 +80,8 @@ impl Kernel {
     /// Loads and attaches the programs, as far as this host lets it. To be called before there is
     /// any other thread: what the process may do is given up behind it, and each thread has its own
     /// rights.
-    pub fn load(settings: &config::Kernel, listeners: &[std::net::IpAddr]) -> Self {
-        Self(On::load(settings, listeners).map(Arc::new))
+    pub fn load(config: &Config) -> Self {
+        Self(On::load(config).map(Arc::new))
     }
 
     /// Tells the operator what there is.

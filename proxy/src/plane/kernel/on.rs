@@ -18,10 +18,11 @@ use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
 use super::programs::{Interface, KernelMaps, Programs, remove_pinned};
 use super::{InterfaceView, KernelView, Secret, privilege};
-use crate::config;
+use crate::config::{Config, KernelMode};
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
 use crate::plane::ebpf_object::OBJECT;
+use crate::telemetry;
 
 /// Programs, and the flows that they carry.
 ///
@@ -50,8 +51,8 @@ const CHECK: Duration = Duration::from_secs(1);
 impl On {
     /// Loads the programs, and attaches them where flows will come by. Gives up the rights that this
     /// takes, whatever comes of it.
-    pub(super) fn load(settings: &config::Kernel, listeners: &[IpAddr]) -> Result<Self, Refused> {
-        let loaded = Self::attach_first(settings, listeners);
+    pub(super) fn load(config: &Config) -> Result<Self, Refused> {
+        let loaded = Self::attach_first(config);
         if let Err(error) = privilege::drop_spare() {
             // Before there is a log.
             eprintln!("srs-proxy: warning: capabilities are kept: {error}");
@@ -59,8 +60,9 @@ impl On {
         loaded
     }
 
-    fn attach_first(settings: &config::Kernel, listeners: &[IpAddr]) -> Result<Self, Refused> {
-        if settings.mode == config::KernelMode::Off {
+    fn attach_first(config: &Config) -> Result<Self, Refused> {
+        let settings = &config.kernel;
+        if settings.mode == KernelMode::Off {
             let removed = settings.pin.as_deref().map_or(Ok(()), remove_pinned);
             return Err(match removed {
                 Ok(()) => "switched off (PROXY_EBPF_MODE=off)".into(),
@@ -68,8 +70,8 @@ impl On {
             });
         }
         let unknown = |error: io::Error| Refused::from(format!("netlink: {error}"));
-        let (links, first) = wanted_at_start(listeners).map_err(unknown)?;
-        let loaded = Programs::load(OBJECT, settings);
+        let (links, first) = wanted_at_start(&config.datagram_addresses()).map_err(unknown)?;
+        let loaded = Programs::load(OBJECT, settings, telemetry::may_say_debug(&config.log));
         let (mut programs, maps) = loaded.map_err(|error| Refused::from(error.to_string()))?;
         let is_wanted = |link: &&Link| match settings.interfaces.as_slice() {
             // Where an earlier daemon has carried flows, they go on.
@@ -219,6 +221,7 @@ impl On {
         for index in programs.check() {
             warn!(index, "the program of an interface was removed by somebody else");
         }
+        programs.log_events();
         let links = self.hops.get().map(Hops::links).unwrap_or_default();
         if is_news {
             let wanted = self.flows.lock().wanted();

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::cmsg_space;
 use nix::errno::Errno;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::Ipv4RecvTtl};
+use nix::sys::socket::sockopt::Ipv4RecvTtl;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt};
 
 use super::packets::{Header, Kind, READ, SIZE};
 use super::{Opener, OriginSocket, PATIENCE};
@@ -25,13 +26,26 @@ pub struct Asked {
 }
 
 impl Opener {
-    /// Opens a session and sends media at once, a packet every [`STEP`]: the time from the first
-    /// packet to the first one that the kernel has forwarded. The relay sends packets of its own,
-    /// with a time to live that is whole; what is forwarded has lost a hop of it.
-    pub fn offload_delay(&self, relay: &Relay, number: usize) -> Result<Duration> {
-        let origin = &self.origin.socket;
-        setsockopt(origin, Ipv4RecvTtl, &true)?;
-        let (client, _) = self.at_home(|| self.connect(relay, number))?;
+    /// Opens a session and sends media, a packet every [`STEP`], beginning when the first check is
+    /// answered or `at_once` when it is sent: the time from there to the first packet that the
+    /// kernel has forwarded. The relay sends packets of its own, with a time to live that is whole;
+    /// what is forwarded has lost a hop of it. Gives the session's socket as well: a port that is
+    /// free again would be another session's.
+    pub fn offload_delay(
+        &self,
+        relay: &Relay,
+        number: usize,
+        at_once: bool,
+    ) -> Result<(Duration, UdpSocket)> {
+        setsockopt(&self.origin.socket, Ipv4RecvTtl, &true)?;
+        let client = if at_once {
+            let (client, consent) = self.at_home(|| self.asked(relay, number))?;
+            let consent = consent.context("sessions of no signalling")?;
+            client.send(&consent.request(number, 0)?.1)?;
+            client
+        } else {
+            self.at_home(|| self.connect(relay, number))?.0
+        };
         let (session, begin) = (u32::try_from(number)?, Instant::now());
         let (mut packet, mut sent) = ([0x5a; SIZE], 0);
         while begin.elapsed() < PATIENCE {
@@ -42,11 +56,11 @@ impl Opener {
             }
             while let Some((header, hops)) = self.origin.receive_with_hops()? {
                 if header.session == session && hops < WHOLE {
-                    return Ok(STEP * header.number);
+                    return Ok((STEP * header.number, client));
                 }
             }
         }
-        anyhow::bail!("the kernel has forwarded none of {sent} packets")
+        bail!("the kernel has forwarded none of {sent} packets")
     }
 
     /// Asks for so many sessions, from this number on, with several clients at once.
@@ -179,13 +193,13 @@ impl OriginSocket {
         Ok(())
     }
 
-    /// A media packet that has come, with the hops that are left to it.
+    /// What has come, with the hops that are left to it; a check is answered.
     fn receive_with_hops(&self) -> Result<Option<(Header, i32)>> {
         let (mut buffer, mut control) = ([0; READ], cmsg_space!(i32));
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let flags = MsgFlags::MSG_DONTWAIT;
-        let descriptor = self.socket.as_raw_fd();
-        let message = match recvmsg::<()>(descriptor, &mut slices, Some(&mut control), flags) {
+        let (descriptor, flags) = (self.socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        let received = recvmsg::<SockaddrIn>(descriptor, &mut slices, Some(&mut control), flags);
+        let message = match received {
             Err(Errno::EAGAIN) => return Ok(None),
             message => message?,
         };
@@ -193,10 +207,14 @@ impl OriginSocket {
             ControlMessageOwned::Ipv4Ttl(hops) => Some(hops),
             _ => None,
         });
-        let (length, hops) = (message.bytes, hops.context("a packet without hops")?);
-        let header = buffer.get(..length).and_then(Header::read);
-        // What is no media does not count, and is passed over as the hops of a relay would be.
-        Ok(Some((header.unwrap_or(Header::EMPTY), if header.is_some() { hops } else { WHOLE })))
+        let hops = hops.context("a packet without hops")?;
+        let (length, from) = (message.bytes, message.address.context("a packet from nowhere")?);
+        let packet = buffer.get(..length).unwrap_or_default();
+        if let Some(header) = Header::read(packet) {
+            return Ok(Some((header, hops)));
+        }
+        self.answer(packet, from)?;
+        Ok(Some((Header::EMPTY, WHOLE)))
     }
 }
 

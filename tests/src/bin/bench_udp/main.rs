@@ -1,9 +1,12 @@
-//! What relaying UDP costs: our proxy's WebRTC beside nginx and socat, same machine, same run.
+//! What relaying UDP costs: our proxy's WebRTC beside nginx, socat and the kernel's own forwarding,
+//! same machine, same run.
 //!
-//! Usage: `bench_udp [rounds] [seconds] [play|publish|flood|single|latency]`. nginx has as many
-//! workers as there are cores, the proxy as many threads. Only the proxy's sessions have ICE: an
-//! offer and an answer over HTTP, and a binding request every five seconds. socat has a process for
-//! each client, so it is there only where there is one.
+//! Usage: `bench_udp [rounds] [seconds] [case]`; the cases are those of `cargo xtask bench udp
+//! --case`. nginx has as many workers as there are cores, the proxy as many threads. Only the
+//! proxy's sessions have ICE: an offer and an answer over HTTP, and a binding request every five
+//! seconds. socat has a process for each client, so it is there only where there is one. What has
+//! to do with the kernel's packet path wants root, network namespaces, and the programs, which
+//! `SRS_PROXY_BPF_OBJECT` names.
 
 mod hosts;
 mod origin;
@@ -30,6 +33,10 @@ fn main() -> Result<()> {
     println!("  them for a packet, are in it only as far as this kernel charges them to a process");
     println!("- direct: clients and origin without a relay; added: beyond that, in the same round");
     println!("- socat has a process for each client: it takes part in the cases of one session");
+    println!(
+        "- between hosts: network namespaces, with a router between clients and relay; CPU time"
+    );
+    println!("  is that of the whole machine, and added what is beyond direct in the same round");
     let loopback = Datagrams { has_hosts: false };
     bench.run(&loopback, MANY, &[DIRECT, SRS_PROXY, NGINX])?;
     bench.run(&loopback, ONE, &[DIRECT, SRS_PROXY, NGINX, SOCAT])?;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use proxy_ebpf::contract::{TC_UDP, XDP_UDP};
 use proxy_ebpf::maps::{self, Counter, Map};
 
+use super::events::{self, Events};
 use super::maps::KernelMaps;
 use super::pins::{Folder, PinError};
 use super::shared::Shared;
@@ -25,6 +26,8 @@ pub(super) struct Loaded {
     pub(super) maps: KernelMaps,
     /// Whether the maps are those of an earlier daemon, with all that is in them.
     pub(super) is_adopted: bool,
+    /// What the programs say of single packets, if anybody is to hear it.
+    pub(super) events: Option<Events>,
 }
 
 /// Why the kernel path is not there.
@@ -86,12 +89,13 @@ pub(super) fn sizes(flows: u32, cpus: u32) -> [Map; maps::ALL.len()] {
     })
 }
 
-/// Loads `object`, for this many flows. What is in `folder` already is used if it has the same sizes,
+/// Loads `object`, for this many flows, with or without what it can say of single packets. What is in `folder` already is used if it has the same sizes,
 /// and else removed.
 pub(super) fn load(
     object: Option<&[u8]>,
     flows: u32,
     folder: Option<&Folder>,
+    are_events_wanted: bool,
 ) -> Result<Loaded, LoadError> {
     let object = object.ok_or(LoadError::NoObject)?;
     let is_old =
@@ -110,6 +114,8 @@ pub(super) fn load(
     let mut loader = EbpfLoader::new();
     // The programs need no types of the kernel's own; reading all of them takes its time.
     loader.btf(None).override_global(maps::FLOWS_GLOBAL, &flows, true);
+    let level = events::level(are_events_wanted);
+    loader.override_global(aya_log::LEVEL, &level, true);
     for map in sizes {
         loader.map_max_entries(map.name, map.capacity);
         if let Some(folder) = folder {
@@ -133,7 +139,8 @@ pub(super) fn load(
         flows,
         cpus,
     };
-    Ok(Loaded { programs, counters, maps, is_adopted })
+    let events = if are_events_wanted { Events::of(&mut programs) } else { None };
+    Ok(Loaded { programs, counters, maps, is_adopted, events })
 }
 
 /// Words of all tallies.

@@ -1,5 +1,6 @@
 //! The programs in the kernel: loaded, attached to interfaces, and kept over a restart.
 
+mod events;
 mod hooks;
 mod load;
 mod maps;
@@ -16,6 +17,7 @@ use proxy_ebpf::Reason;
 use proxy_ebpf::maps::Counter;
 use tracing::warn;
 
+use self::events::Events;
 use self::hooks::{HookError, Hooks, Link, in_words};
 pub use self::load::LoadError;
 use self::load::Loaded;
@@ -89,6 +91,7 @@ pub struct ProgramSize {
 pub struct Programs {
     hooks: Hooks,
     counters: PerCpuArray<MapData, Counter>,
+    events: Option<Events>,
     mode: KernelMode,
     interfaces: BTreeMap<u32, Place>,
     /// Why XDP is out of the question in [`KernelMode::Auto`], once it is.
@@ -121,14 +124,16 @@ impl Programs {
     pub fn load(
         object: Option<&[u8]>,
         settings: &config::Kernel,
+        are_events_wanted: bool,
     ) -> Result<(Self, KernelMaps), LoadError> {
         let folder = settings.pin.as_deref().map(Folder::open).transpose()?;
-        let loaded = load::load(object, settings.flows, folder.as_ref())?;
-        let Loaded { programs, counters, maps, is_adopted } = loaded;
+        let loaded = load::load(object, settings.flows, folder.as_ref(), are_events_wanted)?;
+        let Loaded { programs, counters, maps, is_adopted, events } = loaded;
         let inherited = folder.iter().flat_map(Folder::links).collect();
         let programs = Self {
             hooks: Hooks::new(programs),
             counters,
+            events,
             mode: settings.mode,
             interfaces: BTreeMap::new(),
             no_xdp: None,
@@ -220,6 +225,13 @@ impl Programs {
             self.unpin(engine, index);
         }
         gone.into_iter().map(|(_, index)| index).collect()
+    }
+
+    /// Writes to the log what the programs have had to say of single packets, if it was asked for.
+    pub fn log_events(&mut self) {
+        if let Some(events) = &mut self.events {
+            events.flush();
+        }
     }
 
     /// What the interfaces use; none where nothing is attached.

@@ -1,0 +1,41 @@
+//! What the programs have to say of single packets, for the log.
+
+use aya::Ebpf;
+use aya_log::EbpfLogger;
+use log::{Log, Metadata, Record};
+use tracing::debug;
+
+/// Rare events of the programs, at level debug. The programs write at most one a second for each CPU.
+pub(super) struct Events(EbpfLogger<Listener>);
+
+/// The level at which the programs are loaded: nothing, which takes the code out, or all that there
+/// is ([`log::Level::Debug`]).
+pub(super) const fn level(are_wanted: bool) -> u8 {
+    if are_wanted { 4 } else { 0 }
+}
+
+impl Events {
+    /// Those of programs that were loaded with a level. None if they write none.
+    pub(super) fn of(programs: &mut Ebpf) -> Option<Self> {
+        EbpfLogger::init_with_logger(programs, Listener).ok().map(Self)
+    }
+
+    /// Writes what has come since the last call.
+    pub(super) fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+struct Listener;
+
+impl Log for Listener {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        debug!("kernel program: {}", record.args());
+    }
+
+    fn flush(&self) {}
+}
