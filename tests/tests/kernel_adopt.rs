@@ -164,7 +164,7 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
         let origins = Origins::start(stage)?;
         let calls = Origins::call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
-        let attached = stage.attached()?.len();
+        let former = stage.links()?;
         stage.proxy.process.kill()?;
         calls.must_go_on().context("without a proxy")?;
         for own in pins.left()? {
@@ -178,8 +178,10 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
         origins.register(stage)?;
         let again = Origins::call(stage, "again")?;
         stage.must_carry_all_of(2, || again.must_go_on())?;
-        let now = stage.attached()?;
-        ensure!(now.len() == attached, "attached: {now:?}");
+        let now = stage.links()?;
+        ensure!(now.len() == former.len(), "links: {former:?}, then {now:?}");
+        let attached = stage.attached(&former)?;
+        ensure!(!attached.iter().any(|it| it.starts_with("link ")), "still there: {attached:?}");
         again.must_finish_without_loss().map(drop)
     })
 }
@@ -211,12 +213,13 @@ fn who_is_switched_off_takes_away_what_is_there(engine: Engine) -> Result<()> {
         let _origins = Origins::start(stage)?;
         let calls = Origins::call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
+        let links = stage.links()?;
         stage.proxy.process.kill()?;
         calls.must_go_on().context("without a proxy")?;
         let [pin] = variables;
         stage.start_again(&[pin, ("PROXY_EBPF_MODE", "off")])?;
         ensure!(stage.sessions()?.is_empty(), "sessions out of nothing");
-        let (attached, pinned) = (stage.attached()?, pins.left()?);
+        let (attached, pinned) = (stage.attached(&links)?, pins.left()?);
         ensure!(attached.is_empty() && pinned.is_empty(), "left: {attached:?}, {pinned:?}");
         Ok(())
     })
