@@ -99,6 +99,14 @@ pub struct Way {
     pub ports_delta: u16,
     /// Bytes of the largest IP packet that can leave there.
     pub mtu: u16,
+    /// Tag in which it has to come, of which the identifier counts alone; zero for none. It is
+    /// that of the next hop towards its sender, as is the interface: what comes from elsewhere
+    /// was not sent by whom it says.
+    pub from_vlan: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Index of the interface where it has to come.
+    pub from_interface: u32,
     /// [`Way::HELD`] or none.
     pub flags: u32,
     /// Index of the interface where it leaves.
@@ -137,6 +145,9 @@ impl Way {
             addresses_delta: checksum::delta(before.as_flattened(), after.as_flattened()),
             ports_delta: checksum::delta(ports(key).as_flattened(), ports(&way).as_flattened()),
             mtu: 0,
+            from_vlan: [0; 2],
+            reserved: [0; 2],
+            from_interface: 0,
             flags: 0,
             interface: 0,
             slot: 0,
@@ -249,7 +260,7 @@ impl Memo {
 const _: () = assert!(size_of::<CounterKey>() == size_of::<Reason>());
 const _: () = assert!(size_of::<CounterKey>() == 4 && size_of::<Counter>() == 8);
 const _: () = assert!(size_of::<Key>() == 40 && align_of::<Key>() == 1);
-const _: () = assert!(size_of::<Way>() == 80 && align_of::<Way>() == 8);
+const _: () = assert!(size_of::<Way>() == 88 && align_of::<Way>() == 8);
 const _: () = assert!(size_of::<Tally>() == 32 && size_of::<Memo>() == 512);
 
 /// What both sides rely on about one map. Sizes in bytes.

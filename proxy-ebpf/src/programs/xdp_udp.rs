@@ -29,7 +29,9 @@ fn srs_xdp_udp(ctx: XdpContext) -> u32 {
 fn forward(ctx: &XdpContext) -> Result<u32, Reason> {
     let mut frame = XdpFrame::new(ctx);
     let datagram = parse::datagram(&frame)?;
-    let forward = decide(&frame, &datagram, Arrival::XDP, &Maps)?;
+    // SAFETY: the kernel hands its own context in.
+    let arrival = Arrival::xdp(unsafe { (*ctx.ctx).ingress_ifindex });
+    let forward = decide(&frame, &datagram, arrival, &Maps)?;
     rewrite(&mut frame, &datagram, forward.way).ok_or(Reason::NoRoom)?;
     count(Reason::Forwarded, 1);
     tally(&datagram, &forward);

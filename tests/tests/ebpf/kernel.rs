@@ -12,7 +12,7 @@ use proxy_ebpf::maps::{self, COUNTERS, Counter, FLOWS_GLOBAL, Key, Map, Tally, W
 use proxy_ebpf::{Arrival, Reason};
 use srs_proxy_tests::skip;
 
-use crate::frames::world::{Outcome, World};
+use crate::frames::world::{INTERFACE, Outcome, World};
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug)]
@@ -40,10 +40,10 @@ impl Hook {
     /// the kernel makes test runs for TC is zero.
     pub(crate) fn arrival(self, frame: &[u8], segment: u32) -> Arrival {
         match self {
-            Self::Xdp => Arrival::XDP,
+            Self::Xdp => Arrival::xdp(INTERFACE),
             Self::Tc => {
                 let to_us = frame.get(..6) == Some(&[0; 6]);
-                Arrival { to_us, finishes_checksums: true, segment }
+                Arrival { to_us, finishes_checksums: true, segment, ..Arrival::xdp(INTERFACE) }
             }
         }
     }

@@ -109,7 +109,7 @@ impl Chain {
         let [here, there] = [pair(here)?, pair(there)?];
         let macs = Macs { from: self.mac("in0")?, to: self.mac("in1")? };
         let onward = Macs { from: self.mac("out0")?, to: self.mac("out1")? };
-        let hop = Hop { interface: self.index("out0")?, macs: onward };
+        let hop = Hop { from: self.index("in1")?, interface: self.index("out0")?, macs: onward };
 
         let end = if middle == Middle::Nothing { "in1" } else { "out1" };
         let _end = self.attach(end, &Script::Drop)?;

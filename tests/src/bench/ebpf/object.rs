@@ -17,9 +17,10 @@ pub(super) struct Object {
     ebpf: Ebpf,
 }
 
-/// Where a flow goes on.
+/// From which interface a flow comes, and where it goes on.
 #[derive(Clone, Copy)]
 pub(super) struct Hop {
+    pub(super) from: u32,
     pub(super) interface: u32,
     pub(super) macs: Macs,
 }
@@ -61,6 +62,7 @@ impl Object {
             source_mac: hop.macs.from,
             mtu: 1500,
             interface: hop.interface,
+            from_interface: hop.from,
             slot,
             leg,
             generation: 1,
