@@ -17,7 +17,7 @@ use proxy_ebpf::rewrite::headers;
 use proxy_ebpf::{Arrival, Frame, FrameMut, Reason, decide, parse};
 
 use super::event::tell;
-use super::maps::{Maps, count, tally};
+use super::maps::{DEVICES, Maps, count, tally};
 use super::packet::Packet;
 
 /// Leaves what does not go on to the next program or filter of the hook; the last one's default
@@ -44,10 +44,11 @@ fn srs_tc_udp(ctx: *mut c_void) -> i32 {
 fn forward(skb: Skb) -> Result<i32, Reason> {
     let (frame, datagram) = datagram(skb)?;
     let forward = decide(&frame, &datagram, skb.arrival(), &Maps)?;
+    DEVICES.get_ifindex(forward.way.interface).ok_or(Reason::NoDevice)?;
     rewrite(skb, &datagram, forward.way).ok_or(Reason::NoRoom)?;
     count(Reason::Forwarded, forward.datagrams);
     tally(&datagram, &forward);
-    // SAFETY: takes numbers only. An interface that is gone is found out behind this program.
+    // SAFETY: takes numbers only.
     Ok(unsafe { bpf_redirect(forward.way.interface, 0) } as i32)
 }
 

@@ -116,7 +116,7 @@ impl Chain {
         let mut destination = here;
         let object = || {
             let mut object = Object::load(1)?;
-            object.add(0, TO_ORIGIN, here, there, hop)?;
+            self.host.within(|| object.add(0, TO_ORIGIN, here, there, hop))?;
             anyhow::Ok(object)
         };
         // Programs stay where they are for as long as these.
