@@ -72,7 +72,7 @@ fn what_others_have_at_tc_stays() -> Result<()> {
     in_namespace(|_| {
         let here = interface("here", true)?;
         run("tc qdisc add dev here clsact")?;
-        run("tc filter add dev here egress matchall action ok")?;
+        run("tc filter add dev here egress bpf da bytecode 1,6,0,0,0")?;
         let (mut programs, _maps) = load(&settings(KernelMode::Tc))?;
         programs.use_filters();
         assert_eq!(programs.attach(&here), Ok(Engine::Tc));
@@ -208,7 +208,10 @@ fn what_the_driver_refuses_is_said_in_words() -> Result<()> {
         assert_eq!(other.attach(&here), Ok(Engine::Xdp));
         assert_eq!(programs.attach(&here), Err("another XDP program is on it".to_owned()));
         drop(other);
-        assert_eq!(programs.attach(&here), Ok(Engine::Xdp), "it is free again");
+        // Whoever begins to run a command has all descriptors for a moment, those of links too.
+        wait::until_true("it is free again", Duration::from_secs(2), || {
+            Ok(programs.attach(&here) == Ok(Engine::Xdp))
+        })?;
         let gone = Interface { index: 9999, name: "gone".to_owned(), is_virtual: false };
         assert_eq!(programs.attach(&gone), Err("it is gone".to_owned()));
         Ok(())
@@ -401,6 +404,47 @@ fn a_pin_folder_has_one_daemon_and_is_in_a_bpffs() -> Result<()> {
         let refused =
             Programs::load(OBJECT, &dotted, false).err().context("a bpffs takes no dots")?;
         assert!(refused.to_string().ends_with("(a bpffs takes no name with a dot)"), "{refused}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pin_folder_is_waited_for_while_its_daemon_ends() -> Result<()> {
+    in_namespace(|space| {
+        let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
+        let mut ending = Daemon::start(&["tc", "links", "here"], Some(&space.pin()))?;
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            ending.kill()
+        });
+        let (programs, _maps) = load(&wanted)?;
+        assert!(programs.is_adopted(), "it is the killed daemon's");
+        end.join().map_err(|_| anyhow!("it was not killed"))??;
+
+        // One that is stopped removes its folder.
+        let second = Kernel { pin: wanted.pin.clone(), ..settings(KernelMode::Tc) };
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            drop(programs);
+        });
+        let (programs, _maps) = load(&second)?;
+        end.join().map_err(|_| anyhow!("it was not stopped"))?;
+        assert!(!programs.is_adopted() && space.pin().exists());
+        Ok(())
+    })
+}
+
+#[test]
+fn programs_that_do_not_load_leave_none_of_an_earlier_daemon() -> Result<()> {
+    in_namespace(|space| {
+        let mut killed = Daemon::start(&["tc", "links", "here"], Some(&space.pin()))?;
+        killed.kill()?;
+        assert_eq!(attached("here")?, Some("tc"));
+        let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
+        let refused = Programs::load(Some(b"no object"), &wanted, false).map(drop);
+        ensure!(refused.is_err(), "it was loaded");
+        detached("here").context("nobody accounts for what it forwards")?;
+        ensure!(!space.pin().exists(), "the folder stays");
         Ok(())
     })
 }

@@ -206,7 +206,7 @@ fn compile(workspace: &Workspace, route: Route, linker: &Path, out: &Path) -> Re
     match route {
         Route::Nightly => cargo.args(BUILD_CORE),
         Route::Pinned => cargo.args(BUILD_CORE).env("RUSTC_BOOTSTRAP", "1"),
-        Route::Debian => cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "aya_ebpf"),
+        Route::Debian => cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", UNSTABLE),
     };
     Ok(cargo)
 }
@@ -285,6 +285,8 @@ const PROGRAMS: &str = "srs-proxy-ebpf";
 /// takes care of that where the machine minds.
 const CODE: [&str; 1] = ["-Ctarget-cpu=v3"];
 const BUILD_CORE: [&str; 2] = ["-Z", "build-std=core"];
+/// Crates that use what a stable compiler does not have yet.
+const UNSTABLE: &str = "aya_ebpf,srs_proxy_ebpf";
 /// Where `rust-src` is in a sysroot.
 const SOURCE: &str = "lib/rustlib/src/rust";
 /// This version loads the LLVM of rustup's toolchain: nothing else has to be installed.

@@ -26,7 +26,7 @@ mod linux {
     pub(super) fn print_costs(object: &Path) -> Result<()> {
         let mut ebpf = EbpfLoader::new()
             // As the daemon loads it: what it does not ask for is not in the programs.
-            .override_global("AYA_LOG_LEVEL", &0_u8, false)
+            .override_global(aya_log::LEVEL, &0_u8, true)
             .load_file(object)
             .with_context(|| format!("loading {}", object.display()))?;
         println!("{HEAD}");

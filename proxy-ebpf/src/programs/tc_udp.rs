@@ -17,7 +17,7 @@ use proxy_ebpf::rewrite::headers;
 use proxy_ebpf::{Arrival, Frame, FrameMut, Reason, decide, parse};
 
 use super::event::tell;
-use super::maps::{Maps, count, tally};
+use super::maps::{DEVICES, Maps, count, tally};
 use super::packet::Packet;
 
 /// Leaves what does not go on to the next program or filter of the hook; the last one's default
@@ -44,10 +44,11 @@ fn srs_tc_udp(ctx: *mut c_void) -> i32 {
 fn forward(skb: Skb) -> Result<i32, Reason> {
     let (frame, datagram) = datagram(skb)?;
     let forward = decide(&frame, &datagram, skb.arrival(), &Maps)?;
+    DEVICES.get_ifindex(forward.way.interface).ok_or(Reason::NoDevice)?;
     rewrite(skb, &datagram, forward.way).ok_or(Reason::NoRoom)?;
     count(Reason::Forwarded, forward.datagrams);
     tally(&datagram, &forward);
-    // SAFETY: takes numbers only. An interface that is gone is found out behind this program.
+    // SAFETY: takes numbers only.
     Ok(unsafe { bpf_redirect(forward.way.interface, 0) } as i32)
 }
 
@@ -58,7 +59,7 @@ fn datagram(skb: Skb) -> Result<(TcFrame, Datagram), Reason> {
     loop {
         let frame = TcFrame::new(skb);
         match parse::datagram(&frame) {
-            Ok(datagram) if datagram.is_tagged && skb.has_tag() => return Err(Reason::NotIp),
+            Ok(datagram) if skb.has_tag_besides(&datagram) => return Err(Reason::NotIp),
             Ok(datagram) => return Ok((frame, datagram)),
             // Without memory to pull them, the frame is taken for a truncated one.
             Err(Reason::Truncated) if !is_pulled && skb.pull() => is_pulled = true,
@@ -89,8 +90,15 @@ impl Skb {
     #[inline(always)]
     fn arrival(self) -> Arrival {
         // SAFETY: the kernel hands its own context in; the verifier knows which fields it has.
-        let (pkt_type, segment) = unsafe { ((*self.0).pkt_type, (*self.0).gso_size) };
-        Arrival { to_us: pkt_type == PACKET_HOST, finishes_checksums: true, segment }
+        unsafe {
+            Arrival {
+                interface: (*self.0).ifindex,
+                vlan: ((*self.0).vlan_tci as u16).to_be_bytes(),
+                to_us: (*self.0).pkt_type == PACKET_HOST,
+                finishes_checksums: true,
+                segment: (*self.0).gso_size,
+            }
+        }
     }
 
     /// How many the kernel has merged into this one.
@@ -105,6 +113,14 @@ impl Skb {
     fn has_tag(self) -> bool {
         // SAFETY: as in `arrival`.
         unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    /// Whether there is one that is not the only one, or a provider's.
+    #[inline(always)]
+    fn has_tag_besides(self, datagram: &Datagram) -> bool {
+        // SAFETY: as in `arrival`.
+        let protocol = unsafe { (*self.0).vlan_proto };
+        self.has_tag() && (datagram.is_tagged || protocol != u32::from(CUSTOMER_TAG.to_be()))
     }
 
     /// Makes headers linear and this packet's own; all addresses in it are void then.

@@ -178,7 +178,11 @@ fn programs(loaded: Result<Vec<ProgramSize>, LoadError>) -> Vec<Finding> {
     };
     match loaded {
         Ok(programs) => programs.into_iter().map(program).collect(),
-        Err(error) => vec![Finding::no("programs", error.to_string())],
+        Err(error) => {
+            let finding = Finding::no("programs", error.to_string());
+            let LoadError::Refused { log, .. } = &error else { return vec![finding] };
+            vec![finding.with_end_of(log)]
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use nix::errno::Errno;
 use nix::libc;
 use rtnetlink::sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
 
-use super::netlink::{ask, attribute, find, find_array};
+use super::netlink::{Answer, ask, attribute, find, find_array};
 
 /// What a driver can do (`enum netdev_xdp_act`, linux/netdev.h). It changes while the interface is
 /// there: with its program, and at a veth with its peer.
@@ -82,19 +82,32 @@ const DEV_XDP_FEATURES: u16 = 3;
 
 /// The kernel's number of the XDP program at an interface, if there is one.
 pub fn xdp_program(index: u32) -> io::Result<Option<u32>> {
-    // `struct ifinfomsg` (linux/rtnetlink.h): the third word is the index.
-    let mut question = [0; LINK];
-    if let Some(word) = question.get_mut(4..8) {
-        word.copy_from_slice(&index.to_ne_bytes());
-    }
-    let answers = ask(NETLINK_ROUTE, libc::RTM_GETLINK, 0, &question)?;
-    Ok(answers.iter().find_map(|(_, body)| {
+    Ok(link(index)?.iter().find_map(|(_, body)| {
         let xdp = find(body.get(LINK..)?, libc::IFLA_XDP)?;
         // Of several, as in the driver and behind it, the number is in another place each.
         XDP_PROGRAMS.iter().find_map(|kind| find_array(xdp, *kind)).map(u32::from_ne_bytes)
     }))
 }
 
+/// Whether an interface is there and up.
+pub(super) fn is_up(index: u32) -> bool {
+    let is_up = |(_, body): &Answer| {
+        let flags = body.get(8..)?.first_chunk()?;
+        Some(u32::from_ne_bytes(*flags) & libc::IFF_UP.cast_unsigned() != 0)
+    };
+    link(index).is_ok_and(|answers| answers.iter().find_map(is_up) == Some(true))
+}
+
+/// `struct ifinfomsg` (linux/rtnetlink.h), where the index is the second word and flags are the
+/// third one, and attributes.
+fn link(index: u32) -> io::Result<Vec<Answer>> {
+    let without = attribute(libc::IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+    let question = [[0, index, 0, 0].map(u32::to_ne_bytes).concat(), without].concat();
+    ask(NETLINK_ROUTE, libc::RTM_GETLINK, 0, &question)
+}
+
+/// `RTEXT_FILTER_SKIP_STATS` (linux/rtnetlink.h).
+const SKIP_STATS: u32 = 1 << 3;
 const LINK: usize = 16;
 /// `IFLA_XDP_PROG_ID`, `IFLA_XDP_DRV_PROG_ID`, `IFLA_XDP_SKB_PROG_ID` (`linux/if_link.h`).
 const XDP_PROGRAMS: [u16; 3] = [4, 5, 6];

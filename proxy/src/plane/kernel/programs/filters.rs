@@ -18,7 +18,7 @@ use rtnetlink::packet_core::NLM_F_DUMP;
 use rtnetlink::sys::protocols::NETLINK_ROUTE;
 
 use super::Interface;
-use super::netlink::{ask, find, find_array};
+use super::netlink::{Answer, ask, find, find_array};
 
 /// The right of one process in a network namespace to have filters: what else it finds of ours is
 /// left by one that was killed.
@@ -133,7 +133,7 @@ impl Found {
 /// The filters of a hook.
 fn found(index: u32, hook: u32) -> io::Result<Vec<Found>> {
     let answers = ask(NETLINK_ROUTE, libc::RTM_GETTFILTER, NLM_F_DUMP, &place(index, 0, hook))?;
-    let filter = |(_, body): &(u16, Vec<u8>)| {
+    let filter = |(_, body): &Answer| {
         let (place, attributes) = body.split_first_chunk::<PLACE>()?;
         let [.., h0, h1, h2, h3, _, _, _, _, i0, i1, i2, i3] = *place;
         // Priority above, protocol below.

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use aya::maps::xdp::DevMapHash;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
@@ -22,6 +23,8 @@ pub(super) struct Loaded {
     pub(super) programs: Ebpf,
     /// Packets by reason.
     pub(super) counters: PerCpuArray<MapData, Counter>,
+    /// The interfaces that can send.
+    pub(super) devices: DevMapHash<MapData>,
     /// The other maps.
     pub(super) maps: KernelMaps,
     /// Whether the maps are those of an earlier daemon, with all that is in them.
@@ -61,6 +64,8 @@ pub enum LoadError {
         program: &'static str,
         /// The last words of the verifier's log.
         why: String,
+        /// All of it, in lines.
+        log: String,
     },
     /// The pin folder cannot be used.
     #[error("pins: {0}")]
@@ -78,17 +83,6 @@ pub enum LoadError {
 /// The oldest kernel that has all that is needed: `bpf_loop` is the last that came.
 pub const OLDEST: (u8, u8) = (5, 17);
 
-/// The sizes of the maps, if there are to be this many flows.
-pub(super) fn sizes(flows: u32, cpus: u32) -> [Map; maps::ALL.len()] {
-    let legs = flows.saturating_mul(2);
-    maps::ALL.map(|map| match map {
-        maps::WAYS => Map { capacity: legs, ..map },
-        maps::TALLIES => Map { capacity: legs.saturating_mul(cpus), ..map },
-        maps::MEMOS => Map { capacity: flows, ..map },
-        _ => map,
-    })
-}
-
 /// Loads `object`, for this many flows, with or without what it can say of single packets. What is
 /// in `folder` already is used if it has the same sizes, and else removed.
 pub(super) fn load(
@@ -105,7 +99,7 @@ pub(super) fn load(
     }
     let cpus = nr_cpus().map_err(|(what, error)| other(what, error))?;
     let cpus = u32::try_from(cpus).map_err(|error| other("counting CPUs", error))?;
-    let sizes = sizes(flows, cpus);
+    let sizes = maps::sizes(flows, cpus);
     let mut is_adopted = false;
     let folder = match folder {
         Some(folder) => {
@@ -135,6 +129,7 @@ pub(super) fn load(
     };
     let typed = |error| other("a map of the object", error);
     let counters = PerCpuArray::try_from(take(maps::COUNTERS)?).map_err(typed)?;
+    let devices = DevMapHash::try_from(take(maps::DEVICES)?).map_err(typed)?;
     let (ports, tallies) = (take(maps::PORTS)?, take(maps::TALLIES)?);
     let words = 2 * flows as usize * cpus as usize * KernelMaps::TALLY_WORDS;
     let maps = KernelMaps {
@@ -146,7 +141,7 @@ pub(super) fn load(
         cpus,
     };
     let events = if are_events_wanted { Events::of(&mut programs) } else { None };
-    Ok(Loaded { programs, counters, maps, is_adopted, events })
+    Ok(Loaded { programs, counters, devices, maps, is_adopted, events })
 }
 
 fn share(map: &aya::maps::Map, words: usize) -> Result<Shared, LoadError> {
@@ -175,9 +170,6 @@ fn refused_program(program: &'static str, error: ProgramError) -> LoadError {
         return other("loading a program", error);
     };
     let log = verifier_log.to_string();
-    for line in log.lines().take(40) {
-        tracing::debug!(program, "verifier: {line}");
-    }
     // Without CAP_PERFMON the verifier objects to the first pointer that is computed.
     let lacks = privilege::missing().is_ok_and(|missing| !missing.is_empty());
     if lacks || errno(&io_error) == Some(Errno::EPERM) {
@@ -189,7 +181,7 @@ fn refused_program(program: &'static str, error: ProgramError) -> LoadError {
     };
     let said = log.lines().rev().find(|line| !line.is_empty() && !is_figure(line));
     let why = said.map_or_else(|| io_error.to_string(), str::to_owned);
-    LoadError::Refused { program, why }
+    LoadError::Refused { program, why, log }
 }
 
 fn refused_object(error: EbpfError, flows: u32) -> LoadError {

@@ -1,5 +1,6 @@
 //! The programs in the kernel: loaded, attached to interfaces, and kept over a restart.
 
+mod devices;
 pub mod driver;
 mod events;
 mod filters;
@@ -15,12 +16,13 @@ use std::path::Path;
 use std::{fs, mem};
 
 use aya::maps::{MapData, PerCpuArray};
-use nix::net::if_::{if_indextoname, if_nameindex};
+use nix::net::if_::if_nameindex;
 use proxy_ebpf::Reason;
-use proxy_ebpf::maps::Counter;
+use proxy_ebpf::maps::{Counter, DEVICES};
 use tracing::warn;
 
-use self::driver::Features;
+use self::devices::Devices;
+use self::driver::{Features, is_up};
 use self::events::Events;
 use self::hooks::{HookError, Hooks, Link, in_words};
 use self::load::Loaded;
@@ -100,6 +102,9 @@ pub enum Loss {
     /// Packets would be lost there, so it was taken away.
     #[error("{0}")]
     Unfit(&'static str),
+    /// As many as there can be have one already, so it was taken away.
+    #[error("{} interfaces have a program, and no more can have one", DEVICES.capacity)]
+    Unlisted,
 }
 
 /// How large a program is.
@@ -119,6 +124,7 @@ pub struct ProgramSize {
 /// When this is dropped nothing stays in the kernel; if the process is killed, what is pinned does.
 pub struct Programs {
     hooks: Hooks,
+    devices: Devices,
     counters: PerCpuArray<MapData, Counter>,
     events: Option<Events>,
     mode: KernelMode,
@@ -149,18 +155,25 @@ struct Attached {
 
 impl Programs {
     /// Loads `object` into the kernel, with its maps. Nothing is attached yet. To be called
-    /// before capabilities are dropped.
+    /// before capabilities are dropped. If it fails, what an earlier daemon has pinned is taken
+    /// away: it would forward, and nobody account for it.
     pub fn load(
         object: Option<&[u8]>,
         settings: &config::Kernel,
         are_events_wanted: bool,
     ) -> Result<(Self, KernelMaps), LoadError> {
         let mut folder = settings.pin.as_deref().map(Folder::open).transpose()?;
-        let loaded = load::load(object, settings.flows, folder.as_mut(), are_events_wanted)?;
-        let Loaded { programs, counters, maps, is_adopted, events } = loaded;
+        let loaded = load::load(object, settings.flows, folder.as_mut(), are_events_wanted);
+        if loaded.is_err()
+            && let Some(folder) = &folder
+        {
+            take_away(folder);
+        }
+        let Loaded { programs, counters, devices, maps, is_adopted, events } = loaded?;
         let inherited = folder.iter().flat_map(Folder::links).collect();
         let programs = Self {
             hooks: Hooks::new(programs),
+            devices: Devices::new(devices),
             counters,
             events,
             mode: settings.mode,
@@ -192,8 +205,7 @@ impl Programs {
         for (engine, index) in mem::take(&mut self.inherited) {
             self.unpin(engine, index);
         }
-        // What does not fit is in the view.
-        let _lost = self.vacate_unfit();
+        self.settle();
         self.sweep();
     }
 
@@ -211,7 +223,7 @@ impl Programs {
     /// reason, for the operator; it shows in [`Self::interfaces`] as well.
     pub fn attach(&mut self, interface: &Interface) -> Result<Engine, String> {
         self.occupy(interface);
-        let _lost = self.vacate_unfit();
+        self.settle();
         let place = self.interfaces.get(&interface.index);
         match place.map(|place| &place.attached) {
             Some(Ok(attached)) => Ok(attached.engine),
@@ -249,6 +261,7 @@ impl Programs {
 
     /// Takes the program from an interface, and forgets the interface.
     pub fn detach(&mut self, index: u32) {
+        self.devices.strike(index);
         if let Some(place) = self.interfaces.remove(&index)
             && let Ok(attached) = place.attached
         {
@@ -264,8 +277,7 @@ impl Programs {
         for (index, mut place) in mem::take(&mut self.interfaces) {
             place.attached = match place.attached {
                 Ok(attached) => self.renew(attached, index).ok_or_else(|| {
-                    let is_there = if_indextoname(index).is_ok();
-                    let why = if is_there { Loss::Removed } else { Loss::Gone };
+                    let why = if exists(index) { Loss::Removed } else { Loss::Gone };
                     lost.push(Lost { interface: place.interface.clone(), why });
                     why.to_string()
                 }),
@@ -273,7 +285,20 @@ impl Programs {
             };
             self.interfaces.insert(index, place);
         }
-        lost.extend(self.vacate_unfit());
+        lost.extend(self.settle());
+        lost
+    }
+
+    /// Makes the best of what is attached now: no packet is sent where it would be lost. Returns
+    /// what has lost its program by it.
+    fn settle(&mut self) -> Vec<Lost> {
+        let mut lost = self.vacate_unfit();
+        let is_ready = |index: u32, place: &Place| place.attached.is_ok() && is_up(index);
+        let ready = self.interfaces.iter().filter(|(index, place)| is_ready(**index, place));
+        let ready = ready.map(|(index, _)| *index).collect();
+        for index in self.devices.list(&ready) {
+            lost.extend(self.vacate(index, Loss::Unlisted));
+        }
         lost
     }
 
@@ -286,16 +311,22 @@ impl Programs {
                 let name = self.interfaces.get(&index).map(|place| place.interface.name.as_str());
                 self.no_xdp = Some(no_xdp(name.unwrap_or_default(), why));
                 self.step_down();
-            } else if let Some(place) = self.interfaces.get_mut(&index) {
-                let former = mem::replace(&mut place.attached, Err(why.to_owned()));
-                let why = Loss::Unfit(why);
-                lost.push(Lost { interface: place.interface.clone(), why });
-                if let Ok(former) = former {
-                    self.unpin(former.engine, index);
-                }
+            } else {
+                lost.extend(self.vacate(index, Loss::Unfit(why)));
             }
         }
         lost
+    }
+
+    /// Takes the program from an interface that cannot keep it.
+    fn vacate(&mut self, index: u32, why: Loss) -> Option<Lost> {
+        self.devices.strike(index);
+        let place = self.interfaces.get_mut(&index)?;
+        let interface = place.interface.clone();
+        if let Ok(former) = mem::replace(&mut place.attached, Err(why.to_string())) {
+            self.unpin(former.engine, index);
+        }
+        Some(Lost { interface, why })
     }
 
     /// An interface with XDP out of which XDP cannot send, and why.
@@ -392,6 +423,8 @@ impl Programs {
     /// Moves everything from XDP to TC. An interface has both for a moment: the first one to
     /// see a packet takes it.
     fn step_down(&mut self) {
+        // What XDP sends to one that has no XDP is lost.
+        self.devices.strike_all();
         for (index, mut place) in mem::take(&mut self.interfaces) {
             if place.attached.as_ref().is_ok_and(|attached| attached.engine != Engine::Tc) {
                 let former =
@@ -444,11 +477,19 @@ impl Programs {
 impl Drop for Programs {
     fn drop(&mut self) {
         self.interfaces.clear();
-        if let Some(folder) = &self.folder
-            && let Err(error) = folder.remove()
-        {
-            warn!(%error, "the kernel programs stay pinned");
+        if let Some(folder) = &self.folder {
+            take_away(folder);
         }
+    }
+}
+
+fn exists(index: u32) -> bool {
+    if_nameindex().is_ok_and(|all| all.iter().any(|interface| interface.index() == index))
+}
+
+fn take_away(folder: &Folder) {
+    if let Err(error) = folder.remove() {
+        warn!(%error, "the kernel programs stay pinned");
     }
 }
 
