@@ -72,7 +72,7 @@ fn what_others_have_at_tc_stays() -> Result<()> {
     in_namespace(|_| {
         let here = interface("here", true)?;
         run("tc qdisc add dev here clsact")?;
-        run("tc filter add dev here egress bpf da bytecode 1,6,0,0,0")?;
+        foreign_filter("dev here egress")?;
         let (mut programs, _maps) = load(&settings(KernelMode::Tc))?;
         programs.use_filters();
         assert_eq!(programs.attach(&here), Ok(Engine::Tc));
@@ -85,7 +85,7 @@ fn what_others_have_at_tc_stays() -> Result<()> {
 
         let place = "dev here ingress prio 21330 handle 1";
         run(&format!("tc filter del {place} bpf"))?;
-        run(&format!("tc filter add {place} bpf da bytecode 1,6,0,0,0"))?;
+        foreign_filter(place)?;
         let lost = vec![Lost { interface: here.clone(), why: Loss::Removed }];
         assert_eq!(programs.check(), lost, "somebody's own filter counts as ours");
         let refused = Err("another filter is in the place of ours".to_owned());
@@ -615,6 +615,14 @@ fn detach_link(interface: &str) -> Result<()> {
 fn filters(interface: &str) -> Result<usize> {
     let all = run(&format!("tc filter show dev {interface} ingress"))?;
     Ok(all.lines().filter(|line| line.contains(TC_UDP)).count())
+}
+
+/// Somebody else's filter, which does nothing.
+fn foreign_filter(place: &str) -> Result<()> {
+    let mut tc = Command::new("tc");
+    tc.args(["filter", "add"]).args(place.split(' ')).args(["bpf", "da", "bytecode", "1,6 0 0 0"]);
+    ensure!(tc.status()?.success(), "{tc:?}");
+    Ok(())
 }
 
 fn has_clsact(interface: &str) -> Result<bool> {
