@@ -139,7 +139,6 @@ impl App {
 
     /// Starts everything.
     pub fn start(self) -> Running {
-        self.kernel.introduce();
         self.adopt();
         let mut tasks = JoinSet::new();
         let desk = Arc::new(Desk {

@@ -49,6 +49,7 @@ fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    kernel.introduce(&config.kernel);
     let most_sessions = listen::room_for(config.session.max, files);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {

@@ -298,6 +298,47 @@ fn a_pin_folder_has_one_daemon_and_is_in_a_bpffs() -> Result<()> {
 }
 
 #[test]
+fn a_pin_folder_is_waited_for_while_its_daemon_ends() -> Result<()> {
+    in_namespace(|space| {
+        let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
+        let mut ending = Daemon::start(&["tc", "links", "here"], Some(&space.pin()))?;
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            ending.kill()
+        });
+        let (programs, _maps) = load(&wanted)?;
+        assert!(programs.is_adopted(), "it is the killed daemon's");
+        end.join().map_err(|_| anyhow!("it was not killed"))??;
+
+        // One that is stopped removes its folder.
+        let second = Kernel { pin: wanted.pin.clone(), ..settings(KernelMode::Tc) };
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            drop(programs);
+        });
+        let (programs, _maps) = load(&second)?;
+        end.join().map_err(|_| anyhow!("it was not stopped"))?;
+        assert!(!programs.is_adopted() && space.pin().exists());
+        Ok(())
+    })
+}
+
+#[test]
+fn programs_that_do_not_load_leave_none_of_an_earlier_daemon() -> Result<()> {
+    in_namespace(|space| {
+        let mut killed = Daemon::start(&["tc", "links", "here"], Some(&space.pin()))?;
+        killed.kill()?;
+        assert_eq!(attached("here")?, Some("tc"));
+        let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
+        let refused = Programs::load(Some(b"no object"), &wanted, false).map(drop);
+        ensure!(refused.is_err(), "it was loaded");
+        detached("here").context("nobody accounts for what it forwards")?;
+        ensure!(!space.pin().exists(), "the folder stays");
+        Ok(())
+    })
+}
+
+#[test]
 fn maps_hold_what_they_are_given_and_say_when_they_are_full() -> Result<()> {
     in_namespace(|_| {
         let (_programs, mut maps) = load(&settings(KernelMode::Tc))?;

@@ -164,7 +164,7 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
         let origins = Origins::start(stage)?;
         let calls = Origins::call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
-        let attached = stage.links()?.len();
+        let former = stage.links()?;
         stage.proxy.process.kill()?;
         calls.must_go_on().context("without a proxy")?;
         for own in pins.left()? {
@@ -179,7 +179,9 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
         let again = Origins::call(stage, "again")?;
         stage.must_carry_all_of(2, || again.must_go_on())?;
         let now = stage.links()?;
-        ensure!(now.len() == attached, "attached: {now:?}");
+        ensure!(now.len() == former.len(), "links: {former:?}, then {now:?}");
+        let attached = stage.attached(&former)?;
+        ensure!(!attached.iter().any(|it| it.starts_with("link ")), "still there: {attached:?}");
         again.must_finish_without_loss().map(drop)
     })
 }

@@ -13,7 +13,7 @@ use super::table::Finding;
 use crate::config::{self, KernelMode};
 use crate::plane::ebpf_object::OBJECT;
 use crate::plane::kernel::privilege;
-use crate::plane::kernel::programs::{Programs, is_bpffs};
+use crate::plane::kernel::programs::{LoadError, Programs, is_bpffs};
 
 pub(super) fn examine(settings: &config::Kernel) -> Vec<Finding> {
     let mut findings = vec![kernel(), object(), jit(), btf(), bpffs(), pin(settings)];
@@ -172,7 +172,11 @@ fn programs(settings: &config::Kernel) -> Vec<Finding> {
                 Finding::ok(size.name, words)
             })
             .collect(),
-        Err(error) => vec![Finding::no("programs", error.to_string())],
+        Err(error) => {
+            let finding = Finding::no("programs", error.to_string());
+            let LoadError::Refused { log, .. } = &error else { return vec![finding] };
+            vec![finding.with_end_of(log)]
+        }
     }
 }
 

@@ -120,7 +120,7 @@ impl Course {
     }
 
     /// Counts what this process has sent to a leg, and what it could not.
-    pub(super) fn relayed(&self, leg: Leg, packets: usize, bytes: usize, lost: usize) {
+    pub fn relayed(&self, leg: Leg, packets: usize, bytes: usize, lost: usize) {
         self.by_userspace.add(leg, packets as u64, bytes as u64);
         self.meter.wrote(leg, bytes);
         if lost > 0 {

@@ -38,6 +38,8 @@ pub(super) struct Flows<M> {
     interfaces: HashMap<u32, Result<Engine, Refused>>,
     /// Interfaces of next hops of which nothing is known yet.
     wanted: BTreeSet<u32>,
+    /// What an earlier daemon has left, and no flow has taken over so far.
+    left: HashMap<Key, Way>,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,17 @@ struct Told {
     /// What was read of its tallies last.
     read: [Tally; 2],
     memo: Option<Box<Memo>>,
+    /// Datagrams that the relay has sent, when that was asked last.
+    relayed: u64,
+    /// For how many questions in a row the relay has sent more than the kernel.
+    missed: u32,
 }
+
+/// Questions after which it is said that the kernel carries less than the relay.
+const MISSED: u32 = 3;
+
+/// Datagrams between two questions that are none of the media: checks, and what answers them.
+const FEW: u64 = 20;
 
 /// The slot of a memo that is of no flow.
 const COMMON: u32 = u32::MAX;
@@ -104,6 +116,7 @@ impl<M: Maps> Flows<M> {
             waiting: BTreeSet::new(),
             interfaces: HashMap::new(),
             wanted: BTreeSet::new(),
+            left: HashMap::new(),
         }
     }
 
@@ -133,8 +146,11 @@ impl<M: Maps> Flows<M> {
             ways: None,
             read: [Tally::default(); 2],
             memo: None,
+            relayed: 0,
+            missed: 0,
         };
         self.told.insert(generation, told);
+        self.take_over(generation);
         self.settle(generation, now);
     }
 
@@ -143,19 +159,11 @@ impl<M: Maps> Flows<M> {
         let generation = flow.generation;
         let mut told = self.told.remove(&generation)?;
         for key in &told.keys {
-            match self.owners.get(key) {
-                Some(&owner) if owner == generation => {
-                    self.owners.remove(key);
-                    self.maps.take(key);
-                    self.use_port(key, told.medium, false);
-                }
-                // It has been taken over.
-                Some(_) => {}
-                // An earlier daemon may have left it.
-                None => {
-                    self.maps.take(key);
-                    self.close_unused(key);
-                }
+            // Another flow may have taken it over.
+            if self.owners.get(key) == Some(&generation) {
+                self.owners.remove(key);
+                self.maps.take(key);
+                self.use_port(key, told.medium, false);
             }
         }
         // Behind the entries: from here on nothing is counted any more.
@@ -193,7 +201,8 @@ impl<M: Maps> Flows<M> {
     pub(super) fn hold(&mut self, flow: &Flow, why: &'static str, now: Instant) -> Progress {
         let Some(told) = self.told.get_mut(&flow.generation) else { return Progress::default() };
         told.held = Some(why);
-        let slot = told.slot;
+        // What has passed up before was seen.
+        let slot = told.slot.filter(|_| told.is_carried());
         self.settle(flow.generation, now);
         let Some(slot) = slot else { return Progress::default() };
         let tally = self.maps.tally(slot, TO_CLIENT);
@@ -261,9 +270,15 @@ impl<M: Maps> Flows<M> {
     }
 
     /// Counts what has come by each flow of a medium, and gives it.
-    pub(super) fn counters(&mut self, medium: Medium, sink: &mut dyn FnMut(&FlowKey, Delta)) {
+    pub(super) fn counters(
+        &mut self,
+        medium: Medium,
+        now: Instant,
+        sink: &mut dyn FnMut(&FlowKey, Delta),
+    ) {
         for told in self.told.values_mut().filter(|told| told.medium == medium) {
             let delta = told.collect(&self.maps);
+            told.compare(&delta, now);
             if delta != Delta::default() {
                 sink(&told.flow.key, delta);
             }
@@ -276,14 +291,14 @@ impl<M: Maps> Flows<M> {
         (carried.count(), self.slots)
     }
 
-    /// Memos that an earlier daemon has left. As long as there are others, no flow gets one of their
-    /// slots: what still comes is counted there.
-    pub(super) fn memos(&mut self) -> Vec<Memo> {
-        let mut left = self.maps.memos();
-        left.retain(|(slot, _)| *slot != COMMON);
-        let slots: HashSet<u32> = left.iter().map(|(slot, _)| *slot).collect();
-        self.free.make_contiguous().sort_by_key(|slot| slots.contains(slot));
-        left.into_iter().map(|(_, memo)| memo).collect()
+    /// Finds what an earlier daemon has left, and gives its memos. Its flows go on, in the slots
+    /// that they have, until they are taken over or swept out.
+    pub(super) fn inherit(&mut self) -> Vec<Memo> {
+        self.left = self.maps.ways().into_iter().collect();
+        let slots: HashSet<u32> = self.left.values().map(|way| way.slot).collect();
+        self.free.retain(|slot| !slots.contains(slot));
+        let memos = self.maps.memos().into_iter().filter(|(slot, _)| *slot != COMMON);
+        memos.map(|(_, memo)| memo).collect()
     }
 
     /// What is kept beside the sessions.
@@ -298,22 +313,47 @@ impl<M: Maps> Flows<M> {
 
     /// Takes away what an earlier daemon has left and no flow of this one has taken over.
     pub(super) fn sweep(&mut self) {
-        let keys: HashSet<Key> = self.told.values().flat_map(|told| told.keys).collect();
-        for (key, _) in self.maps.ways() {
-            if !keys.contains(&key) {
-                self.maps.take(&key);
-            }
-        }
         let slots: HashSet<u32> = self.told.values().filter_map(|told| told.slot).collect();
+        let mut free = BTreeSet::new();
+        for (key, way) in std::mem::take(&mut self.left) {
+            self.maps.take(&key);
+            free.insert(way.slot);
+        }
+        let of_map = |slot: &u32| *slot < self.slots && !slots.contains(slot);
+        self.free.extend(free.into_iter().filter(of_map));
         for (slot, _) in self.maps.memos() {
             if slot != COMMON && !slots.contains(&slot) {
                 self.maps.forget(slot);
             }
         }
-        // Those of flows that are not carried yet, and may go on as they were left, stay open.
-        let ports: HashSet<u16> = keys.iter().map(port).collect();
-        for port in (0..=u16::MAX).filter(|port| !ports.contains(port)) {
+        for port in (0..=u16::MAX).filter(|port| !self.ports.contains_key(port)) {
             self.maps.open_port(port, Ports::WEBRTC | Ports::SRT, false);
+        }
+    }
+
+    /// Goes on with the entries that an earlier daemon has left of this flow, and with their slot.
+    fn take_over(&mut self, generation: u64) {
+        let Some(told) = self.told.get_mut(&generation) else { return };
+        let (keys, medium) = (told.keys, told.medium);
+        let [to_origin, to_client] = keys.map(|key| self.left.remove(&key));
+        let ways = match (to_origin, to_client) {
+            (Some(to_origin), Some(to_client)) if to_origin.slot == to_client.slot => {
+                [to_origin, to_client]
+            }
+            // A part of it is of no use.
+            (one, other) => {
+                for (key, _) in keys.iter().zip([one, other]).filter(|(_, way)| way.is_some()) {
+                    self.maps.take(key);
+                }
+                return;
+            }
+        };
+        let [way, _] = &ways;
+        told.slot = Some(way.slot);
+        told.ways = Some(ways);
+        for key in &keys {
+            self.owners.insert(*key, generation);
+            self.use_port(key, medium, true);
         }
     }
 
@@ -326,6 +366,10 @@ impl<M: Maps> Flows<M> {
             }
         }
         self.waiting.remove(&generation);
+        // As an earlier daemon has left it, until more is known.
+        if told.ways.is_some() && told.held.is_none() && told.hops.iter().any(Option::is_none) {
+            return;
+        }
         let settled = self.verdict(told).and_then(|way| self.carry(generation, way));
         let (engine, why) = match settled {
             Ok(engine) => (engine, None),
@@ -348,6 +392,10 @@ impl<M: Maps> Flows<M> {
             Some(Ok(hop)) => match self.interfaces.get(&hop.interface) {
                 None => Err(format!("{} has no program yet", hop.name).into()),
                 Some(Err(why)) => Err(format!("{}: {why}", hop.name).into()),
+                // It would leave in the tag in which it came, which the kernel keeps beside the frame.
+                Some(Ok(Engine::XdpGeneric)) if hop.vlan.is_some() => {
+                    Err(format!("{}: generic XDP cannot change a VLAN's tag", hop.name).into())
+                }
                 Some(Ok(engine)) => Ok((*engine, hop.clone())),
             },
         };
@@ -382,6 +430,10 @@ impl<M: Maps> Flows<M> {
         let (keys, medium) = (told.keys, told.medium);
         // First the way back: what the origin answers finds its way from the first packet on.
         for (key, way) in keys.iter().zip(&ways).rev() {
+            // The client of a later flow, which has the session now, is elsewhere.
+            if self.owners.get(key).is_some_and(|&owner| owner > generation) {
+                continue;
+            }
             if let Err(error) = self.maps.put(key, way) {
                 self.withdraw(generation);
                 return Err(error.to_string().into());
@@ -436,17 +488,6 @@ impl<M: Maps> Flows<M> {
         }
     }
 
-    /// Closes the port of a key that no flow has.
-    fn close_unused(&mut self, key: &Key) {
-        let port = port(key);
-        let [of_webrtc, of_srt] = self.ports.get(&port).copied().unwrap_or_default();
-        for (bits, uses) in [(Ports::WEBRTC, of_webrtc), (Ports::SRT, of_srt)] {
-            if uses == 0 {
-                self.maps.open_port(port, bits, false);
-            }
-        }
-    }
-
     /// Counts the entries on the port where packets of this key come.
     fn use_port(&mut self, key: &Key, medium: Medium, is_used: bool) {
         let port = port(key);
@@ -486,6 +527,28 @@ impl Told {
             *read = tally;
         }
         delta
+    }
+
+    /// Notices whether packets pass up although they need not, behind what has come by the kernel.
+    fn compare(&mut self, by_kernel: &Delta, now: Instant) {
+        let relayed: u64 = self.course.by_userspace().packets.iter().sum();
+        let more = relayed.saturating_sub(std::mem::replace(&mut self.relayed, relayed));
+        if !self.is_carried() {
+            self.missed = 0;
+            return;
+        }
+        let is_missed = more > FEW && more > by_kernel.heard.iter().sum();
+        let before = self.missed;
+        self.missed = if is_missed { before.saturating_add(1) } else { 0 };
+        let why = match (before >= MISSED, self.missed >= MISSED) {
+            (false, true) => {
+                Some("most of its packets pass up (srs_proxy_kernel_packets_total)".into())
+            }
+            (true, false) => None,
+            _ => return,
+        };
+        let engine = self.course.standing().engine;
+        self.course.change(engine, why, now);
     }
 
     fn is_carried(&self) -> bool {

@@ -24,12 +24,12 @@ use std::time::Instant;
 
 use proxy_ebpf::Reason;
 use serde::Serialize;
-use tracing::info;
+use tracing::{info, warn};
 
 use self::on::On;
 use super::Leg;
 use super::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
-use crate::config::Config;
+use crate::config::{self, Config, KernelMode};
 
 /// The plane, or why there is none. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -84,12 +84,25 @@ impl Kernel {
         Self(On::load(config).map(Arc::new))
     }
 
-    /// Tells the operator what there is.
-    pub fn introduce(&self) {
+    /// Tells the operator what there is: aloud, if there is less than was asked for by name.
+    pub fn introduce(&self, settings: &config::Kernel) {
         let KernelView { engine, reason, interfaces, capacity, .. } = self.view();
-        info!(engine, reason, capacity, "datagrams are carried");
+        let is_missed = match settings.mode {
+            KernelMode::Off => false,
+            KernelMode::Auto => settings.pin.is_some() && capacity == 0,
+            KernelMode::Xdp | KernelMode::XdpGeneric | KernelMode::Tc => capacity == 0,
+        };
+        if is_missed {
+            warn!(engine, reason, "the kernel packet path is not there: see `srs-proxy doctor`");
+        } else {
+            info!(engine, reason, capacity, "datagrams are carried");
+        }
         for InterfaceView { name, engine, reason, .. } in interfaces {
-            info!(interface = name, engine, reason, "kernel packet path");
+            if engine == Engine::Relay.as_str() {
+                warn!(interface = name, engine, reason, "kernel packet path");
+            } else {
+                info!(interface = name, engine, reason, "kernel packet path");
+            }
         }
     }
 

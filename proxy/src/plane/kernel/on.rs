@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use parking_lot::Mutex;
+use proxy_ebpf::Reason;
 use proxy_ebpf::maps::Memo;
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -18,7 +20,7 @@ use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
 use super::programs::{Interface, KernelMaps, Programs, remove_pinned};
 use super::{InterfaceView, KernelView, Secret, privilege};
-use crate::config::{Config, KernelMode};
+use crate::config::{self, Config, KernelMode};
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
 use crate::plane::ebpf_object::OBJECT;
@@ -39,10 +41,23 @@ pub(super) struct On {
     named: Vec<String>,
     /// There are interfaces of which nothing was known so far, or whose state is another.
     news: Notify,
+    /// Some are in another state: what could not be attached may be now.
+    relinked: AtomicBool,
+    /// As the programs were when they were looked at last: whoever asks does not wait until a card
+    /// has taken one.
+    seen: Mutex<Seen>,
     /// Whether a folder is there by which flows outlive this process.
     keeps: bool,
     /// What an earlier one has left.
     left: Mutex<Vec<Memo>>,
+}
+
+/// What the operator is shown of the programs.
+#[derive(Debug, Default)]
+struct Seen {
+    engine: Option<Engine>,
+    interfaces: Vec<InterfaceView>,
+    packets: [u64; Reason::ALL.len()],
 }
 
 /// How often it is looked whether the programs are still there.
@@ -63,14 +78,11 @@ impl On {
     fn attach_first(config: &Config) -> Result<Self, Refused> {
         let settings = &config.kernel;
         if settings.mode == KernelMode::Off {
-            let removed = settings.pin.as_deref().map_or(Ok(()), remove_pinned);
-            return Err(match removed {
-                Ok(()) => "switched off (PROXY_EBPF_MODE=off)".into(),
-                Err(error) => format!("switched off (PROXY_EBPF_MODE=off); {error}").into(),
-            });
+            return Err(without(settings, "switched off (PROXY_EBPF_MODE=off)".to_owned()));
         }
-        let unknown = |error: io::Error| Refused::from(format!("netlink: {error}"));
-        let (links, first) = wanted_at_start(&config.datagram_addresses()).map_err(unknown)?;
+        let wanted = wanted_at_start(&config.datagram_addresses());
+        let (links, first) =
+            wanted.map_err(|error| without(settings, format!("netlink: {error}")))?;
         let loaded = Programs::load(OBJECT, settings, telemetry::may_say_debug(&config.log));
         let (mut programs, maps) = loaded.map_err(|error| Refused::from(error.to_string()))?;
         let is_wanted = |link: &&Link| match settings.interfaces.as_slice() {
@@ -80,14 +92,18 @@ impl On {
             }
             named => named.iter().any(|name| **name == *link.name),
         };
-        let interfaces: Vec<_> = links.iter().filter(is_wanted).map(interface).collect();
+        let ethernet = links.iter().filter(|link| link.mac.is_some());
+        let interfaces: Vec<_> = ethernet.filter(is_wanted).map(interface).collect();
         programs.attach_all(&interfaces);
         let mut flows = Flows::new(maps, settings.flows);
         flows.attached(attached(&programs), Instant::now());
-        let left = if programs.is_adopted() { flows.memos() } else { Vec::new() };
+        let left = if programs.is_adopted() { flows.inherit() } else { Vec::new() };
+        let seen = Mutex::new(look(&programs, &settings.interfaces, &links));
         Ok(Self {
             flows: Mutex::new(flows),
             programs: Mutex::new(Some(programs)),
+            relinked: AtomicBool::new(false),
+            seen,
             hops: OnceLock::new(),
             watch: Mutex::new(None),
             named: settings.interfaces.clone(),
@@ -180,7 +196,7 @@ impl On {
     }
 
     pub(super) fn counters(&self, medium: Medium, sink: &mut dyn FnMut(&FlowKey, Delta)) {
-        self.flows.lock().counters(medium, sink);
+        self.flows.lock().counters(medium, Instant::now(), sink);
     }
 
     /// Follows next hops and interfaces.
@@ -196,7 +212,10 @@ impl On {
                     }
                 }
             }
-            Event::Links(_) => self.news.notify_one(),
+            Event::Links(_) => {
+                self.relinked.store(true, Ordering::Relaxed);
+                self.news.notify_one();
+            }
         });
         let programs = async {
             let mut check = interval(CHECK);
@@ -227,6 +246,7 @@ impl On {
             let wanted = self.flows.lock().wanted();
             self.attach(programs, &links, &wanted);
         }
+        *self.seen.lock() = look(programs, &self.named, &links);
         let mut attached = attached(programs);
         if !self.named.is_empty() {
             for link in &links {
@@ -237,23 +257,29 @@ impl On {
         self.flows.lock().attached(attached, Instant::now());
     }
 
-    /// Attaches to those of these interfaces that have no program yet, and forgets those that are
-    /// not there any more.
+    /// Attaches to those of these interfaces that have no program, and forgets those that are not
+    /// there any more. One that has refused is asked again when some link has changed.
     fn attach(&self, programs: &mut Programs, links: &[Link], wanted: &BTreeSet<u32>) {
-        let known: HashMap<u32, String> =
-            programs.interfaces().into_iter().map(|view| (view.index, view.name)).collect();
-        for index in known.keys() {
-            if !links.iter().any(|link| link.index == *index) {
-                programs.detach(*index);
-            }
+        let again = self.relinked.swap(false, Ordering::Relaxed);
+        let known: HashMap<u32, bool> =
+            programs.interfaces().iter().map(|it| (it.index, it.engine.is_some())).collect();
+        for index in known.keys().filter(|&&index| links.iter().all(|link| link.index != index)) {
+            programs.detach(*index);
         }
-        for link in links.iter().filter(|link| !known.contains_key(&link.index)) {
-            let is_wanted = match self.named.as_slice() {
-                [] => wanted.contains(&link.index),
-                named => named.iter().any(|name| **name == *link.name),
+        for link in links.iter().filter(|link| link.mac.is_some()) {
+            let is_wanted = match (known.get(&link.index), self.named.as_slice()) {
+                (Some(is_attached), _) => again && !is_attached && link.up,
+                (None, []) => wanted.contains(&link.index),
+                (None, named) => named.iter().any(|name| **name == *link.name),
             };
             if !is_wanted {
                 continue;
+            }
+            // All may have to change with it: none sends by XDP to who has it no longer.
+            if programs.engine() == Some(super::programs::Engine::Xdp) {
+                let changing = |index| (index, Err("its program is being changed".into()));
+                let all = known.keys().copied().map(changing).collect();
+                self.flows.lock().attached(all, Instant::now());
             }
             let engine = programs.attach(&interface(link));
             let (engine, reason) =
@@ -264,32 +290,30 @@ impl On {
 
     pub(super) fn view(&self) -> KernelView {
         let (flows, capacity) = self.flows.lock().sizes();
-        let programs = self.programs.lock();
-        let Some(programs) = programs.as_ref() else {
-            return KernelView::none("closed".to_owned());
+        let mut seen = self.seen.lock();
+        if let Some(programs) = self.programs.try_lock()
+            && let Some(programs) = programs.as_ref()
+        {
+            seen.packets = programs.counters();
+        }
+        let engine = seen.engine.unwrap_or(Engine::Relay);
+        let why = || seen.interfaces.iter().find_map(|view| view.reason.clone());
+        let nowhere = || match self.named.as_slice() {
+            [] => "no interface has a program yet: they follow with the first sessions",
+            _ => "no interface has a program",
         };
-        let interfaces = programs.interfaces();
-        let engine = programs.engine().map_or(Engine::Relay, Engine::from);
-        let why = || interfaces.iter().find_map(|view| view.reason.clone());
-        let nowhere = || "no interface has a program".to_owned();
         let reason = match engine {
             Engine::Xdp => None,
-            Engine::Relay => Some(why().unwrap_or_else(nowhere)),
+            Engine::Relay => Some(why().unwrap_or_else(|| nowhere().to_owned())),
             Engine::Tc | Engine::XdpGeneric => why(),
-        };
-        let view = |view: super::programs::InterfaceView| InterfaceView {
-            name: view.name,
-            index: view.index,
-            engine: view.engine.map_or(Engine::Relay, Engine::from).as_str(),
-            reason: view.reason,
         };
         KernelView {
             engine: engine.as_str(),
             reason,
-            interfaces: interfaces.into_iter().map(view).collect(),
+            interfaces: seen.interfaces.clone(),
             flows,
             capacity,
-            packets: programs.counters(),
+            packets: seen.packets,
         }
     }
 
@@ -328,6 +352,15 @@ fn bytes(memo: &Memo) -> Option<&[u8]> {
     memo.bytes.get(..memo.length as usize)
 }
 
+/// Nothing is carried, for this reason: what an earlier daemon has left would go on without anybody
+/// to account for it.
+fn without(settings: &config::Kernel, why: String) -> Refused {
+    match settings.pin.as_deref().map_or(Ok(()), remove_pinned) {
+        Ok(()) => why.into(),
+        Err(error) => format!("{why}; {error}").into(),
+    }
+}
+
 /// The links of this host, and those of the default routes and of these addresses.
 fn wanted_at_start(listeners: &[IpAddr]) -> io::Result<(Vec<Link>, Vec<u32>)> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -339,6 +372,33 @@ fn wanted_at_start(listeners: &[IpAddr]) -> io::Result<(Vec<Link>, Vec<u32>)> {
 
 fn interface(link: &Link) -> Interface {
     Interface { index: link.index, name: link.name.to_string(), is_virtual: !link.is_card() }
+}
+
+/// What is to be seen of the programs, and of interfaces that are named and have none.
+fn look(programs: &Programs, named: &[String], links: &[Link]) -> Seen {
+    let view = |view: super::programs::InterfaceView| InterfaceView {
+        name: view.name,
+        index: view.index,
+        engine: view.engine.map_or(Engine::Relay, Engine::from).as_str(),
+        reason: view.reason,
+    };
+    let mut interfaces: Vec<_> = programs.interfaces().into_iter().map(view).collect();
+    for name in named {
+        if interfaces.iter().any(|view| view.name == *name) {
+            continue;
+        }
+        let link = links.iter().find(|link| *link.name == **name);
+        let reason =
+            if link.is_some() { "it is not Ethernet" } else { "there is none of this name" };
+        interfaces.push(InterfaceView {
+            name: name.clone(),
+            index: link.map_or(0, |link| link.index),
+            engine: Engine::Relay.as_str(),
+            reason: Some(reason.to_owned()),
+        });
+    }
+    let engine = programs.engine().map(Engine::from);
+    Seen { engine, interfaces, packets: programs.counters() }
 }
 
 /// What each interface has, or why it has nothing.

@@ -147,15 +147,12 @@ impl Established {
         self.candidate.is_some()
     }
 
-    /// How far the origin has come while nothing of it was seen here.
+    /// How far the origin has come while nothing of it was seen here: however far that is, it is
+    /// later than what was seen.
     pub(super) fn catch_up(&mut self, progress: Progress) {
         let Progress { data, acknowledged } = progress;
-        if let Some(data) = data.map(Sequence::new) {
-            self.sent(data);
-        }
-        if let Some(acknowledged) = acknowledged.map(Sequence::new) {
-            self.acknowledge(acknowledged);
-        }
+        self.next = data.map(|data| Sequence::new(data).next()).or(self.next);
+        self.acknowledged = acknowledged.map(Sequence::new).or(self.acknowledged);
     }
 
     /// A packet to the origin's socket, from the client's own port.

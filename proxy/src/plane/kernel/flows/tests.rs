@@ -104,7 +104,7 @@ impl Plane {
 
     fn counters(&mut self) -> Vec<[u64; 2]> {
         let mut heard = Vec::new();
-        self.flows.counters(Medium::Srt, &mut |_, delta| heard.push(delta.heard));
+        self.flows.counters(Medium::Srt, self.now, &mut |_, delta| heard.push(delta.heard));
         heard
     }
 
@@ -344,68 +344,106 @@ fn a_map_that_takes_nothing_leaves_nothing_behind() {
     assert!(plane.is_empty());
 }
 
-#[test]
-fn what_an_earlier_daemon_left_stays_until_it_is_taken_over_or_swept_out() {
-    let mut plane = Plane::new(4);
-    let (taken, stale) = (flow(5000, 1), {
-        let mut stale = flow(5001, 2);
-        stale.ends.near.set_port(40_001);
-        stale
-    });
-    for flow in [&taken, &stale] {
-        let hops = [hop(BACK), hop(FRONT)];
-        let keys = keys(flow).unwrap();
-        for (key, way) in keys.iter().zip(ways(flow, &keys, &hops, 3).unwrap()) {
+/// A plane in whose maps an earlier daemon has left these flows, in slots from 2 on.
+fn left(flows: &[Flow]) -> Plane {
+    let mut plane = Plane::new(8);
+    for (slot, flow) in (2..).zip(flows) {
+        let (keys, hops) = (keys(flow).unwrap(), [hop(BACK), hop(FRONT)]);
+        for (key, way) in keys.iter().zip(ways(flow, &keys, &hops, slot).unwrap()) {
             plane.flows.maps.ways.insert(*key, way);
+            *plane.flows.maps.ports.entry(port(key)).or_default() |= Ports::SRT;
         }
+        plane.flows.maps.memos.insert(slot, Memo { length: 1, bytes: [7; Memo::MAX] });
     }
-    plane.flows.maps.ports = HashMap::from([(40000, 2), (40001, 2), (10080, 3)]);
-    let memo = Memo { length: 1, bytes: [7; Memo::MAX] };
-    plane.flows.maps.memos = BTreeMap::from([(2, memo), (3, memo)]);
-    assert_eq!(plane.flows.memos().len(), 2);
-    // Its next hops are not known yet: what is there goes on.
+    assert_eq!(plane.flows.inherit().len(), flows.len());
+    plane
+}
+
+fn other_flow(port: u16, generation: u64) -> Flow {
+    let mut other = flow(port, generation);
+    other.ends.near.set_port(40_000 + port % 100);
+    other
+}
+
+#[test]
+fn what_an_earlier_daemon_left_goes_on_until_it_is_swept_out() {
+    let (taken, stale) = (other_flow(5001, 1), other_flow(5002, 2));
+    let mut plane = left(&[taken, stale]);
+    plane.forwarded(2, TO_ORIGIN, 9);
+    // Its next hops are not known yet: it goes on as it is, and is counted.
     let course = plane.install_with(&taken, [None, None]);
-    plane.flows.keep(&taken, Box::new(memo));
+    assert_eq!(plane.entries(), (4, 0));
+    assert!(plane.flows.has_heard(&taken, Leg::Client));
+    assert_eq!(plane.counters(), [[0, 9]]);
+    assert_eq!(course.by_kernel().packets, [9, 0], "also of the time without a daemon");
     plane.flows.sweep();
-    assert_eq!(plane.flows.maps.ways.len(), 2);
-    assert_eq!(plane.flows.maps.ports.len(), 2, "the ports of what goes on stay open");
+    assert_eq!((plane.entries(), plane.flows.maps.memos.len()), ((2, 0), 1));
+    assert_eq!(plane.flows.free.len(), 7, "the slot of what was swept out is free");
     for (path, interface) in paths(&taken).unwrap().iter().zip([BACK, FRONT]) {
         plane.flows.hop(path, &Ok(hop(interface)), plane.now);
     }
     assert_eq!((engine(&course), plane.entries()), (Engine::Tc, (2, 0)));
-    assert_eq!(plane.flows.maps.memos.len(), 1, "with the slot that it has now");
     plane.flows.remove(&taken, plane.now);
-    plane.flows.maps.ports.clear();
     assert!(plane.is_empty());
+    assert_eq!(plane.flows.free.len(), 8);
 }
 
 #[test]
-fn what_was_left_goes_with_a_flow_that_was_never_carried_again() {
-    let mut plane = Plane::new(4);
-    let flow = flow(5000, 1);
-    let (keys, hops) = (keys(&flow).unwrap(), [hop(BACK), hop(FRONT)]);
-    for (key, way) in keys.iter().zip(ways(&flow, &keys, &hops, 3).unwrap()) {
-        plane.flows.maps.ways.insert(*key, way);
-    }
-    plane.flows.maps.ports = HashMap::from([(40000, Ports::SRT), (10080, Ports::SRT)]);
-    plane.install_with(&flow, [None, None]);
-    plane.flows.sweep();
+fn what_was_left_passes_up_if_it_is_held_or_cannot_be_carried_any_more() {
+    let flow = other_flow(5001, 1);
+    let mut plane = left(&[flow]);
+    let course = plane.install_with(&flow, [None, None]);
+    plane.flows.hold(&flow, "it may have moved", plane.now);
+    assert_eq!((plane.entries(), why(&course)), ((2, 2), "it may have moved".to_owned()));
+    plane.flows.release(&flow, plane.now);
+    let [to_origin, to_client] = paths(&flow).unwrap();
+    plane.flows.hop(&to_origin, &Ok(hop(BACK)), plane.now);
+    plane.flows.hop(&to_client, &Err(NoHop::NoNeighbour), plane.now);
+    assert_eq!((plane.entries(), engine(&course)), ((2, 2), Engine::Relay));
     plane.flows.remove(&flow, plane.now);
     assert!(plane.is_empty());
 }
 
 #[test]
-fn what_is_of_no_session_stays_and_no_flow_gets_a_slot_where_others_are_counted() {
+fn half_of_what_was_left_is_taken_away() {
+    let flow = other_flow(5001, 1);
+    let mut plane = left(&[flow]);
+    let [from_client, _] = keys(&flow).unwrap();
+    plane.flows.left.remove(&from_client);
+    plane.flows.maps.ways.remove(&from_client);
+    let course = plane.install_with(&flow, [None, None]);
+    assert_eq!((plane.entries(), engine(&course)), ((0, 0), Engine::Relay));
+}
+
+#[test]
+fn a_former_flow_takes_nothing_back_from_the_one_that_came_after() {
     let mut plane = Plane::new(4);
-    let memo = Memo { length: 1, bytes: [7; Memo::MAX] };
-    plane.flows.maps.memos = BTreeMap::from([(0, memo), (1, memo)]);
-    assert_eq!(plane.flows.common(), None);
-    plane.flows.keep_common(&memo);
-    assert_eq!(plane.flows.memos().len(), 2);
+    let (former, latter) = (flow(5000, 1), flow(5001, 2));
+    plane.install(&former);
+    plane.install(&latter);
+    // Something changes between the arrival of the one and the removal of the other.
+    plane.flows.hold(&former, "held", plane.now);
+    plane.flows.release(&former, plane.now);
+    plane.flows.remove(&former, plane.now);
+    let back = Key::new(latter.ends.origin, latter.ends.near, 8).unwrap();
+    assert_eq!(plane.flows.maps.ways[&back].generation, 2);
+    assert_eq!(plane.entries(), (2, 0));
+}
+
+#[test]
+fn a_session_whose_packets_pass_up_although_it_is_carried_says_so() {
+    let mut plane = Plane::new(4);
     let flow = flow(5000, 1);
-    plane.install(&flow);
-    plane.flows.keep(&flow, Box::new(memo));
-    plane.flows.sweep();
-    assert_eq!(plane.flows.maps.memos.keys().copied().collect::<Vec<_>>(), [2, COMMON]);
-    assert_eq!(plane.flows.common(), Some(memo));
+    let course = plane.install(&flow);
+    for _ in 0..MISSED {
+        assert_eq!(why(&course), "");
+        course.relayed(Leg::Origin, 100, 1000, 0);
+        plane.forwarded(0, TO_ORIGIN, 99);
+        plane.counters();
+    }
+    assert!(why(&course).contains("pass up"), "{}", why(&course));
+    assert_eq!(engine(&course), Engine::Tc);
+    course.relayed(Leg::Origin, 5, 50, 0);
+    plane.counters();
+    assert_eq!(why(&course), "");
 }

@@ -61,6 +61,8 @@ pub enum LoadError {
         program: &'static str,
         /// The last words of the verifier's log.
         why: String,
+        /// All of it, in lines.
+        log: String,
     },
     /// The pin folder cannot be used.
     #[error("pins: {0}")]
@@ -174,9 +176,6 @@ fn refused_program(program: &'static str, error: ProgramError) -> LoadError {
         return other("loading a program", error);
     };
     let log = verifier_log.to_string();
-    for line in log.lines().take(40) {
-        tracing::debug!(program, "verifier: {line}");
-    }
     // Without CAP_PERFMON the verifier objects to the first pointer that is computed.
     let lacks = privilege::missing().is_ok_and(|missing| !missing.is_empty());
     if lacks || errno(&io_error) == Some(Errno::EPERM) {
@@ -188,7 +187,7 @@ fn refused_program(program: &'static str, error: ProgramError) -> LoadError {
     };
     let said = log.lines().rev().find(|line| !line.is_empty() && !is_figure(line));
     let why = said.map_or_else(|| io_error.to_string(), str::to_owned);
-    LoadError::Refused { program, why }
+    LoadError::Refused { program, why, log }
 }
 
 fn refused_object(error: EbpfError, flows: u32) -> LoadError {

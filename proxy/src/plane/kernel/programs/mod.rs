@@ -120,15 +120,21 @@ struct Attached {
 
 impl Programs {
     /// Loads `object` into the kernel, with its maps. Nothing is attached yet. To be called
-    /// before capabilities are dropped.
+    /// before capabilities are dropped. If it fails, what an earlier daemon has pinned is taken
+    /// away: it would forward, and nobody account for it.
     pub fn load(
         object: Option<&[u8]>,
         settings: &config::Kernel,
         are_events_wanted: bool,
     ) -> Result<(Self, KernelMaps), LoadError> {
         let folder = settings.pin.as_deref().map(Folder::open).transpose()?;
-        let loaded = load::load(object, settings.flows, folder.as_ref(), are_events_wanted)?;
-        let Loaded { programs, counters, maps, is_adopted, events } = loaded;
+        let loaded = load::load(object, settings.flows, folder.as_ref(), are_events_wanted);
+        if loaded.is_err()
+            && let Some(folder) = &folder
+        {
+            take_away(folder);
+        }
+        let Loaded { programs, counters, maps, is_adopted, events } = loaded?;
         let inherited = folder.iter().flat_map(Folder::links).collect();
         let programs = Self {
             hooks: Hooks::new(programs),
@@ -359,11 +365,15 @@ impl Programs {
 impl Drop for Programs {
     fn drop(&mut self) {
         self.interfaces.clear();
-        if let Some(folder) = &self.folder
-            && let Err(error) = folder.remove()
-        {
-            warn!(%error, "the kernel programs stay pinned");
+        if let Some(folder) = &self.folder {
+            take_away(folder);
         }
+    }
+}
+
+fn take_away(folder: &Folder) {
+    if let Err(error) = folder.remove() {
+        warn!(%error, "the kernel programs stay pinned");
     }
 }
 
