@@ -57,7 +57,7 @@ pub const MAX_TRAIN: u32 = 128;
 /// Where `datagram` of `frame` goes, or why it passes up.
 #[inline(always)]
 pub fn decide<'a>(
-    frame: &(impl Frame + ?Sized),
+    frame: &(impl TrainFrame + ?Sized),
     datagram: &Datagram,
     arrival: Arrival,
     flows: &'a impl Flows,
@@ -101,6 +101,21 @@ pub fn decide<'a>(
     }
     Ok(Forward { way, datagrams: train.datagrams, progress: train.progress })
 }
+
+/// A frame into which the kernel may have merged datagrams.
+pub trait TrainFrame: Frame {
+    /// Steps along `train` until it says to stop, at most [`MAX_TRAIN`] times.
+    #[inline(always)]
+    fn walk(&self, train: &mut Train) {
+        for _ in 0..MAX_TRAIN {
+            if !train.step(self) {
+                return;
+            }
+        }
+    }
+}
+
+impl TrainFrame for [u8] {}
 
 /// A walk along a train of datagrams, which have to be media of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -21,8 +21,8 @@ impl Flows for Maps {
 
     #[inline(always)]
     fn way(&self, key: &Key) -> Option<&Way> {
-        // SAFETY: the memory stays a `Way` as long as this run. The daemon can give it to another
-        // flow meanwhile, if this run is kept from its CPU for so long; then one datagram goes
+        // SAFETY: the memory stays a `Way` as long as this run, and any bytes are one. The daemon
+        // can give it to another flow meanwhile, so that it is of both; then one datagram goes
         // astray, as it could have on its further way.
         unsafe { WAYS.get(key) }
     }

@@ -14,7 +14,7 @@ use proxy_ebpf::decide::{MAX_TRAIN, Train};
 use proxy_ebpf::maps::Way;
 use proxy_ebpf::parse::{Datagram, Family, MAX_HEADERS};
 use proxy_ebpf::rewrite::headers;
-use proxy_ebpf::{Arrival, Frame, FrameMut, Reason, decide, parse};
+use proxy_ebpf::{Arrival, Frame, FrameMut, Reason, TrainFrame, decide, parse};
 
 use super::event::tell;
 use super::maps::{DEVICES, Maps, count, tally};
@@ -62,18 +62,19 @@ fn datagram(skb: Skb) -> Result<(TcFrame, Datagram), Reason> {
             Ok(datagram) if skb.has_tag_besides(&datagram) => return Err(Reason::NotIp),
             Ok(datagram) => return Ok((frame, datagram)),
             // Without memory to pull them, the frame is taken for a truncated one.
-            Err(Reason::Truncated) if !is_pulled && skb.pull() => is_pulled = true,
+            Err(Reason::Truncated) if !is_pulled && skb.pull(MAX_HEADERS) => is_pulled = true,
             Err(reason) => return Err(reason),
         }
     }
 }
 
 /// Changes what [`proxy_ebpf::rewrite::rewrite`] does, and what the kernel knows about the
-/// checksum. `None`, and nothing is changed, without memory.
+/// checksum. `None` without memory: its bytes are as they were then, if not where they were.
 #[inline(always)]
 fn rewrite(skb: Skb, datagram: &Datagram, way: &Way) -> Option<()> {
-    // Headers that others hold as well are copied here; then nothing below can fail.
-    if !skb.pull() || !skb.tag(datagram, way) {
+    // Headers that others hold as well are copied here. What is below changes them in place, and
+    // finds nothing to object to.
+    if !skb.pull(datagram.payload() as u32) || !skb.tag(datagram, way) {
         return None;
     }
     let datagram = Datagram { is_tagged: false, ..*datagram };
@@ -123,11 +124,12 @@ impl Skb {
         self.has_tag() && (datagram.is_tagged || protocol != u32::from(CUSTOMER_TAG.to_be()))
     }
 
-    /// Makes headers linear and this packet's own; all addresses in it are void then.
+    /// Makes so many bytes, or all there are, linear and this packet's own; all addresses in it
+    /// are void then.
     #[inline(always)]
-    fn pull(self) -> bool {
+    fn pull(self, most: u32) -> bool {
         // SAFETY: as in `arrival`.
-        let length = unsafe { (*self.0).len }.min(MAX_HEADERS);
+        let length = unsafe { (*self.0).len }.min(most);
         // SAFETY: takes the context and a number, and checks it.
         unsafe { bpf_skb_pull_data(self.0, length) == 0 }
     }
@@ -204,7 +206,9 @@ impl Frame for TcFrame {
             (!failed).then(|| bytes.assume_init())
         }
     }
+}
 
+impl TrainFrame for TcFrame {
     /// Unrolled, or as a loop that it has to follow, this would be too much for the verifier.
     #[inline(always)]
     fn walk(&self, train: &mut Train) {

@@ -6,7 +6,7 @@ use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use proxy_ebpf::rewrite::rewrite;
-use proxy_ebpf::{Arrival, Frame, FrameMut, MovableFrame, Reason, decide, parse};
+use proxy_ebpf::{Arrival, Frame, FrameMut, MovableFrame, Reason, TrainFrame, decide, parse};
 
 use super::event::tell;
 use super::maps::{DEVICES, Maps, count, tally};
@@ -65,6 +65,9 @@ impl Frame for XdpFrame<'_> {
         self.packet.read(offset)
     }
 }
+
+/// Merged datagrams do not come to this hook.
+impl TrainFrame for XdpFrame<'_> {}
 
 impl FrameMut for XdpFrame<'_> {
     #[inline(always)]

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use proxy_ebpf::maps::{Key, Ports, Tally, Way};
 use proxy_ebpf::rewrite::rewrite;
-use proxy_ebpf::{Arrival, Flows, Frame, FrameMut, MovableFrame, Reason, decide, parse};
+use proxy_ebpf::{
+    Arrival, Flows, Frame, FrameMut, MovableFrame, Reason, TrainFrame, decide, parse,
+};
 
 /// Ports of a protocol each, and one of both.
 pub(crate) const WEBRTC: u16 = 8000;
@@ -158,6 +160,8 @@ impl Frame for HostFrame {
         self.bytes.read(offset)
     }
 }
+
+impl TrainFrame for HostFrame {}
 
 impl FrameMut for HostFrame {
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {

@@ -20,7 +20,7 @@ use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
 use super::programs::{Interface, KernelMaps, Lost, Programs, remove_pinned};
 use super::{InterfaceView, KernelView, Secret, privilege};
-use crate::config::{Config, KernelMode};
+use crate::config::{self, Config, KernelMode};
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
 use crate::plane::ebpf_object::OBJECT;
@@ -78,14 +78,11 @@ impl On {
     fn attach_first(config: &Config) -> Result<Self, Refused> {
         let settings = &config.kernel;
         if settings.mode == KernelMode::Off {
-            let removed = settings.pin.as_deref().map_or(Ok(()), remove_pinned);
-            return Err(match removed {
-                Ok(()) => "switched off (PROXY_EBPF_MODE=off)".into(),
-                Err(error) => format!("switched off (PROXY_EBPF_MODE=off); {error}").into(),
-            });
+            return Err(without(settings, "switched off (PROXY_EBPF_MODE=off)".to_owned()));
         }
-        let unknown = |error: io::Error| Refused::from(format!("netlink: {error}"));
-        let (links, first) = wanted_at_start(&config.datagram_addresses()).map_err(unknown)?;
+        let wanted = wanted_at_start(&config.datagram_addresses());
+        let (links, first) =
+            wanted.map_err(|error| without(settings, format!("netlink: {error}")))?;
         let loaded = Programs::load(OBJECT, settings, telemetry::may_say_debug(&config.log));
         let (mut programs, maps) = loaded.map_err(|error| Refused::from(error.to_string()))?;
         let is_wanted = |link: &&Link| match settings.interfaces.as_slice() {
@@ -353,6 +350,15 @@ fn kept(bytes: &[u8]) -> Option<Box<Memo>> {
 /// The bytes of a memo.
 fn bytes(memo: &Memo) -> Option<&[u8]> {
     memo.bytes.get(..memo.length as usize)
+}
+
+/// Nothing is carried, for this reason: what an earlier daemon has left would go on without anybody
+/// to account for it.
+fn without(settings: &config::Kernel, why: String) -> Refused {
+    match settings.pin.as_deref().map_or(Ok(()), remove_pinned) {
+        Ok(()) => why.into(),
+        Err(error) => format!("{why}; {error}").into(),
+    }
 }
 
 /// The links of this host, and those of the default routes and of these addresses.
