@@ -203,6 +203,7 @@ impl Programs {
             self.occupy(interface);
         }
         for (engine, index) in mem::take(&mut self.inherited) {
+            self.devices.strike(index);
             self.unpin(engine, index);
         }
         self.settle();
@@ -220,7 +221,8 @@ impl Programs {
 
     /// Attaches to one more, or once more to one where that has failed or whose program is lost.
     /// One that has its program keeps it. All others may change to TC with it. The error is the
-    /// reason, for the operator; it shows in [`Self::interfaces`] as well.
+    /// reason, for the operator; it shows in [`Self::interfaces`] as well, as that of any other one
+    /// which has lost its program by it.
     pub fn attach(&mut self, interface: &Interface) -> Result<Engine, String> {
         self.occupy(interface);
         self.settle();
