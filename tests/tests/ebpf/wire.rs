@@ -73,7 +73,7 @@ fn send_around(
     host.ip("address add 192.0.2.1/24 dev socket")?;
     host.ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev socket nud permanent")?;
     host.within(|| {
-        let [client, proxy, onward, origin] = ADDRESSES.map(|address| address.parse());
+        let [client, proxy, onward, origin] = ADDRESSES.map(str::parse);
         let (client, proxy, onward, origin) = (client?, proxy?, onward?, origin?);
         let first = Key::new(client, proxy, 0).context("one family")?;
         let second = Key::new(onward, origin, 0).context("one family")?;
@@ -81,13 +81,13 @@ fn send_around(
             Way::new(&first, onward, origin).context("one family")?,
             Way::new(&second, proxy, client).context("one family")?,
         )?;
-        let mut world = World::default();
+        let mut flows = World::default();
         for port in [proxy.port(), origin.port()] {
             let (word, shift) = Ports::place(port);
-            *world.ports.entry(word).or_default() |= Ports::WEBRTC << shift;
+            *flows.ports.entry(word).or_default() |= Ports::WEBRTC << shift;
         }
-        world.ways = [(first, loops.there), (second, back(loops))].into();
-        let Some(mut kernel) = Kernel::with(&world)? else { return Ok(None) };
+        flows.ways = [(first, loops.there), (second, back(loops))].into();
+        let Some(mut kernel) = Kernel::with(&flows)? else { return Ok(None) };
         kernel.admit(&[loops.there.interface, loops.back.interface])?;
         let program: &mut SchedClassifier =
             kernel.ebpf.program_mut(TC_UDP).context(TC_UDP)?.try_into()?;
