@@ -93,12 +93,12 @@ fn process_that_gives_up() -> Result<()> {
     assert_eq!(maps.ways(), [(KEY, WAY)]);
     maps.take(&KEY);
     assert_eq!(programs.attach(&there), Ok(Engine::Tc), "an interface that has come later");
-    assert_eq!(programs.check(), [0; 0]);
+    assert_eq!(programs.check(), []);
     assert_eq!(programs.counters().len(), proxy_ebpf::Reason::ALL.len());
     programs.use_filters();
     programs.detach(there.index);
     assert_eq!(programs.attach(&there), Ok(Engine::Tc), "a filter");
-    assert_eq!(programs.check(), [0; 0]);
+    assert_eq!(programs.check(), []);
     drop(programs);
     ensure!(!run("tc filter show dev there ingress")?.contains("srs"), "the filter has stayed");
     println!("{DONE}");

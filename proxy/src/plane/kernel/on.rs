@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
-use super::programs::{Interface, KernelMaps, Programs, remove_pinned};
+use super::programs::{Interface, KernelMaps, Lost, Programs, remove_pinned};
 use super::{InterfaceView, KernelView, Secret, privilege};
 use crate::config::{self, Config, KernelMode};
 use crate::plane::Leg;
@@ -237,8 +237,8 @@ impl On {
     fn arrange(&self, is_news: bool) {
         let mut programs = self.programs.lock();
         let Some(programs) = programs.as_mut() else { return };
-        for index in programs.check() {
-            warn!(index, "the program of an interface was removed by somebody else");
+        for Lost { interface, why } in programs.check() {
+            warn!(interface = interface.name, %why, "an interface has lost its kernel program");
         }
         programs.log_events();
         let links = self.hops.get().map(Hops::links).unwrap_or_default();

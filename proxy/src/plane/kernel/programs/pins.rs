@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use aya::maps::MapInfo;
+use aya::maps::{HashMap, MapData, MapInfo};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use proxy_ebpf::CONTRACT;
-use proxy_ebpf::maps::Map;
+use proxy_ebpf::maps::{self, Map, Memo};
 
 use super::Engine;
 
@@ -23,6 +23,8 @@ pub(super) struct Folder {
     own: PathBuf,
     /// The kernel takes it back when the process ends, however it does.
     _lock: Flock<File>,
+    /// Sessions in maps that were of no use, once there were such maps.
+    replaced: Option<usize>,
 }
 
 /// Why a folder cannot be used.
@@ -62,19 +64,19 @@ impl Folder {
         let own = root.join(format!("v{CONTRACT}"));
         let lock = take(root)?;
         make(&own).map_err(|error| unusable(&own, error))?;
-        let folder = Self { root: root.into(), own, _lock: lock };
+        let mut folder = Self { root: root.into(), own, _lock: lock, replaced: None };
         folder.remove_others().map_err(|error| unusable(root, error))?;
         Ok(folder)
     }
 
     /// Removes what belongs to other contracts.
-    fn remove_others(&self) -> io::Result<()> {
+    fn remove_others(&mut self) -> io::Result<()> {
         for path in entries(&self.root)? {
             let name = path.file_name().and_then(|name| name.to_str());
             let version = name.and_then(|name| name.strip_prefix('v'));
             let is_ours = version.is_some_and(|version| version.parse::<u32>().is_ok());
             if is_ours && path != self.own {
-                empty(&path)?;
+                self.replace_in(&path)?;
                 fs::remove_dir(&path)?;
             }
         }
@@ -89,6 +91,26 @@ impl Folder {
                 found == (map.key_size, map.value_size, map.capacity)
             })
         })
+    }
+
+    /// Removes what is there, as of no use. Links that nobody else has are detached by it, some
+    /// milliseconds later.
+    pub(super) fn replace(&mut self) -> Result<(), PinError> {
+        let own = self.own.clone();
+        self.replace_in(&own).map_err(|error| unusable(&own, error))
+    }
+
+    fn replace_in(&mut self, folder: &Path) -> io::Result<()> {
+        let maps = folder.join(maps::MEMOS.name);
+        if maps.exists() {
+            *self.replaced.get_or_insert(0) += sessions(&maps);
+        }
+        empty(folder)
+    }
+
+    /// Sessions in maps of other sizes or contracts, which are removed; none if there were none.
+    pub(super) const fn replaced(&self) -> Option<usize> {
+        self.replaced
     }
 
     /// Where the map of this name is.
@@ -113,15 +135,9 @@ impl Folder {
         entries(&self.own).unwrap_or_default().into_iter().filter_map(link).collect()
     }
 
-    /// Removes everything of this contract. Links that nobody else has are detached by it, some
-    /// milliseconds later.
-    pub(super) fn empty(&self) -> Result<(), PinError> {
-        empty(&self.own).map_err(|error| unusable(&self.own, error))
-    }
-
     /// Removes everything, the folders as well unless somebody else has put something there.
     pub(super) fn remove(&self) -> Result<(), PinError> {
-        self.empty()?;
+        empty(&self.own).map_err(|error| unusable(&self.own, error))?;
         // A folder that is not ours to remove stays, empty.
         let _kept = fs::remove_dir(&self.own).and_then(|()| fs::remove_dir(&self.root));
         Ok(())
@@ -172,6 +188,15 @@ fn make(folder: &Path) -> io::Result<()> {
 
 fn unusable(path: &Path, source: io::Error) -> PinError {
     PinError::Unusable { path: path.into(), source }
+}
+
+/// How many sessions these memos are of; none if they are of another form.
+fn sessions(memos: &Path) -> usize {
+    let Ok(map) = MapData::from_pin(memos) else { return 0 };
+    // What is beyond the slots is kept beside the sessions.
+    let slots = map.info().map_or(0, |info| info.max_entries());
+    let memos = HashMap::<_, u32, Memo>::try_from(aya::maps::Map::HashMap(map));
+    memos.map_or(0, |memos| memos.keys().flatten().filter(|slot| *slot < slots).count())
 }
 
 /// Whether `folder`, or what it would be made in, is in a bpffs.
