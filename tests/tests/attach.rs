@@ -5,6 +5,8 @@
 //! says so.
 #![cfg(target_os = "linux")]
 
+#[path = "namespace/flow.rs"]
+mod flow;
 mod namespace;
 
 use std::io::{BufRead, BufReader};
@@ -14,10 +16,12 @@ use std::time::Duration;
 use std::{env, fs, slice, thread};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::maps::xdp::DevMapHash;
+use aya::maps::{Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
 use proxy_ebpf::CONTRACT;
 use proxy_ebpf::contract::TC_UDP;
-use proxy_ebpf::maps::{Key, Memo, Ports, TO_CLIENT, TO_ORIGIN, Tally, Way};
+use proxy_ebpf::maps::{self, Key, Memo, Ports, TO_CLIENT, TO_ORIGIN, Tally, Way};
 use srs_proxy::config::{Kernel, KernelMode};
 use srs_proxy::plane::ebpf_object::OBJECT;
 use srs_proxy::plane::kernel::programs::{
@@ -25,7 +29,8 @@ use srs_proxy::plane::kernel::programs::{
 };
 use srs_proxy_tests::wait;
 
-use self::namespace::{KEY, WAY, in_namespace, interface, run, settings};
+use self::flow::{KEY, WAY};
+use self::namespace::{in_namespace, interface, run, settings};
 
 #[test]
 fn tc_is_a_link_that_goes_with_the_daemon() -> Result<()> {
@@ -72,7 +77,7 @@ fn what_others_have_at_tc_stays() -> Result<()> {
     in_namespace(|_| {
         let here = interface("here", true)?;
         run("tc qdisc add dev here clsact")?;
-        run("tc filter add dev here egress bpf da bytecode 1,6,0,0,0")?;
+        foreign_filter("dev here egress")?;
         let (mut programs, _maps) = load(&settings(KernelMode::Tc))?;
         programs.use_filters();
         assert_eq!(programs.attach(&here), Ok(Engine::Tc));
@@ -85,7 +90,7 @@ fn what_others_have_at_tc_stays() -> Result<()> {
 
         let place = "dev here ingress prio 21330 handle 1";
         run(&format!("tc filter del {place} bpf"))?;
-        run(&format!("tc filter add {place} bpf da bytecode 1,6,0,0,0"))?;
+        foreign_filter(place)?;
         let lost = vec![Lost { interface: here.clone(), why: Loss::Removed }];
         assert_eq!(programs.check(), lost, "somebody's own filter counts as ours");
         let refused = Err("another filter is in the place of ours".to_owned());
@@ -385,6 +390,42 @@ fn pins_of_another_version_or_size_are_removed() -> Result<()> {
 }
 
 #[test]
+fn frames_leave_by_interfaces_that_have_a_program_and_are_up() -> Result<()> {
+    in_namespace(|space| {
+        let pin = space.pin();
+        let devices = || devices(&pin.join(format!("v{CONTRACT}/{}", maps::DEVICES.name)));
+        let (here, there) = (interface("here", true)?, interface("there", true)?);
+        gro("there", true)?;
+        for mode in [KernelMode::Tc, KernelMode::Xdp, KernelMode::XdpGeneric] {
+            let wanted = Kernel { pin: Some(pin.clone()), ..settings(mode) };
+            let (mut programs, _maps) = load(&wanted)?;
+            assert_eq!(programs.attach(&here).ok(), programs.engine());
+            assert_eq!(devices()?, [here.index], "{mode:?}");
+            run("ip link set here down")?;
+            assert_eq!(programs.check(), [], "{mode:?}");
+            assert_eq!(devices()?, [0; 0], "{mode:?}: it is down");
+            run("ip link set here up")?;
+            assert_eq!(programs.check(), [], "{mode:?}");
+            assert_eq!(devices()?, [here.index], "{mode:?}: it is up again");
+            detach_link("here")?;
+            assert_eq!(programs.check().len(), 1, "{mode:?}");
+            assert_eq!(devices()?, [0; 0], "{mode:?}: it has no program");
+            assert_eq!(programs.attach(&here).ok(), programs.engine());
+            programs.detach(here.index);
+            assert_eq!(devices()?, [0; 0], "{mode:?}: it is left alone");
+        }
+        let mut killed = Daemon::start(&["tc", "links", "here", "there"], Some(&pin))?;
+        killed.kill()?;
+        assert_eq!(devices()?.len(), 2, "packets go on");
+        let wanted = Kernel { pin: Some(pin.clone()), ..settings(KernelMode::Tc) };
+        let (mut programs, _maps) = load(&wanted)?;
+        programs.attach_all(slice::from_ref(&there));
+        assert_eq!(devices()?, [there.index]);
+        Ok(())
+    })
+}
+
+#[test]
 fn a_pin_folder_has_one_daemon_and_is_in_a_bpffs() -> Result<()> {
     in_namespace(|space| {
         let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
@@ -615,6 +656,20 @@ fn detach_link(interface: &str) -> Result<()> {
 fn filters(interface: &str) -> Result<usize> {
     let all = run(&format!("tc filter show dev {interface} ingress"))?;
     Ok(all.lines().filter(|line| line.contains(TC_UDP)).count())
+}
+
+/// Somebody else's filter, which does nothing.
+fn foreign_filter(place: &str) -> Result<()> {
+    let mut tc = Command::new("tc");
+    tc.args(["filter", "add"]).args(place.split(' ')).args(["bpf", "da", "bytecode", "1,6 0 0 0"]);
+    ensure!(tc.status()?.success(), "{tc:?}");
+    Ok(())
+}
+
+/// The interfaces by which frames can leave.
+fn devices(pin: &Path) -> Result<Vec<u32>> {
+    let map = DevMapHash::try_from(Map::DevMapHash(MapData::from_pin(pin)?))?;
+    Ok(map.keys().collect::<Result<_, _>>()?)
 }
 
 fn has_clsact(interface: &str) -> Result<bool> {

@@ -3,6 +3,8 @@
 //! Needs root, to become somebody else. `SRS_PROXY_SKIP_EBPF=1` skips these tests, and says so.
 #![cfg(target_os = "linux")]
 
+#[path = "namespace/flow.rs"]
+mod flow;
 mod namespace;
 
 use std::path::{Path, PathBuf};
@@ -19,7 +21,8 @@ use srs_proxy_tests::engine::{Engine as Scenario, Setting};
 use srs_proxy_tests::proxy;
 use tempfile::TempDir;
 
-use self::namespace::{KEY, WAY, in_namespace, interface, run, settings};
+use self::flow::{KEY, WAY};
+use self::namespace::{in_namespace, interface, run, settings};
 
 #[test]
 fn three_capabilities_are_enough_for_anybody() -> Result<()> {
