@@ -283,7 +283,8 @@ pub struct Memo {
 }
 
 impl Memo {
-    /// Bytes of a memo, at most: all of a session's maps together stay below one KiB.
+    /// Bytes of a memo, at most: with it all keys and values of a session are below one KiB, with the
+    /// tallies of up to three CPUs.
     pub const MAX: usize = 508;
 }
 

@@ -20,6 +20,8 @@ pub enum Engine {
     Tc,
     /// The same in the driver, before the kernel has made a packet of a frame.
     Xdp,
+    /// The same behind the driver, where one has no place for it.
+    XdpGeneric,
 }
 
 impl Engine {
@@ -29,6 +31,7 @@ impl Engine {
             Self::Relay => "off",
             Self::Tc => "tc",
             Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
         }
     }
 
@@ -38,6 +41,7 @@ impl Engine {
             Self::Relay => "relay",
             Self::Tc => "tc",
             Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
         }
     }
 }
@@ -103,7 +107,8 @@ impl Setting<'_> {
                 proxy: start(&network, folder, engine, self)?,
                 network,
             };
-            home.within(|| tell(&mut stage)).with_context(|| format!("{engine:?} {self:?}"))
+            let told = home.within(|| tell(&mut stage));
+            told.with_context(|| format!("{engine:?} {self:?}; {}", stage.losses()))
         })
     }
 }
@@ -182,7 +187,7 @@ impl Stage<'_> {
             let forwarded = after.forwarded - before.forwarded;
             match self.engine {
                 Engine::Relay => ensure!(kernel == 0 && forwarded == 0),
-                Engine::Tc | Engine::Xdp => ensure!(
+                Engine::Tc | Engine::Xdp | Engine::XdpGeneric => ensure!(
                     kernel > 0 && forwarded > 0 && kernel >= 99 * userspace,
                     "datagrams in the kernel: {kernel} of sessions, {forwarded} of all; \
                      in userspace: {userspace}"
@@ -228,6 +233,15 @@ impl Stage<'_> {
         let shown = proxy.run("bpftool", "net show")?;
         let is_ours = |line: &&str| line.starts_with("front(") || line.starts_with("back(");
         Ok(there.chain(shown.lines().filter(is_ours).map(str::to_owned)).collect())
+    }
+
+    /// What hosts have not got, for who looks why a packet is missing.
+    fn losses(&self) -> String {
+        let Network { client, router, proxy, origin, .. } = &self.network;
+        let hosts = [("client", client), ("router", router), ("proxy", proxy), ("origin", origin)];
+        let lost = hosts.map(|(name, host)| (name, host.lost().unwrap_or_default()));
+        let partial = self.frames("partial_checksum").unwrap_or_default();
+        format!("lost: {lost:?}; frames passed up for their checksum: {partial}")
     }
 
     fn seen(&self) -> Result<Seen> {

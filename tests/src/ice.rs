@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Result;
 use str0m::ice::StunMessage;
 
+use crate::echo::look_finished;
 use crate::whip::{Endpoint, Media, Role};
 use crate::{heartbeat, stun};
 
@@ -44,7 +45,7 @@ impl Origin {
         let media = socket.local_addr()?;
         let shared = Arc::<Shared>::default();
         let inside = Arc::clone(&shared);
-        thread::spawn(move || inside.serve(&socket));
+        thread::spawn(move || inside.serve(&socket, media));
         let endpoint = Endpoint::start_at(host, Desk(Arc::clone(&shared), media))?;
         Ok(Self { endpoint, media, shared })
     }
@@ -74,7 +75,7 @@ impl Drop for Origin {
 }
 
 impl Shared {
-    fn serve(&self, socket: &UdpSocket) {
+    fn serve(&self, socket: &UdpSocket, media: SocketAddr) {
         let mut buffer = [0; DATAGRAM];
         let mut known: HashMap<SocketAddr, String> = HashMap::new();
         while !self.over.load(Ordering::Relaxed) {
@@ -82,7 +83,11 @@ impl Shared {
             let Some(datagram) = buffer.get(..length) else { continue };
             let answer = match StunMessage::parse(datagram) {
                 // Media of who is known, and nobody else's.
-                Err(_) => known.contains_key(&source).then(|| datagram.to_vec()),
+                Err(_) => known.contains_key(&source).then(|| {
+                    let mut datagram = datagram.to_vec();
+                    look_finished(&mut datagram, media, source);
+                    datagram
+                }),
                 Ok(check) => self.check(datagram, &check, source, &mut known),
             };
             if let Some(answer) = answer {

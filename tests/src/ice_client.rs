@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::echo::Peer;
+use crate::echo::{Peer, look_finished};
 use crate::whip::{self, Role, Session};
 use crate::{ports, stun};
 
@@ -193,7 +193,9 @@ impl Client {
 
 impl Peer for Client {
     fn send_number(&self, number: u64) -> Result<()> {
-        self.send(&Self::packet(number))
+        let mut packet = Self::packet(number);
+        look_finished(&mut packet, self.address()?, self.server);
+        self.send(&packet)
     }
 
     fn next_number(&self) -> Option<u64> {
@@ -211,8 +213,6 @@ impl Peer for Client {
 fn socket(server: SocketAddr) -> Result<UdpSocket> {
     let socket = ports::towards(server)?;
     socket.set_read_timeout(Some(MOMENT))?;
-    // For who is late, on a busy machine.
-    socket2::SockRef::from(&socket).set_recv_buffer_size(2 << 20)?;
     Ok(socket)
 }
 

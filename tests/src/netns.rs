@@ -221,14 +221,24 @@ impl Namespace {
 
     /// UDP datagrams that sockets here did not get because their checksum was wrong.
     pub fn wrong_checksums(&self) -> Result<u64> {
+        self.udp("InCsumErrors")
+    }
+
+    /// UDP datagrams that nobody here has got, by what the kernel calls the reason.
+    pub fn lost(&self) -> Result<Vec<(&'static str, u64)>> {
+        LOSSES.into_iter().map(|name| Ok((name, self.udp(name)?))).collect()
+    }
+
+    /// A counter of UDP, over IPv4 and IPv6.
+    fn udp(&self, name: &str) -> Result<u64> {
         self.within(|| {
             let (v4, v6) =
                 (read("/proc/thread-self/net/snmp")?, read("/proc/thread-self/net/snmp6")?);
             let mut udp = v4.lines().filter_map(|line| line.strip_prefix("Udp: "));
             let (names, values) = udp.next().zip(udp.next()).context("no UDP in snmp")?;
             let mut pairs = names.split(' ').zip(values.split(' '));
-            let (_, v4) = pairs.find(|(name, _)| *name == "InCsumErrors").context("no counter")?;
-            let v6 = v6.lines().find_map(|line| line.strip_prefix("Udp6InCsumErrors"));
+            let (_, v4) = pairs.find(|(it, _)| *it == name).context("no counter")?;
+            let v6 = v6.lines().find_map(|line| line.strip_prefix("Udp6")?.strip_prefix(name));
             let v6 = v6.context("no counter of IPv6")?.trim();
             Ok(v4.parse::<u64>()? + v6.parse::<u64>()?)
         })
@@ -349,6 +359,7 @@ fn address(family: Family, subnet: u8, host: u8) -> IpAddr {
     }
 }
 
+const LOSSES: [&str; 3] = ["NoPorts", "RcvbufErrors", "InCsumErrors"];
 /// Between the client and the router.
 const CLIENTS: u8 = 1;
 /// Between the router and the proxy.

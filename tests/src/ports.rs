@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Result, bail};
+use socket2::SockRef;
 
 /// An address on loopback on which nothing listens by TCP or UDP, given out once by this process.
 ///
@@ -33,7 +34,14 @@ pub fn towards(server: SocketAddr) -> Result<UdpSocket> {
     };
     let probe = UdpSocket::bind((any, 0))?;
     probe.connect(server)?;
-    Ok(UdpSocket::bind((probe.local_addr()?.ip(), 0))?)
+    at(probe.local_addr()?.ip())
+}
+
+/// A socket on a free port of this host, with room for what comes while its reader has no CPU.
+pub fn at(host: IpAddr) -> Result<UdpSocket> {
+    let socket = UdpSocket::bind((host, 0))?;
+    SockRef::from(&socket).set_recv_buffer_size(2 << 20)?;
+    Ok(socket)
 }
 
 const FIRST: u16 = 20_000;

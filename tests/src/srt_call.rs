@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::echo::Peer;
+use crate::echo::{Peer, look_finished};
 use crate::{ports, srt};
 
 /// A handshake packet (3.2.1).
@@ -146,9 +146,7 @@ impl Caller {
     /// Calls as libsrt does, asking four times a second; a rejection is an error, and so is no
     /// answer within `limit`.
     pub fn call(server: SocketAddr, id: u32, stream_id: &str, limit: Duration) -> Result<Self> {
-        let socket = ports::towards(server)?;
-        socket.connect(server)?;
-        socket.set_read_timeout(Some(MOMENT))?;
+        let socket = socket(server)?;
         let deadline = Instant::now() + limit;
         let mut asked = Handshake::induction(id).bytes();
         let mut again = Instant::now();
@@ -208,9 +206,7 @@ impl Caller {
     /// Goes on from another port.
     pub fn rebind(&mut self) -> Result<()> {
         let server = self.socket.peer_addr()?;
-        self.socket = ports::towards(server)?;
-        self.socket.connect(server)?;
-        self.socket.set_read_timeout(Some(MOMENT))?;
+        self.socket = socket(server)?;
         Ok(())
     }
 
@@ -226,7 +222,9 @@ impl Caller {
 
 impl Peer for Caller {
     fn send_number(&self, packet: u64) -> Result<()> {
-        self.socket.send(&data(self.peer, packet))?;
+        let mut packet = data(self.peer, packet);
+        look_finished(&mut packet, self.socket.local_addr()?, self.socket.peer_addr()?);
+        self.socket.send(&packet)?;
         Ok(())
     }
 
@@ -242,6 +240,13 @@ impl Peer for Caller {
         self.socket.send(&[&head[..], &self.peer.to_be_bytes(), &[0; 4]].concat())?;
         Ok(())
     }
+}
+
+fn socket(server: SocketAddr) -> Result<UdpSocket> {
+    let socket = ports::towards(server)?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(MOMENT))?;
+    Ok(socket)
 }
 
 /// An origin that takes every caller, and sends data back. Closed when dropped.
@@ -269,7 +274,7 @@ impl Origin {
         let address = socket.local_addr()?;
         let shared = Arc::<Shared>::default();
         let inside = Arc::clone(&shared);
-        let thread = Some(thread::spawn(move || inside.serve(&socket, first)));
+        let thread = Some(thread::spawn(move || inside.serve(&socket, address, first)));
         Ok(Self { address, shared, thread })
     }
 
@@ -308,7 +313,7 @@ impl Drop for Origin {
 }
 
 impl Shared {
-    fn serve(&self, socket: &UdpSocket, first: u32) {
+    fn serve(&self, socket: &UdpSocket, address: SocketAddr, first: u32) {
         let mut buffer = vec![0; 70_000];
         // Its own socket ids by the caller, and the caller's by them.
         let mut calls: HashMap<(SocketAddr, u32), u32> = HashMap::new();
@@ -357,6 +362,7 @@ impl Shared {
                 if let Some(to) = packet.get_mut(12..16) {
                     to.copy_from_slice(&id.to_be_bytes());
                 }
+                look_finished(packet, address, source);
                 packet.to_vec()
             };
             // Who has gone gets nothing.

@@ -1,7 +1,7 @@
 //! A proxy that is killed, and the next one that goes on with its sessions, by both programs.
 
 use std::fs;
-use std::net::{Ipv6Addr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -42,7 +42,7 @@ macro_rules! by_both_programs {
 }
 
 by_both_programs!(
-    media_of_browsers_goes_on_and_ends_when_it_is_told_to,
+    media_goes_on_over_ipv6_and_ends_when_it_is_told_to,
     sessions_go_on_through_one_proxy_after_another_and_move_as_before,
     who_is_gone_ends_on_time,
     what_another_version_has_left_is_taken_away,
@@ -50,26 +50,38 @@ by_both_programs!(
     who_is_switched_off_takes_away_what_is_there,
 );
 
-fn media_of_browsers_goes_on_and_ends_when_it_is_told_to(engine: Engine) -> Result<()> {
+fn media_goes_on_over_ipv6_and_ends_when_it_is_told_to(engine: Engine) -> Result<()> {
     let pins = Pins::new()?;
     let variables = [("PROXY_EBPF_PIN", pins.text()?)];
     let setting = Setting { family: Family::V6, ..Setting::PLAIN };
     setting.with(&variables).tell(engine, |stage| {
         let origin = stage.origin(rtc::Origin::start_at)?;
-        stage.register(|api| origin.register_at(api, "origin"))?;
+        let receiver = stage.origin(start_receiver)?;
+        stage.register(|api| {
+            origin.register_at(api, "webrtc")?;
+            receiver.register_at(api, "srt")
+        })?;
         let publisher = rtc::Client::publish(stage.proxy.http_api(), "show", RATE)?;
         let player = rtc::Client::play(stage.proxy.http(), "show")?;
-        stage.must_carry_all_of(2, || player.must_get(SECOND, SOON))?;
+        let srt = call(stage, "show")?;
+        let watch = |packets: u64| -> Result<()> {
+            player.must_get(packets, SOON)?;
+            srt.must_go_on_for(packets / 2, SOON)
+        };
+        stage.must_carry_all_of(3, || watch(SECOND))?;
         publisher.restart_ice()?;
-        stage.must_carry_all_of(2, || player.must_get(SECOND, SOON))?;
+        stage.must_carry_all_of(3, || watch(SECOND))?;
         let before = streams(stage)?;
         stage.proxy.process.kill()?;
-        player.must_get(2 * SECOND, SOON).context("without a proxy")?;
+        watch(SECOND).context("without a proxy")?;
         stage.start_again(&variables)?;
         ensure!(streams(stage)? == before, "other streams than before");
-        stage.must_carry_all_of(2, || player.must_get(2 * SECOND, SOON))?;
-        let tally = player.tally();
-        ensure!((tally.missing, tally.repeated) == (0, 0), "{tally:?}");
+        stage.must_carry_all_of(3, || watch(SECOND))?;
+        // XDP takes one in 65536 for unfinished, and who encrypts cannot avoid it.
+        let (tally, unlucky) = (player.tally(), stage.frames("partial_checksum")?);
+        ensure!(tally.missing <= unlucky && tally.repeated == 0, "{tally:?}, {unlucky}");
+        let (caller, _) = srt.must_finish_without_loss().context("SRT")?;
+        caller.leave()?;
         // By the passwords that were kept.
         publisher.move_to_new_port()?;
         player.must_get(SECOND, SOON).context("from another port")?;
@@ -239,7 +251,7 @@ struct Calls {
 impl Origins {
     fn start(stage: &Stage<'_>) -> Result<Self> {
         let webrtc = stage.origin(ice::Origin::start_at)?;
-        let srt = stage.origin(|host| srt_call::Origin::start((host, 10080).into(), 1 << 20))?;
+        let srt = stage.origin(start_receiver)?;
         let origins = Self(webrtc, srt);
         origins.register(stage)?;
         Ok(origins)
@@ -257,10 +269,20 @@ impl Origins {
     fn call(stage: &Stage<'_>, stream: &str) -> Result<Calls> {
         let client = Client::open(stage.proxy.http_api(), Role::Publish, stream, stream)?;
         client.connect()?;
-        let stream_id = format!("#!::r=live/srt-{stream},m=publish");
-        let caller = Caller::call(stage.proxy.srt(), 7, &stream_id, SOON)?;
-        Ok(Calls { webrtc: Echo::start(client, RATE, 0), srt: Echo::start(caller, RATE, 0) })
+        Ok(Calls { webrtc: Echo::start(client, RATE, 0), srt: call(stage, stream)? })
     }
+}
+
+/// An origin of SRT on this host.
+fn start_receiver(host: IpAddr) -> Result<srt_call::Origin> {
+    srt_call::Origin::start((host, 10080).into(), 1 << 20)
+}
+
+/// A caller of SRT on this stream.
+fn call(stage: &Stage<'_>, stream: &str) -> Result<Echo<Caller>> {
+    let stream_id = format!("#!::r=live/srt-{stream},m=publish");
+    let caller = Caller::call(stage.proxy.srt(), 7, &stream_id, SOON)?;
+    Ok(Echo::start(caller, RATE, 0))
 }
 
 impl Calls {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use srs_proxy_tests::echo::{Echo, Tally};
 use srs_proxy_tests::engine::{Engine, Setting, Stage};
-use srs_proxy_tests::netns::Family;
+use srs_proxy_tests::netns::{Arms, Family};
 use srs_proxy_tests::srt::{self, End, Peer, Program};
 use srs_proxy_tests::srt_call::{Caller, Origin};
 use srs_proxy_tests::{on_every_engine, wait};
@@ -23,7 +23,7 @@ const SHORT_IDLE: &[(&str, &str)] = &[("PROXY_SRT_IDLE_TIMEOUT", "3s")];
 on_every_engine!(
     files_arrive_as_they_were_sent_over_ipv4,
     files_arrive_as_they_were_sent_over_ipv6,
-    a_caller_goes_on_from_another_port,
+    a_caller_goes_on_from_another_port_over_ipv6_by_one_arm,
     who_is_gone_ends_on_time_and_who_is_busy_does_not,
 );
 
@@ -73,8 +73,9 @@ fn listens(stage: &Stage<'_>, address: SocketAddr, name: &str) -> Result<()> {
     stage.register(|api| srt::register(address, api, name))
 }
 
-fn a_caller_goes_on_from_another_port(engine: Engine) -> Result<()> {
-    Setting::PLAIN.tell(engine, |stage| {
+fn a_caller_goes_on_from_another_port_over_ipv6_by_one_arm(engine: Engine) -> Result<()> {
+    let setting = Setting { arms: Arms::One, family: Family::V6, ..Setting::PLAIN };
+    setting.tell(engine, |stage| {
         let _origin = start_origin(stage, "origin", 10080)?;
         let echo = Echo::start(call(stage, 1, "show")?, RATE, 0);
         stage.must_carry_all_of(1, || echo.must_go_on_for(RATE.into(), SOON))?;
@@ -94,6 +95,7 @@ fn a_caller_goes_on_from_another_port(engine: Engine) -> Result<()> {
             (caller, next) = (again, next + tally.sent);
         }
         ensure!(self::ids(stage)? == ids, "moved, not made anew");
+        stage.must_have_right_checksums()?;
         Ok(())
     })
 }

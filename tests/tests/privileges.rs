@@ -17,6 +17,7 @@ use srs_proxy::config::{Kernel, KernelMode};
 use srs_proxy::plane::ebpf_object::OBJECT;
 use srs_proxy::plane::kernel::privilege;
 use srs_proxy::plane::kernel::programs::{Engine, Maps, Programs};
+use srs_proxy_tests::engine::{Engine as Scenario, Setting};
 use srs_proxy_tests::proxy;
 use tempfile::TempDir;
 
@@ -49,6 +50,23 @@ fn one_that_is_missing_is_named() -> Result<()> {
             assert_eq!(output.status.code(), Some(1), "{held}: {text}");
             let line = format!("programs            this process lacks {missing}\n");
             ensure!(text.contains(&line), "{held}: no {line:?} in\n{text}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn no_thread_of_a_proxy_has_kept_what_it_does_not_need() -> Result<()> {
+    Setting::PLAIN.tell(Scenario::Tc, |stage| {
+        let tasks = format!("/proc/{}/task", stage.proxy.process.id());
+        let tasks = fs::read_dir(tasks)?.collect::<Result<Vec<_>, _>>()?;
+        ensure!(tasks.len() > 1, "it has one thread");
+        for task in tasks {
+            let status = fs::read_to_string(task.path().join("status"))?;
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                let bits = bits(&status, set)?;
+                ensure!(bits & !KEPT == 0, "{set} of {} is {bits:x}", task.path().display());
+            }
         }
         Ok(())
     })

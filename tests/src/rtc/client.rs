@@ -264,7 +264,7 @@ impl Peer {
     }
 
     fn move_on(&mut self, host: IpAddr) -> Result<()> {
-        self.socket = UdpSocket::bind((host, 0))?;
+        self.socket = ports::at(host)?;
         lock(&self.seen).socket = Some(self.socket.try_clone()?);
         Ok(())
     }

@@ -14,8 +14,8 @@ use str0m::rtp::{RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, Rtc};
 
 use super::{DATAGRAM, PAUSE, drive, fragment, input, receive, restarted};
-use crate::heartbeat;
 use crate::whip::{self, Endpoint, Manner, Media, Role};
+use crate::{heartbeat, ports};
 
 /// An origin as SRS is one: ICE-lite, all sessions on one UDP port, told apart by their names and
 /// addresses, over after 30 s of silence. Ended when dropped.
@@ -33,7 +33,7 @@ impl Origin {
 
     /// Starts an origin on free ports of this host.
     pub fn start_at(host: IpAddr) -> Result<Self> {
-        let socket = UdpSocket::bind((host, 0))?;
+        let socket = ports::at(host)?;
         let media = socket.local_addr()?;
         let sessions = Arc::<AtomicUsize>::default();
         let (sender, commands) = mpsc::channel();

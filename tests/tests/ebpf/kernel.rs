@@ -103,10 +103,18 @@ impl Kernel {
         for (key, way) in &world.ways {
             ways.insert(key, way, 0)?;
         }
-        let devices = kernel.ebpf.map_mut(maps::DEVICES.name).context("devices")?;
-        let mut devices: DevMapHash<_> = devices.try_into()?;
-        devices.insert(INTERFACE, INTERFACE, None, 0)?;
+        kernel.admit(&[INTERFACE])?;
         Ok(Some(kernel))
+    }
+
+    /// Lists these interfaces of this thread's namespace among the devices that take frames.
+    pub(crate) fn admit(&mut self, interfaces: &[u32]) -> Result<()> {
+        let devices = self.ebpf.map_mut(maps::DEVICES.name).context("devices")?;
+        let mut devices: DevMapHash<_> = devices.try_into()?;
+        for interface in interfaces {
+            devices.insert(*interface, *interface, None, 0)?;
+        }
+        Ok(())
     }
 
     /// What `hook`'s program makes of `frame`; its verdict has to be that of the one reason under

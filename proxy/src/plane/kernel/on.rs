@@ -50,6 +50,9 @@ pub(super) struct On {
     keeps: bool,
     /// What an earlier one has left.
     left: Mutex<Vec<Memo>>,
+    /// Sessions that an earlier one has left and that ended here: it was another version, or had
+    /// maps of another size.
+    replaced: Option<usize>,
 }
 
 /// What the operator is shown of the programs.
@@ -98,6 +101,7 @@ impl On {
         let mut flows = Flows::new(maps, settings.flows);
         flows.attached(attached(&programs), Instant::now());
         let left = if programs.is_adopted() { flows.inherit() } else { Vec::new() };
+        let replaced = programs.replaced();
         let seen = Mutex::new(look(&programs, &settings.interfaces, &links));
         Ok(Self {
             flows: Mutex::new(flows),
@@ -110,6 +114,7 @@ impl On {
             news: Notify::new(),
             keeps: settings.pin.is_some(),
             left: Mutex::new(left),
+            replaced,
         })
     }
 
@@ -148,6 +153,10 @@ impl On {
                 hops.release(path);
             }
         }
+    }
+
+    pub(super) const fn replaced(&self) -> Option<usize> {
+        self.replaced
     }
 
     pub(super) const fn keeps(&self) -> bool {
