@@ -236,6 +236,11 @@ impl Running {
         self.kernel.close();
     }
 
+    /// Leaves nothing in the kernel: nobody accounts for it any more.
+    pub fn abandon(self) {
+        self.kernel.close();
+    }
+
     /// Returns if a task that everything needs has ended by itself: a proxy that lives on without
     /// accepting anybody would be found dead last of all by whoever watches it.
     pub async fn until_a_task_fails(&mut self) -> anyhow::Error {

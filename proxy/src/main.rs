@@ -49,16 +49,19 @@ fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    kernel.introduce(&config.kernel);
     let most_sessions = listen::room_for(config.session.max, files);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         let kernel = kernel.open().await;
+        kernel.introduce(&config.kernel);
         let mut app = App::bind(config, kernel, most_sessions)?.start();
         let (stop, sessions) = (app.stop.clone(), Arc::clone(&app.sessions));
         tokio::select! {
             () = drain::until_stopped(signals, &stop, &sessions, config.shutdown.grace) => {}
-            defect = app.until_a_task_fails() => return Err(defect),
+            defect = app.until_a_task_fails() => {
+                app.abandon();
+                return Err(defect);
+            }
         }
         app.finish().await;
         Ok(())

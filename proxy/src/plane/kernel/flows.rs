@@ -32,7 +32,7 @@ pub(super) struct Flows<M> {
     by_path: HashMap<Path, BTreeSet<u64>>,
     free: VecDeque<u32>,
     slots: u32,
-    /// Those that lack nothing but a slot, the oldest first.
+    /// Those that lack nothing but a slot; of each medium the oldest first.
     waiting: BTreeSet<u64>,
     /// By index: what has a program, or why it has none.
     interfaces: HashMap<u32, Result<Engine, Refused>>,
@@ -178,8 +178,7 @@ impl<M: Maps> Flows<M> {
         }
         self.waiting.remove(&generation);
         if let Some(slot) = told.slot {
-            self.maps.forget(slot);
-            self.free.push_back(slot);
+            self.vacate(slot);
             // Each of them takes a slot, or waits for something else from here on.
             while let Some(&next) = self.waiting.first().filter(|_| !self.free.is_empty()) {
                 self.settle(next, now);
@@ -313,22 +312,29 @@ impl<M: Maps> Flows<M> {
 
     /// Takes away what an earlier daemon has left and no flow of this one has taken over.
     pub(super) fn sweep(&mut self) {
-        let slots: HashSet<u32> = self.told.values().filter_map(|told| told.slot).collect();
-        let mut free = BTreeSet::new();
-        for (key, way) in std::mem::take(&mut self.left) {
-            self.maps.take(&key);
-            free.insert(way.slot);
+        for key in std::mem::take(&mut self.left).keys() {
+            self.maps.take(key);
         }
-        let of_map = |slot: &u32| *slot < self.slots && !slots.contains(slot);
-        self.free.extend(free.into_iter().filter(of_map));
+        let used = self.told.values().filter_map(|told| told.slot);
+        let known: HashSet<u32> = used.chain(self.free.iter().copied()).collect();
+        for slot in (0..self.slots).filter(|slot| !known.contains(slot)) {
+            self.vacate(slot);
+        }
         for (slot, _) in self.maps.memos() {
-            if slot != COMMON && !slots.contains(&slot) {
+            if slot != COMMON && self.free.contains(&slot) {
                 self.maps.forget(slot);
             }
         }
         for port in (0..=u16::MAX).filter(|port| !self.ports.contains_key(port)) {
             self.maps.open_port(port, Ports::WEBRTC | Ports::SRT, false);
         }
+    }
+
+    /// Leaves a slot for another flow, which begins at zero.
+    fn vacate(&mut self, slot: u32) {
+        self.maps.clear(slot);
+        self.maps.forget(slot);
+        self.free.push_back(slot);
     }
 
     /// Goes on with the entries that an earlier daemon has left of this flow, and with their slot.
@@ -417,7 +423,6 @@ impl<M: Maps> Flows<M> {
         };
         if told.slot.is_none() {
             told.slot = Some(slot);
-            self.maps.clear(slot);
             told.read = LEGS.map(|leg| self.maps.tally(slot, leg));
             if let Some(memo) = &told.memo {
                 note(&mut self.maps, slot, memo);
@@ -478,8 +483,10 @@ impl<M: Maps> Flows<M> {
         }
     }
 
-    fn say(&self, generation: u64, engine: Engine, why: Option<Refused>, now: Instant) {
-        let Some(told) = self.told.get(&generation) else { return };
+    fn say(&mut self, generation: u64, engine: Engine, why: Option<Refused>, now: Instant) {
+        let Some(told) = self.told.get_mut(&generation) else { return };
+        // What was noticed of the packets is noticed again, if it is still so.
+        told.missed = 0;
         let reason = why.as_ref().map(ToString::to_string);
         if let Some(before) = told.course.change(engine, why, now) {
             let (before, engine) = (before.as_str(), engine.as_str());

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -41,8 +40,8 @@ pub(super) struct On {
     named: Vec<String>,
     /// There are interfaces of which nothing was known so far, or whose state is another.
     news: Notify,
-    /// Some are in another state: what could not be attached may be now.
-    relinked: AtomicBool,
+    /// The links, when it was looked last.
+    links: Mutex<Vec<Link>>,
     /// As the programs were when they were looked at last: whoever asks does not wait until a card
     /// has taken one.
     seen: Mutex<Seen>,
@@ -88,12 +87,14 @@ impl On {
             wanted.map_err(|error| without(settings, format!("netlink: {error}")))?;
         let loaded = Programs::load(OBJECT, settings, telemetry::may_say_debug(&config.log));
         let (mut programs, maps) = loaded.map_err(|error| Refused::from(error.to_string()))?;
+        let first: BTreeSet<u32> =
+            first.iter().filter_map(|index| carrier(*index, &links)).collect();
         let is_wanted = |link: &&Link| match settings.interfaces.as_slice() {
             // Where an earlier daemon has carried flows, they go on.
             [] => {
                 first.contains(&link.index) && !link.loopback || programs.is_inherited(link.index)
             }
-            named => named.iter().any(|name| **name == *link.name),
+            named => is_named(named, link, &links),
         };
         let ethernet = links.iter().filter(|link| link.mac.is_some());
         let interfaces: Vec<_> = ethernet.filter(is_wanted).map(interface).collect();
@@ -106,7 +107,7 @@ impl On {
         Ok(Self {
             flows: Mutex::new(flows),
             programs: Mutex::new(Some(programs)),
-            relinked: AtomicBool::new(false),
+            links: Mutex::new(links),
             seen,
             hops: OnceLock::new(),
             watch: Mutex::new(None),
@@ -221,10 +222,7 @@ impl On {
                     }
                 }
             }
-            Event::Links(_) => {
-                self.relinked.store(true, Ordering::Relaxed);
-                self.news.notify_one();
-            }
+            Event::Links(_) => self.news.notify_one(),
         });
         let programs = async {
             let mut check = interval(CHECK);
@@ -267,9 +265,10 @@ impl On {
     }
 
     /// Attaches to those of these interfaces that have no program, and forgets those that are not
-    /// there any more. One that has refused is asked again when some link has changed.
+    /// there any more. One that has refused is asked again when its own state has changed.
     fn attach(&self, programs: &mut Programs, links: &[Link], wanted: &BTreeSet<u32>) {
-        let again = self.relinked.swap(false, Ordering::Relaxed);
+        let before = std::mem::replace(&mut *self.links.lock(), links.to_vec());
+        let has_come_up = |link: &Link| link.up && !before.iter().any(|it| it == link);
         let known: HashMap<u32, bool> =
             programs.interfaces().iter().map(|it| (it.index, it.engine.is_some())).collect();
         for index in known.keys().filter(|&&index| links.iter().all(|link| link.index != index)) {
@@ -277,9 +276,9 @@ impl On {
         }
         for link in links.iter().filter(|link| link.mac.is_some()) {
             let is_wanted = match (known.get(&link.index), self.named.as_slice()) {
-                (Some(is_attached), _) => again && !is_attached && link.up,
+                (Some(is_attached), _) => !is_attached && has_come_up(link),
                 (None, []) => wanted.contains(&link.index),
-                (None, named) => named.iter().any(|name| **name == *link.name),
+                (None, named) => is_named(named, link, links),
             };
             if !is_wanted {
                 continue;
@@ -379,6 +378,21 @@ fn wanted_at_start(listeners: &[IpAddr]) -> io::Result<(Vec<Link>, Vec<u32>)> {
     })
 }
 
+/// The link that carries the frames of this one: of a VLAN the one below it.
+fn carrier(index: u32, links: &[Link]) -> Option<u32> {
+    let link = links.iter().find(|link| link.index == index)?;
+    match (link.kind.as_deref(), link.lower) {
+        (Some("vlan"), Some(lower)) => Some(lower),
+        _ => Some(index),
+    }
+}
+
+/// Whether the operator has named this link, or a VLAN above it.
+fn is_named(names: &[String], link: &Link, links: &[Link]) -> bool {
+    let named = links.iter().filter(|named| names.iter().any(|name| **name == *named.name));
+    named.filter_map(|named| carrier(named.index, links)).any(|index| index == link.index)
+}
+
 fn interface(link: &Link) -> Interface {
     Interface { index: link.index, name: link.name.to_string(), is_virtual: !link.is_card() }
 }
@@ -393,10 +407,11 @@ fn look(programs: &Programs, named: &[String], links: &[Link]) -> Seen {
     };
     let mut interfaces: Vec<_> = programs.interfaces().into_iter().map(view).collect();
     for name in named {
-        if interfaces.iter().any(|view| view.name == *name) {
+        let link = links.iter().find(|link| *link.name == **name);
+        let carrier = link.and_then(|link| carrier(link.index, links));
+        if interfaces.iter().any(|view| Some(view.index) == carrier) {
             continue;
         }
-        let link = links.iter().find(|link| *link.name == **name);
         let reason =
             if link.is_some() { "it is not Ethernet" } else { "there is none of this name" };
         interfaces.push(InterfaceView {
@@ -426,5 +441,38 @@ impl From<super::programs::Engine> for Engine {
             super::programs::Engine::XdpGeneric => Self::XdpGeneric,
             super::programs::Engine::Tc => Self::Tc,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_is_carried_by_the_link_below_it() {
+        let link = |index, name: &str, kind: Option<&str>, lower| Link {
+            index,
+            name: name.into(),
+            kind: kind.map(Into::into),
+            up: true,
+            mtu: 1500,
+            mac: Some([2, 0, 0, 0, 0, 1]),
+            loopback: false,
+            master: None,
+            lower,
+            vlan: None,
+        };
+        let links = [
+            link(2, "eth0", None, None),
+            link(3, "eth0.10", Some("vlan"), Some(2)),
+            link(4, "veth0", Some("veth"), Some(2)),
+        ];
+        let carriers = [2, 3, 4, 9].map(|index| carrier(index, &links));
+        assert_eq!(carriers, [Some(2), Some(2), Some(4), None]);
+        let named = |name: &str| {
+            let is_named = |link: &&Link| is_named(&[name.to_owned()], link, &links);
+            links.iter().filter(is_named).map(|link| link.index).collect::<Vec<_>>()
+        };
+        assert_eq!([named("eth0.10"), named("eth0"), named("eth1")], [vec![2], vec![2], vec![]]);
     }
 }

@@ -176,6 +176,8 @@ fn a_flow_is_carried_both_ways_once_both_next_hops_are_known() {
     let way = |key: Option<Key>| plane.flows.maps.ways[&key.unwrap()];
     let (to_origin, to_client) = (way(from_client), way(from_origin));
     assert_eq!((to_origin.interface, to_client.interface), (BACK, FRONT));
+    // From where the other one leaves, and from nowhere else.
+    assert_eq!((to_origin.from_interface, to_client.from_interface), (FRONT, BACK));
     assert_eq!(to_origin.destination_port, 10080_u16.to_be_bytes());
     assert_eq!(to_origin.source_port, 40000_u16.to_be_bytes());
     assert_eq!(to_client.destination_port, 5000_u16.to_be_bytes());
@@ -314,6 +316,7 @@ fn each_packet_is_counted_once_and_none_of_the_flow_that_had_the_slot() {
     plane.flows.remove(&former, plane.now);
     let carried = Amounts { packets: [6, 2], bytes: [600, 200] };
     assert_eq!((course.by_kernel(), plane.meter.read()), (carried, [600, 200]));
+    // A program was just counting.
     plane.forwarded(0, TO_ORIGIN, 1);
     let latter = flow(5001, 2);
     let course = plane.install(&latter);
@@ -413,6 +416,8 @@ fn half_of_what_was_left_is_taken_away() {
     plane.flows.maps.ways.remove(&from_client);
     let course = plane.install_with(&flow, [None, None]);
     assert_eq!((plane.entries(), engine(&course)), ((0, 0), Engine::Relay));
+    plane.flows.sweep();
+    assert_eq!(plane.flows.free.len(), 8, "no slot is lost");
 }
 
 #[test]
@@ -443,6 +448,14 @@ fn a_session_whose_packets_pass_up_although_it_is_carried_says_so() {
     }
     assert!(why(&course).contains("pass up"), "{}", why(&course));
     assert_eq!(engine(&course), Engine::Tc);
+    // Something else changes, and nothing of that.
+    let [to_origin, _] = paths(&flow).unwrap();
+    plane.flows.hop(&to_origin, &Ok(NextHop { mtu: 1400, ..hop(BACK) }), plane.now);
+    for _ in 0..MISSED {
+        course.relayed(Leg::Origin, 100, 1000, 0);
+        plane.counters();
+    }
+    assert!(why(&course).contains("pass up"), "{}", why(&course));
     course.relayed(Leg::Origin, 5, 50, 0);
     plane.counters();
     assert_eq!(why(&course), "");

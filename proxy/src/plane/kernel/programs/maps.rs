@@ -21,8 +21,8 @@ pub trait Maps {
     /// What all CPUs have forwarded of a flow towards one leg: sums, when the last one came, and the
     /// newest numbers of SRT. Nothing for a slot that there is not.
     fn tally(&self, slot: u32, leg: u32) -> Tally;
-    /// Forgets the numbers of SRT of both legs. Packets and bytes go on: a program that was counting
-    /// just now would bring the old ones back. No way may lead to the slot.
+    /// Begins the tallies of both legs anew. No way may lead to the slot; a program that is counting
+    /// just now can still bring the old ones back, so they are read before they are relied on.
     fn clear(&mut self, slot: u32);
     /// Keeps `memo` for a daemon that takes over, in place of another one of the slot.
     fn note(&mut self, slot: u32, memo: &Memo) -> Result<(), MapError>;
@@ -130,8 +130,8 @@ impl Maps for KernelMaps {
 
     fn clear(&mut self, slot: u32) {
         for leg in [TO_ORIGIN, TO_CLIENT] {
-            for [.., numbers] in self.tallies(slot, leg) {
-                numbers.store(0, Ordering::Relaxed);
+            for word in self.tallies(slot, leg).flatten() {
+                word.store(0, Ordering::Relaxed);
             }
         }
     }
