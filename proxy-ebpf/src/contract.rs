@@ -2,7 +2,7 @@
 
 /// Version of everything in this crate that the daemon relies on. Whoever changes a map, a
 /// reason or a program's name raises it.
-pub const CONTRACT: u32 = 2;
+pub const CONTRACT: u32 = 3;
 
 /// The program for an interface's XDP hook. At most 15 bytes, as all names in the kernel.
 pub const XDP_UDP: &str = "srs_xdp_udp";

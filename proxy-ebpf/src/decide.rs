@@ -20,6 +20,10 @@ pub trait Flows {
 /// What a hook knows of a frame beside its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Arrival {
+    /// Index of the interface where it has come.
+    pub interface: u32,
+    /// The tag that the kernel has taken off it, zero for none.
+    pub vlan: [u8; 2],
     /// Whether its MAC can be this host's.
     pub to_us: bool,
     /// Whether a checksum that was left to a network card is finished on the way.
@@ -29,8 +33,11 @@ pub struct Arrival {
 }
 
 impl Arrival {
-    /// At the XDP hook.
-    pub const XDP: Self = Self { to_us: true, finishes_checksums: false, segment: 0 };
+    /// At the XDP hook of an interface.
+    #[inline(always)]
+    pub const fn xdp(interface: u32) -> Self {
+        Self { interface, vlan: [0; 2], to_us: true, finishes_checksums: false, segment: 0 }
+    }
 }
 
 /// A datagram, or a train of them, that goes on.
@@ -50,7 +57,7 @@ pub const MAX_TRAIN: u32 = 128;
 /// Where `datagram` of `frame` goes, or why it passes up.
 #[inline(always)]
 pub fn decide<'a>(
-    frame: &(impl Frame + ?Sized),
+    frame: &(impl TrainFrame + ?Sized),
     datagram: &Datagram,
     arrival: Arrival,
     flows: &'a impl Flows,
@@ -63,6 +70,9 @@ pub fn decide<'a>(
     let progress = media::classify(frame, protocol, datagram.payload(), first)?;
     if way.flags & Way::HELD != 0 {
         return Err(Reason::Held);
+    }
+    if way.from_interface != arrival.interface || !is_in_vlan(datagram, arrival, way.from_vlan) {
+        return Err(Reason::OtherInterface);
     }
     if datagram.hops <= 1 {
         return Err(Reason::LastHop);
@@ -91,6 +101,21 @@ pub fn decide<'a>(
     }
     Ok(Forward { way, datagrams: train.datagrams, progress: train.progress })
 }
+
+/// A frame into which the kernel may have merged datagrams.
+pub trait TrainFrame: Frame {
+    /// Steps along `train` until it says to stop, at most [`MAX_TRAIN`] times.
+    #[inline(always)]
+    fn walk(&self, train: &mut Train) {
+        for _ in 0..MAX_TRAIN {
+            if !train.step(self) {
+                return;
+            }
+        }
+    }
+}
+
+impl TrainFrame for [u8] {}
 
 /// A walk along a train of datagrams, which have to be media of one flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,6 +188,18 @@ fn find<'a>(
     }
     Err(Reason::UnknownFlow)
 }
+
+/// Whether a datagram has come in the VLAN of this tag. One for identifier zero gives a priority
+/// alone, and is of no VLAN (IEEE 802.1Q 9.6).
+#[inline(always)]
+fn is_in_vlan(datagram: &Datagram, arrival: Arrival, tag: [u8; 2]) -> bool {
+    // At most one of both is there.
+    let came = u16::from_be_bytes(datagram.vlan) | u16::from_be_bytes(arrival.vlan);
+    (came ^ u16::from_be_bytes(tag)) & IDENTIFIER == 0
+}
+
+/// The bits of a tag that name the VLAN.
+const IDENTIFIER: u16 = 0x0fff;
 
 /// A key where the verifier wants it.
 #[repr(align(8))]

@@ -1,7 +1,5 @@
 //! Bounds-checked reading and writing of a frame, wherever its bytes are.
 
-use crate::decide::{MAX_TRAIN, Train};
-
 /// The bytes of one Ethernet frame: a slice on the host, a packet in the kernel.
 pub trait Frame {
     /// Bytes in it.
@@ -19,17 +17,6 @@ pub trait Frame {
     #[inline(always)]
     fn read_payload<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.read(offset)
-    }
-
-    /// Steps along `train` until it says to stop, at most [`MAX_TRAIN`] times.
-    #[expect(clippy::inline_always, reason = "as above")]
-    #[inline(always)]
-    fn walk(&self, train: &mut Train) {
-        for _ in 0..MAX_TRAIN {
-            if !train.step(self) {
-                return;
-            }
-        }
     }
 }
 

@@ -21,6 +21,6 @@ pub mod reason;
 pub mod rewrite;
 
 pub use self::contract::CONTRACT;
-pub use self::decide::{Arrival, Flows, Forward, decide};
+pub use self::decide::{Arrival, Flows, Forward, TrainFrame, decide};
 pub use self::frame::{Frame, FrameMut, MovableFrame};
 pub use self::reason::Reason;

@@ -1,5 +1,6 @@
-//! The programs in the kernel: they count what passes, and let all of it pass.
+//! The programs in the kernel: they send packets of known flows on, and let all others pass up.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(target_arch = "bpf")]
 mod programs;

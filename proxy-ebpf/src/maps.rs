@@ -26,8 +26,28 @@ pub const TALLIES: Map = Map::of::<u32, Tally>("SRS_TALLIES", 2 * DEFAULT_FLOWS)
 /// reads it.
 pub const MEMOS: Map = Map::of::<u32, Memo>("SRS_MEMOS", DEFAULT_FLOWS);
 
+/// The devices that take frames: a `BPF_MAP_TYPE_DEVMAP_HASH` from the index of an interface to
+/// a [`Device`] of the same index. The daemon lists each interface that has a program and is up,
+/// whichever hook it is, and strikes it out when it goes down: what would leave elsewhere passes up.
+/// The kernel strikes out devices that are gone by itself. The library's type is
+/// `aya::maps::xdp::DevMapHash`: `insert(index, index, None, 0)`, in the thread's namespace.
+pub const DEVICES: Map = Map::of::<u32, Device>("SRS_DEVICES", 64);
+
 /// Every map of the object that is part of the contract.
-pub const ALL: [Map; 5] = [COUNTERS, WAYS, PORTS, TALLIES, MEMOS];
+pub const ALL: [Map; 6] = [COUNTERS, WAYS, PORTS, TALLIES, MEMOS, DEVICES];
+
+/// Every map as it is made for this many `flows`, on a machine with so many possible CPUs.
+pub const fn sizes(flows: u32, cpus: u32) -> [Map; ALL.len()] {
+    let legs = flows.saturating_mul(2);
+    [
+        COUNTERS,
+        Map { capacity: legs, ..WAYS },
+        PORTS,
+        Map { capacity: legs.saturating_mul(cpus), ..TALLIES },
+        Map { capacity: flows, ..MEMOS },
+        DEVICES,
+    ]
+}
 
 /// Flows for which the maps are made, unless the daemon says otherwise when it loads them.
 pub const DEFAULT_FLOWS: usize = 16_384;
@@ -41,6 +61,16 @@ pub type CounterKey = u32;
 /// Packets since the program was loaded, in host byte order. Of what the kernel has merged into
 /// one before the TC hook, each counts.
 pub type Counter = u64;
+
+/// As the kernel has it (`struct bpf_devmap_val`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Device {
+    /// Its index.
+    pub interface: u32,
+    /// The program that sees frames there as they leave: zero for none.
+    pub program: u32,
+}
 
 /// By what a datagram finds its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +129,14 @@ pub struct Way {
     pub ports_delta: u16,
     /// Bytes of the largest IP packet that can leave there.
     pub mtu: u16,
+    /// Tag in which it has to come, of which the identifier counts alone; zero for none. It is
+    /// that of the next hop towards its sender, as is the interface: what comes from elsewhere
+    /// was not sent by whom it says.
+    pub from_vlan: [u8; 2],
+    /// Zero.
+    pub reserved: [u8; 2],
+    /// Index of the interface where it has to come.
+    pub from_interface: u32,
     /// [`Way::HELD`] or none.
     pub flags: u32,
     /// Index of the interface where it leaves.
@@ -137,6 +175,9 @@ impl Way {
             addresses_delta: checksum::delta(before.as_flattened(), after.as_flattened()),
             ports_delta: checksum::delta(ports(key).as_flattened(), ports(&way).as_flattened()),
             mtu: 0,
+            from_vlan: [0; 2],
+            reserved: [0; 2],
+            from_interface: 0,
             flags: 0,
             interface: 0,
             slot: 0,
@@ -242,14 +283,16 @@ pub struct Memo {
 }
 
 impl Memo {
-    /// Bytes of a memo, at most: all of a session's maps together stay below one KiB.
+    /// Bytes of a memo, at most: with it all keys and values of a session are below one KiB, with the
+    /// tallies of up to three CPUs.
     pub const MAX: usize = 508;
 }
 
 const _: () = assert!(size_of::<CounterKey>() == size_of::<Reason>());
 const _: () = assert!(size_of::<CounterKey>() == 4 && size_of::<Counter>() == 8);
 const _: () = assert!(size_of::<Key>() == 40 && align_of::<Key>() == 1);
-const _: () = assert!(size_of::<Way>() == 80 && align_of::<Way>() == 8);
+const _: () = assert!(size_of::<Way>() == 88 && align_of::<Way>() == 8);
+const _: () = assert!(size_of::<Device>() == 8);
 const _: () = assert!(size_of::<Tally>() == 32 && size_of::<Memo>() == 512);
 
 /// What both sides rely on about one map. Sizes in bytes.

@@ -22,6 +22,8 @@ pub struct Datagram {
     pub family: Family,
     /// Whether the frame has a VLAN tag.
     pub is_tagged: bool,
+    /// That tag (IEEE 802.1Q 9.6), zero for none.
+    pub vlan: [u8; 2],
     /// Whether the frame is for one host alone (IEEE 802.3 3.2.3).
     pub is_unicast: bool,
     /// How often it may still be forwarded, and once more: time to live or hop limit.
@@ -72,26 +74,26 @@ impl Family {
 #[inline(always)]
 pub fn datagram(frame: &(impl Frame + ?Sized)) -> Result<Datagram, Reason> {
     let [first, _] = frame.read(0).ok_or(Reason::Truncated)?;
-    let (ethertype, is_tagged) = ethernet(frame)?;
-    let ip = if is_tagged { 14 + 4 } else { 14 };
+    let (ethertype, tag) = ethernet(frame)?;
+    let ip = if tag.is_some() { 14 + 4 } else { 14 };
     let headers = match ethertype {
         ETHERTYPE_IPV4 => ipv4(frame, ip)?,
         ETHERTYPE_IPV6 => ipv6(frame, ip)?,
         _ => return Err(Reason::NotIp),
     };
-    udp(frame, ip, &headers, first & 1 == 0)
+    udp(frame, tag, &headers, first & 1 == 0)
 }
 
-/// The type behind at most one tag, and whether there is one.
+/// The type behind at most one tag, and the tag. A provider's (IEEE 802.1ad) is a type as any other.
 /// A length instead of a type (IEEE 802.3 3.2.6) is below every type that is known here.
 #[inline(always)]
-fn ethernet(frame: &(impl Frame + ?Sized)) -> Result<(u16, bool), Reason> {
+fn ethernet(frame: &(impl Frame + ?Sized)) -> Result<(u16, Option<[u8; 2]>), Reason> {
     let ethertype = frame.read(12).map(u16::from_be_bytes).ok_or(Reason::Truncated)?;
-    if !matches!(ethertype, ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN) {
-        return Ok((ethertype, false));
+    if ethertype != ETHERTYPE_VLAN {
+        return Ok((ethertype, None));
     }
-    let ethertype = frame.read(16).map(u16::from_be_bytes).ok_or(Reason::Truncated)?;
-    Ok((ethertype, true))
+    let [t0, t1, e0, e1] = frame.read(14).ok_or(Reason::Truncated)?;
+    Ok((u16::from_be_bytes([e0, e1]), Some([t0, t1])))
 }
 
 /// What an IP header says of a datagram.
@@ -173,10 +175,11 @@ fn ipv6(frame: &(impl Frame + ?Sized), offset: usize) -> Result<Ip, Reason> {
 #[inline(always)]
 fn udp(
     frame: &(impl Frame + ?Sized),
-    offset: usize,
+    tag: Option<[u8; 2]>,
     ip: &Ip,
     is_unicast: bool,
 ) -> Result<Datagram, Reason> {
+    let offset = if tag.is_some() { 14 + 4 } else { 14 };
     let room = (ip.length as usize).checked_sub(ip.family.header()).ok_or(Reason::Malformed)?;
     let header: [u8; 8] = frame.read(offset + ip.family.header()).ok_or(Reason::Truncated)?;
     let [s0, s1, d0, d1, length_0, length_1, c0, c1] = header;
@@ -200,7 +203,8 @@ fn udp(
             socket_id: [0; 4],
         },
         family: ip.family,
-        is_tagged: offset != 14,
+        is_tagged: tag.is_some(),
+        vlan: tag.unwrap_or_default(),
         is_unicast,
         hops: ip.hops,
         checksum: [c0, c1],
@@ -211,7 +215,6 @@ fn udp(
 
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
-/// IEEE 802.1Q 9.6, table 9-1: customer and service tags.
+/// IEEE 802.1Q 9.6, table 9-1: a customer's tag.
 const ETHERTYPE_VLAN: u16 = 0x8100;
-const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 const PROTOCOL_UDP: u8 = 17;

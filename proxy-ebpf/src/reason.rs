@@ -6,7 +6,7 @@
 pub enum Reason {
     /// It went on to its origin or client. Every other one passed up, unchanged.
     Forwarded,
-    /// Neither IPv4 nor IPv6, or under more VLAN tags than are read.
+    /// Neither IPv4 nor IPv6, or in other tags than one of IEEE 802.1Q.
     NotIp,
     /// IP, with another protocol than UDP.
     NotUdp,
@@ -34,6 +34,8 @@ pub enum Reason {
     NotMedia,
     /// Of a flow that is held for the time being.
     Held,
+    /// From another interface or VLAN than where its sender is.
+    OtherInterface,
     /// Its time to live ends here (RFC 1812 5.3.1, RFC 8200 3).
     LastHop,
     /// Larger than what can leave where its flow goes.
@@ -42,13 +44,15 @@ pub enum Reason {
     PartialChecksum,
     /// TC: merged from datagrams of which not all are media, or from too many.
     Merged,
+    /// The interface where its flow goes is none of the devices that take frames.
+    NoDevice,
     /// The kernel has no memory to change it.
     NoRoom,
 }
 
 impl Reason {
     /// Every reason, in the order of the counters.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Forwarded,
         Self::NotIp,
         Self::NotUdp,
@@ -64,10 +68,12 @@ impl Reason {
         Self::Shutdown,
         Self::NotMedia,
         Self::Held,
+        Self::OtherInterface,
         Self::LastHop,
         Self::TooLarge,
         Self::PartialChecksum,
         Self::Merged,
+        Self::NoDevice,
         Self::NoRoom,
     ];
 
@@ -89,10 +95,12 @@ impl Reason {
             Self::Shutdown => "shutdown",
             Self::NotMedia => "not_media",
             Self::Held => "held",
+            Self::OtherInterface => "other_interface",
             Self::LastHop => "last_hop",
             Self::TooLarge => "too_large",
             Self::PartialChecksum => "partial_checksum",
             Self::Merged => "merged",
+            Self::NoDevice => "no_device",
             Self::NoRoom => "no_room",
         }
     }

@@ -12,7 +12,7 @@ use proxy_ebpf::maps::{Key, Tally, Way};
 use proxy_ebpf::parse::{self, MAX_HEADERS};
 use proxy_ebpf::{Arrival, Frame, Reason};
 
-use self::frames::world::{BOTH, CLIENT, SOCKET, SRT, TAGGED, WEBRTC, World};
+use self::frames::world::{BOTH, CLIENT, INTERFACE, SOCKET, SRT, TAGGED, WEBRTC, World};
 use self::frames::{
     IPV4, IPV6, any_frame, any_payload, ethernet, rtp, samples, srt_packet, v4, v6, with,
     with_checksums,
@@ -49,8 +49,7 @@ fn any_frame_meets_every_reason_that_it_can() {
     let world = World::new();
     let mut runner = TestRunner::deterministic();
     let mut draw = || any_frame().new_tree(&mut runner).expect("a frame").current();
-    let met: HashSet<_> =
-        (0..8192).map(|_| world.run(&draw(), Arrival::XDP, true).reason).collect();
+    let met: HashSet<_> = (0..8192).map(|_| world.run(&draw(), XDP, true).reason).collect();
     for reason in Reason::ALL {
         let is_rare = [Reason::PartialChecksum, Reason::Merged, Reason::NoRoom].contains(&reason);
         assert!(met.contains(&reason) || is_rare, "no frame was {}", reason.as_str());
@@ -87,7 +86,7 @@ fn what_goes_on_has_the_right_checksums_tags_and_macs() {
 fn without_a_checksum_it_stays() {
     let sample = samples().into_iter().find(|sample| sample.story.contains("without a checksum"));
     let sample = sample.expect("a sample without a checksum");
-    let outcome = World::new().run(&sample.frame, Arrival::XDP, true);
+    let outcome = World::new().run(&sample.frame, XDP, true);
     assert_eq!(outcome.frame[14 + 26..14 + 28], [0, 0]);
 }
 
@@ -123,7 +122,7 @@ fn a_socket_of_srt_goes_before_a_flow_of_webrtc_on_a_port_of_both() {
     let world = World::new();
     let slot = |payload: &[u8]| {
         let frame = ethernet(&[], IPV6, &v6(CLIENT, BOTH, payload));
-        world.run(&frame, Arrival::XDP, true).forwarded.expect("it goes on").0.slot
+        world.run(&frame, XDP, true).forwarded.expect("it goes on").0.slot
     };
     assert_ne!(slot(&srt_packet(7, 0)), slot(&rtp(40)));
 }
@@ -177,7 +176,7 @@ proptest! {
         for port in [WEBRTC, SRT, BOTH] {
             let (v4, v6) = (v4(from, port, &payload), v6(from, port, &payload));
             for frame in [ethernet(&[], IPV4, &v4), ethernet(&[], IPV6, &v6)] {
-                let outcome = world.run(&frame, Arrival::XDP, true);
+                let outcome = world.run(&frame, XDP, true);
                 if outcome.forwarded.is_some() {
                     prop_assert!(has_right_checksums(&outcome.frame));
                 }
@@ -191,7 +190,7 @@ proptest! {
         for packet in [v4(CLIENT, WEBRTC, &payload), v6(CLIENT, WEBRTC, &payload)] {
             let ethertype = if packet[0] >> 4 == 4 { IPV4 } else { IPV6 };
             let frame = ethernet(&[], ethertype, &packet);
-            let there = world.run(&frame, Arrival::XDP, true);
+            let there = world.run(&frame, XDP, true);
             let Some((way, _)) = there.forwarded else { continue };
             let key = Key {
                 source: way.source,
@@ -209,12 +208,12 @@ proptest! {
                 at(home.source, home.source_port),
                 at(home.destination, home.destination_port),
             );
-            let back = Way { destination_mac: [0; 6], source_mac: [2, 0, 0, 0, 0, 2], mtu: 1500, ..back.expect("one family") };
+            let back = Way { destination_mac: [0; 6], source_mac: [2, 0, 0, 0, 0, 2], mtu: 1500, from_interface: INTERFACE, interface: INTERFACE, ..back.expect("one family") };
             let mut return_world = World::default();
             return_world.ways.insert(key, back);
             let (word, shift) = proxy_ebpf::maps::Ports::place(u16::from_be_bytes(key.destination_port));
             return_world.ports.insert(word, proxy_ebpf::maps::Ports::WEBRTC << shift);
-            let home_again = return_world.run(&there.frame, Arrival::XDP, true);
+            let home_again = return_world.run(&there.frame, XDP, true);
             let datagram = parse::datagram(&home_again.frame[..]).expect("a datagram");
             prop_assert_eq!(home_again.reason, Reason::Forwarded);
             prop_assert_eq!(datagram.hops, 62);
@@ -224,9 +223,11 @@ proptest! {
     }
 }
 
+const XDP: Arrival = Arrival::xdp(INTERFACE);
+
 /// XDP, and TC.
 fn arrivals(segment: u32) -> [Arrival; 2] {
-    [Arrival::XDP, Arrival { to_us: true, finishes_checksums: true, segment }]
+    [XDP, Arrival { finishes_checksums: true, segment, ..XDP }]
 }
 
 /// Whether the checksums of `frame`, of an untagged or once tagged datagram without options, are
@@ -248,7 +249,7 @@ fn has_right_checksums(frame: &[u8]) -> bool {
 #[track_caller]
 fn assert_prefix(frame: &[u8], len: usize) {
     let world = World::new();
-    let reason = |frame: &[u8]| world.run(frame, Arrival::XDP, true).reason;
+    let reason = |frame: &[u8]| world.run(frame, XDP, true).reason;
     let (whole, prefix) = (reason(frame), reason(frame.get(..len).unwrap_or(frame)));
     assert!(
         prefix == Reason::Truncated || prefix == whole,

@@ -5,6 +5,8 @@
 //! says so.
 #![cfg(target_os = "linux")]
 
+#[path = "namespace/flow.rs"]
+mod flow;
 mod namespace;
 
 use std::io::{BufRead, BufReader};
@@ -14,18 +16,21 @@ use std::time::Duration;
 use std::{env, fs, slice, thread};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use aya::maps::xdp::DevMapHash;
+use aya::maps::{Map, MapData};
 use aya::programs::{SchedClassifier, TcAttachType};
 use proxy_ebpf::CONTRACT;
 use proxy_ebpf::contract::TC_UDP;
-use proxy_ebpf::maps::{Key, Memo, Ports, TO_CLIENT, TO_ORIGIN, Tally, Way};
+use proxy_ebpf::maps::{self, Key, Memo, Ports, TO_CLIENT, TO_ORIGIN, Tally, Way};
 use srs_proxy::config::{Kernel, KernelMode};
 use srs_proxy::plane::ebpf_object::OBJECT;
 use srs_proxy::plane::kernel::programs::{
-    Engine, Interface, KernelMaps, LoadError, MapError, Maps, Programs,
+    Engine, Interface, KernelMaps, LoadError, Loss, Lost, MapError, Maps, Programs,
 };
 use srs_proxy_tests::wait;
 
-use self::namespace::{KEY, WAY, in_namespace, interface, run, settings};
+use self::flow::{KEY, WAY};
+use self::namespace::{in_namespace, interface, run, settings};
 
 #[test]
 fn tc_is_a_link_that_goes_with_the_daemon() -> Result<()> {
@@ -34,7 +39,7 @@ fn tc_is_a_link_that_goes_with_the_daemon() -> Result<()> {
         assert_eq!(programs.attach(&interface("here", true)?), Ok(Engine::Tc));
         assert_eq!(programs.engine(), Some(Engine::Tc));
         assert_eq!(tcx("here")?, [TC_UDP]);
-        assert_eq!(programs.check(), [0; 0], "nobody has removed it");
+        assert_eq!(programs.check(), [], "nobody has removed it");
         programs.detach(interface("here", true)?.index);
         assert_eq!(tcx("here")?, [""; 0], "it stays where it was detached");
         assert_eq!(programs.attach(&interface("here", true)?), Ok(Engine::Tc));
@@ -53,13 +58,49 @@ fn tc_is_a_filter_where_there_are_no_links() -> Result<()> {
         assert_eq!(programs.attach(&here), Ok(Engine::Tc));
         assert_eq!(tcx("here")?, [""; 0]);
         assert_eq!(filters("here")?, 1);
-        assert_eq!(programs.check(), [0; 0], "nobody has removed it");
+        assert_eq!(programs.check(), [], "nobody has removed it");
         assert_eq!(filters("here")?, 1, "looking after it has changed it");
         run("tc filter del dev here ingress")?;
-        assert_eq!(programs.check(), [here.index], "somebody has removed it");
+        let lost = || vec![Lost { interface: here.clone(), why: Loss::Removed }];
+        assert_eq!(programs.check(), lost(), "somebody has removed it");
         assert_eq!(programs.attach(&here), Ok(Engine::Tc));
+        assert!(has_clsact("here")?);
         drop(programs);
         assert_eq!(filters("here")?, 0, "a stopped daemon has left its filter");
+        assert!(!has_clsact("here")?, "a stopped daemon has left its qdisc");
+        Ok(())
+    })
+}
+
+#[test]
+fn what_others_have_at_tc_stays() -> Result<()> {
+    in_namespace(|_| {
+        let here = interface("here", true)?;
+        run("tc qdisc add dev here clsact")?;
+        foreign_filter("dev here egress")?;
+        let (mut programs, _maps) = load(&settings(KernelMode::Tc))?;
+        programs.use_filters();
+        assert_eq!(programs.attach(&here), Ok(Engine::Tc));
+        let (mut second, _second_maps) = load(&settings(KernelMode::Tc))?;
+        second.use_filters();
+        let refused = Err("another srs-proxy has filters in this network namespace".to_owned());
+        assert_eq!(second.attach(&here), refused);
+        second.attach_all(&[]);
+        assert_eq!(filters("here")?, 1, "one daemon has swept away the filter of another one");
+
+        let place = "dev here ingress prio 21330 handle 1";
+        run(&format!("tc filter del {place} bpf"))?;
+        foreign_filter(place)?;
+        let lost = vec![Lost { interface: here.clone(), why: Loss::Removed }];
+        assert_eq!(programs.check(), lost, "somebody's own filter counts as ours");
+        let refused = Err("another filter is in the place of ours".to_owned());
+        assert_eq!(programs.attach(&here), refused);
+        drop(programs);
+        let left = run("tc filter show dev here ingress")?;
+        assert!(left.contains("bytecode"), "{left}");
+        assert!(has_clsact("here")?, "the qdisc was not ours");
+        run(&format!("tc filter del {place} bpf"))?;
+        assert_eq!(second.attach(&here), Ok(Engine::Tc), "the other daemon has ended");
         Ok(())
     })
 }
@@ -83,6 +124,7 @@ fn a_filter_of_a_killed_daemon_is_replaced_and_elsewhere_removed() -> Result<()>
 #[test]
 fn a_daemon_without_pins_that_is_killed_leaves_nothing() -> Result<()> {
     in_namespace(|_| {
+        gro("there", true)?;
         for mode in ["tc", "xdp"] {
             let mut killed = Daemon::start(&[mode, "links", "here"], None)?;
             ensure!(attached("here")? == Some(mode), "{mode} is not attached");
@@ -97,6 +139,8 @@ fn a_daemon_without_pins_that_is_killed_leaves_nothing() -> Result<()> {
 #[test]
 fn xdp_takes_all_interfaces_or_tc_does() -> Result<()> {
     in_namespace(|_| {
+        gro("here", true)?;
+        gro("there", true)?;
         // As if both ends were cards: what has a driver's XDP is tried.
         let (here, there) = (interface("here", false)?, interface("there", false)?);
         let (mut programs, _maps) = load(&settings(KernelMode::Auto))?;
@@ -143,7 +187,7 @@ fn generic_xdp_is_there_when_it_is_asked_for() -> Result<()> {
         let (mut programs, _maps) = load(&settings(KernelMode::XdpGeneric))?;
         assert_eq!(programs.attach(&interface("here", true)?), Ok(Engine::XdpGeneric));
         assert_eq!(attached("here")?, Some("xdp-generic"));
-        assert_eq!(programs.check(), [0; 0]);
+        assert_eq!(programs.check(), []);
         drop(programs);
         assert_eq!(attached("here")?, None);
         Ok(())
@@ -154,6 +198,7 @@ fn generic_xdp_is_there_when_it_is_asked_for() -> Result<()> {
 fn what_the_driver_refuses_is_said_in_words() -> Result<()> {
     in_namespace(|_| {
         let here = interface("here", true)?;
+        gro("there", true)?;
         let (mut programs, _maps) = load(&settings(KernelMode::Xdp))?;
         run("ip link set here mtu 9000")?;
         run("ip link set there mtu 9000")?;
@@ -168,7 +213,10 @@ fn what_the_driver_refuses_is_said_in_words() -> Result<()> {
         assert_eq!(other.attach(&here), Ok(Engine::Xdp));
         assert_eq!(programs.attach(&here), Err("another XDP program is on it".to_owned()));
         drop(other);
-        assert_eq!(programs.attach(&here), Ok(Engine::Xdp), "it is free again");
+        // Whoever begins to run a command has all descriptors for a moment, those of links too.
+        wait::until_true("it is free again", Duration::from_secs(2), || {
+            Ok(programs.attach(&here) == Ok(Engine::Xdp))
+        })?;
         let gone = Interface { index: 9999, name: "gone".to_owned(), is_virtual: false };
         assert_eq!(programs.attach(&gone), Err("it is gone".to_owned()));
         Ok(())
@@ -178,30 +226,91 @@ fn what_the_driver_refuses_is_said_in_words() -> Result<()> {
 #[test]
 fn a_program_that_somebody_removes_is_missed() -> Result<()> {
     in_namespace(|_| {
+        gro("there", true)?;
         for mode in [KernelMode::Tc, KernelMode::Xdp] {
             let (mut programs, _maps) = load(&settings(mode))?;
             let here = interface("here", true)?;
             programs.attach_all(slice::from_ref(&here));
             detach_link("here")?;
-            assert_eq!(programs.check(), [here.index], "{mode:?}");
-            assert_eq!(programs.check(), [0; 0], "{mode:?}: it is told once");
+            let lost = vec![Lost { interface: here.clone(), why: Loss::Removed }];
+            assert_eq!(programs.check(), lost, "{mode:?}");
+            assert_eq!(programs.check(), [], "{mode:?}: it is told once");
             let view = programs.interfaces();
             let missed = view.iter().find(|view| view.index == here.index).context("no view")?;
             assert_eq!(missed.engine, None);
-            let gone = "its program was removed by somebody else, or it is gone";
-            assert_eq!(missed.reason.as_deref(), Some(gone));
+            assert_eq!(missed.reason.as_deref(), Some("its program was removed by somebody else"));
             programs.attach(&here).map_err(|reason| anyhow!(reason))?;
-            assert_eq!(programs.check(), [0; 0], "{mode:?}: it is back");
+            let program = program_id("here")?;
+            programs.attach(&here).map_err(|reason| anyhow!(reason))?;
+            assert_eq!(program_id("here")?, program, "{mode:?}: it has it already");
+            assert_eq!(programs.check(), [], "{mode:?}: it is back");
         }
         let (mut programs, _maps) = load(&settings(KernelMode::Tc))?;
         let (here, there) = (interface("here", true)?, interface("there", true)?);
         programs.attach_all(&[here.clone(), there.clone()]);
         run("ip link del here")?;
-        let mut gone = programs.check();
-        gone.sort_unstable();
-        let mut both = [here.index, there.index];
-        both.sort_unstable();
-        assert_eq!(gone, both, "interfaces that were deleted");
+        let mut both = [here, there];
+        both.sort_by_key(|interface| interface.index);
+        let gone = both.map(|interface| Lost { interface, why: Loss::Gone });
+        assert_eq!(programs.check(), gone, "interfaces that were deleted");
+        assert_eq!(
+            reasons(&programs),
+            [Some("it is gone".to_owned()), Some("it is gone".to_owned())]
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn xdp_is_where_packets_can_be_sent_by_it() -> Result<()> {
+    in_namespace(|_| {
+        let (here, there) = (interface("here", false)?, interface("there", false)?);
+        let why = "its driver cannot send what XDP redirects (a veth needs GRO on at its peer)";
+        let (mut programs, _maps) = load(&settings(KernelMode::Xdp))?;
+        assert_eq!(programs.attach(&here), Err(why.to_owned()), "its peer has no GRO");
+        assert_eq!(attached("here")?, None);
+        assert_eq!(programs.check(), []);
+        assert_eq!(reasons(&programs), [Some(why.to_owned())], "another reason than before");
+        gro("there", true)?;
+        assert_eq!(programs.attach(&here), Ok(Engine::Xdp));
+        gro("there", false)?;
+        let lost =
+            |interface: &Interface| Lost { interface: interface.clone(), why: Loss::Unfit(why) };
+        assert_eq!(programs.check(), [lost(&here)]);
+        assert_eq!((attached("here")?, programs.engine()), (None, None));
+        assert_eq!(reasons(&programs), [Some(why.to_owned())]);
+
+        // Each program is what the other end needs.
+        programs.attach_all(&[here.clone(), there.clone()]);
+        assert_eq!((attached("here")?, attached("there")?), (Some("xdp"), Some("xdp")));
+        assert_eq!(programs.check(), []);
+        detach_link("here")?;
+        let removed = Lost { interface: here.clone(), why: Loss::Removed };
+        let mut both = programs.check();
+        both.sort_by_key(|lost| lost.interface.index != here.index);
+        assert_eq!(both, [removed, lost(&there)]);
+        assert_eq!((attached("here")?, attached("there")?), (None, None));
+        Ok(())
+    })
+}
+
+#[test]
+fn all_go_to_tc_where_packets_cannot_be_sent_by_xdp() -> Result<()> {
+    in_namespace(|_| {
+        gro("there", true)?;
+        let (mut programs, _maps) = load(&settings(KernelMode::Auto))?;
+        programs.attach_all(&[interface("here", false)?]);
+        assert_eq!(attached("here")?, Some("xdp"));
+        gro("there", false)?;
+        assert_eq!(programs.check(), [], "it has a program as before");
+        assert_eq!((attached("here")?, programs.engine()), (Some("tc"), Some(Engine::Tc)));
+        let why = "no XDP at here: its driver cannot send what XDP redirects (a veth needs GRO on \
+                   at its peer)";
+        assert_eq!(reasons(&programs), [Some(why.to_owned())]);
+
+        let (mut another, _maps) = load(&settings(KernelMode::Auto))?;
+        another.attach_all(&[interface("there", false)?]);
+        assert_eq!(attached("there")?, Some("tc"), "its peer has no GRO");
         Ok(())
     })
 }
@@ -209,6 +318,8 @@ fn a_program_that_somebody_removes_is_missed() -> Result<()> {
 #[test]
 fn maps_and_links_wait_for_the_next_daemon() -> Result<()> {
     in_namespace(|space| {
+        gro("here", true)?;
+        gro("there", true)?;
         for mode in ["tc", "xdp"] {
             let mut killed = Daemon::start(&[mode, "links", "here", "there"], Some(&space.pin()))?;
             let first = program_id("here")?;
@@ -222,6 +333,7 @@ fn maps_and_links_wait_for_the_next_daemon() -> Result<()> {
             };
             let (mut programs, maps) = load(&wanted)?;
             assert!(programs.is_adopted());
+            assert_eq!(programs.replaced(), None);
             assert_eq!(maps.ways(), [(KEY, WAY)]);
             assert_eq!(maps.memos(), [(3, memo())]);
             programs.attach_all(&[interface("here", true)?]);
@@ -239,6 +351,7 @@ fn maps_and_links_wait_for_the_next_daemon() -> Result<()> {
 #[test]
 fn a_hook_that_becomes_free_is_used_at_once() -> Result<()> {
     in_namespace(|space| {
+        gro("there", true)?;
         let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Xdp) };
         for _ in 0..3 {
             let (mut programs, _maps) = load(&wanted)?;
@@ -259,6 +372,7 @@ fn pins_of_another_version_or_size_are_removed() -> Result<()> {
         let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
         let (programs, maps) = load(&wanted)?;
         assert!(!programs.is_adopted());
+        assert_eq!(programs.replaced(), Some(1), "it had one session");
         assert_eq!(maps.ways(), []);
         assert_eq!(names(&space.pin())?, [own]);
         detached("here").context("the other version still forwards")?;
@@ -268,8 +382,45 @@ fn pins_of_another_version_or_size_are_removed() -> Result<()> {
         killed.kill()?;
         let (programs, maps) = load(&Kernel { flows: 128, ..wanted })?;
         assert!(!programs.is_adopted());
+        assert_eq!(programs.replaced(), Some(1), "it had one session");
         assert_eq!((maps.flows(), maps.ways()), (128, vec![]));
         detached("here").context("a program with maps of another size still forwards")?;
+        Ok(())
+    })
+}
+
+#[test]
+fn frames_leave_by_interfaces_that_have_a_program_and_are_up() -> Result<()> {
+    in_namespace(|space| {
+        let pin = space.pin();
+        let devices = || devices(&pin.join(format!("v{CONTRACT}/{}", maps::DEVICES.name)));
+        let (here, there) = (interface("here", true)?, interface("there", true)?);
+        gro("there", true)?;
+        for mode in [KernelMode::Tc, KernelMode::Xdp, KernelMode::XdpGeneric] {
+            let wanted = Kernel { pin: Some(pin.clone()), ..settings(mode) };
+            let (mut programs, _maps) = load(&wanted)?;
+            assert_eq!(programs.attach(&here).ok(), programs.engine());
+            assert_eq!(devices()?, [here.index], "{mode:?}");
+            run("ip link set here down")?;
+            assert_eq!(programs.check(), [], "{mode:?}");
+            assert_eq!(devices()?, [0; 0], "{mode:?}: it is down");
+            run("ip link set here up")?;
+            assert_eq!(programs.check(), [], "{mode:?}");
+            assert_eq!(devices()?, [here.index], "{mode:?}: it is up again");
+            detach_link("here")?;
+            assert_eq!(programs.check().len(), 1, "{mode:?}");
+            assert_eq!(devices()?, [0; 0], "{mode:?}: it has no program");
+            assert_eq!(programs.attach(&here).ok(), programs.engine());
+            programs.detach(here.index);
+            assert_eq!(devices()?, [0; 0], "{mode:?}: it is left alone");
+        }
+        let mut killed = Daemon::start(&["tc", "links", "here", "there"], Some(&pin))?;
+        killed.kill()?;
+        assert_eq!(devices()?.len(), 2, "packets go on");
+        let wanted = Kernel { pin: Some(pin.clone()), ..settings(KernelMode::Tc) };
+        let (mut programs, _maps) = load(&wanted)?;
+        programs.attach_all(slice::from_ref(&there));
+        assert_eq!(devices()?, [there.index]);
         Ok(())
     })
 }
@@ -279,6 +430,7 @@ fn a_pin_folder_has_one_daemon_and_is_in_a_bpffs() -> Result<()> {
     in_namespace(|space| {
         let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
         let first = load(&wanted)?;
+        assert_eq!(first.0.replaced(), None, "there was nothing");
         let second = Programs::load(OBJECT, &wanted, false).err().context("two share a folder")?;
         let words = format!("pins: {} is in use by another daemon", space.pin().display());
         assert_eq!(second.to_string(), words);
@@ -293,6 +445,47 @@ fn a_pin_folder_has_one_daemon_and_is_in_a_bpffs() -> Result<()> {
         let refused =
             Programs::load(OBJECT, &dotted, false).err().context("a bpffs takes no dots")?;
         assert!(refused.to_string().ends_with("(a bpffs takes no name with a dot)"), "{refused}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_pin_folder_is_waited_for_while_its_daemon_ends() -> Result<()> {
+    in_namespace(|space| {
+        let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
+        let mut ending = Daemon::start(&["tc", "links", "here"], Some(&space.pin()))?;
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            ending.kill()
+        });
+        let (programs, _maps) = load(&wanted)?;
+        assert!(programs.is_adopted(), "it is the killed daemon's");
+        end.join().map_err(|_| anyhow!("it was not killed"))??;
+
+        // One that is stopped removes its folder.
+        let second = Kernel { pin: wanted.pin.clone(), ..settings(KernelMode::Tc) };
+        let end = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(500));
+            drop(programs);
+        });
+        let (programs, _maps) = load(&second)?;
+        end.join().map_err(|_| anyhow!("it was not stopped"))?;
+        assert!(!programs.is_adopted() && space.pin().exists());
+        Ok(())
+    })
+}
+
+#[test]
+fn programs_that_do_not_load_leave_none_of_an_earlier_daemon() -> Result<()> {
+    in_namespace(|space| {
+        let mut killed = Daemon::start(&["tc", "links", "here"], Some(&space.pin()))?;
+        killed.kill()?;
+        assert_eq!(attached("here")?, Some("tc"));
+        let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
+        let refused = Programs::load(Some(b"no object"), &wanted, false).map(drop);
+        ensure!(refused.is_err(), "it was loaded");
+        detached("here").context("nobody accounts for what it forwards")?;
+        ensure!(!space.pin().exists(), "the folder stays");
         Ok(())
     })
 }
@@ -463,6 +656,30 @@ fn detach_link(interface: &str) -> Result<()> {
 fn filters(interface: &str) -> Result<usize> {
     let all = run(&format!("tc filter show dev {interface} ingress"))?;
     Ok(all.lines().filter(|line| line.contains(TC_UDP)).count())
+}
+
+/// Somebody else's filter, which does nothing.
+fn foreign_filter(place: &str) -> Result<()> {
+    let mut tc = Command::new("tc");
+    tc.args(["filter", "add"]).args(place.split(' ')).args(["bpf", "da", "bytecode", "1,6 0 0 0"]);
+    ensure!(tc.status()?.success(), "{tc:?}");
+    Ok(())
+}
+
+/// The interfaces by which frames can leave.
+fn devices(pin: &Path) -> Result<Vec<u32>> {
+    let map = DevMapHash::try_from(Map::DevMapHash(MapData::from_pin(pin)?))?;
+    Ok(map.keys().collect::<Result<_, _>>()?)
+}
+
+fn has_clsact(interface: &str) -> Result<bool> {
+    Ok(run(&format!("tc qdisc show dev {interface}"))?.contains("clsact"))
+}
+
+/// Switches generic receive offload, without which a veth takes nothing that XDP sends to it.
+fn gro(interface: &str, on: bool) -> Result<()> {
+    let word = if on { "on" } else { "off" };
+    run(&format!("ethtool -K {interface} gro {word}")).map(drop)
 }
 
 fn reasons(programs: &Programs) -> Vec<Option<String>> {

@@ -162,6 +162,54 @@ fn another_route_or_rule_or_mtu_leads_another_way() -> Result<()> {
 }
 
 #[test]
+fn a_policy_of_ipsec_takes_its_paths_and_gives_them_back() -> Result<()> {
+    story(async |_net, mut hops| {
+        let v4 = path("10.1.0.1", "203.0.113.9")?;
+        let v6 = path("fd01::1", "2001:db8::9")?;
+        let other = path("10.1.0.1", "10.1.0.2")?;
+        for path in [v4, v6, other] {
+            hops.found(path).await?;
+        }
+        let before = hops.told.get(&other).copied();
+        let policies = [
+            (v4, "src 10.1.0.0/24 dst 203.0.113.0/24 dir out", "action block"),
+            (v4, "src 203.0.113.9/32 dst 10.1.0.1/32 proto udp dir in", "action block"),
+            (v6, "src fd01::/64 dst 2001:db8::/32 dir out", TUNNEL),
+        ];
+        for (path, selector, action) in policies {
+            own(&format!("xfrm policy add {selector} {action}\n"))?;
+            hops.until(path, |answer| *answer == Err(NoHop::Ipsec)).await.context(selector)?;
+            own(&format!("xfrm policy del {selector}\n"))?;
+            hops.until(path, Result::is_ok).await.context(selector)?;
+        }
+        own("xfrm policy add src 0.0.0.0/0 dst 203.0.113.0/24 dir out action allow\n\
+             xfrm policy add src 0.0.0.0/0 dst 203.0.113.0/24 proto tcp dir out action block\n\
+             xfrm policy add src ::/0 dst ::/0 dir out action block\n")?;
+        hops.until(v6, |answer| *answer == Err(NoHop::Ipsec)).await?;
+        assert!(hops.hops.find(v4).is_some_and(|answer| answer.is_ok()), "UDP passes in clear");
+        own("xfrm policy flush\n")?;
+        hops.until(v6, Result::is_ok).await?;
+        assert_eq!(hops.told.get(&other).copied(), before, "the other path is not told of");
+        Ok(())
+    })
+}
+
+const TUNNEL: &str = "tmpl src fd01::1 dst fd01::2 proto esp mode tunnel";
+
+#[test]
+fn a_policy_that_was_there_before_is_known() -> Result<()> {
+    story(async |_net, hops| {
+        own("xfrm policy add src 10.1.0.1/32 dst 0.0.0.0/0 dir out action block\n")?;
+        let (late, watch) = Hops::open().await?;
+        let (events, told) = mpsc::unbounded_channel();
+        tokio::spawn(watch.run(move |event| drop(events.send(event))));
+        let mut late = Listener { hops: late, events: told, ..hops };
+        assert_eq!(late.ask(path("10.1.0.1", "203.0.113.9")?).await?, Err(NoHop::Ipsec));
+        late.found(path("10.2.0.1", "10.2.0.2")?).await.map(drop)
+    })
+}
+
+#[test]
 fn two_thousand_paths_move_to_another_gateway_together() -> Result<()> {
     story(async |_net, mut hops| {
         let paths = (0..2000_u32).map(|n| Path {

@@ -3,6 +3,8 @@
 //! Needs root, to become somebody else. `SRS_PROXY_SKIP_EBPF=1` skips these tests, and says so.
 #![cfg(target_os = "linux")]
 
+#[path = "namespace/flow.rs"]
+mod flow;
 mod namespace;
 
 use std::path::{Path, PathBuf};
@@ -15,10 +17,12 @@ use srs_proxy::config::{Kernel, KernelMode};
 use srs_proxy::plane::ebpf_object::OBJECT;
 use srs_proxy::plane::kernel::privilege;
 use srs_proxy::plane::kernel::programs::{Engine, Maps, Programs};
+use srs_proxy_tests::engine::{Engine as Scenario, Setting};
 use srs_proxy_tests::proxy;
 use tempfile::TempDir;
 
-use self::namespace::{KEY, WAY, in_namespace, interface, run, settings};
+use self::flow::{KEY, WAY};
+use self::namespace::{in_namespace, interface, run, settings};
 
 #[test]
 fn three_capabilities_are_enough_for_anybody() -> Result<()> {
@@ -46,6 +50,23 @@ fn one_that_is_missing_is_named() -> Result<()> {
             assert_eq!(output.status.code(), Some(1), "{held}: {text}");
             let line = format!("programs            this process lacks {missing}\n");
             ensure!(text.contains(&line), "{held}: no {line:?} in\n{text}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn no_thread_of_a_proxy_has_kept_what_it_does_not_need() -> Result<()> {
+    Setting::PLAIN.tell(Scenario::Tc, |stage| {
+        let tasks = format!("/proc/{}/task", stage.proxy.process.id());
+        let tasks = fs::read_dir(tasks)?.collect::<Result<Vec<_>, _>>()?;
+        ensure!(tasks.len() > 1, "it has one thread");
+        for task in tasks {
+            let status = fs::read_to_string(task.path().join("status"))?;
+            for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+                let bits = bits(&status, set)?;
+                ensure!(bits & !KEPT == 0, "{set} of {} is {bits:x}", task.path().display());
+            }
         }
         Ok(())
     })
@@ -93,12 +114,12 @@ fn process_that_gives_up() -> Result<()> {
     assert_eq!(maps.ways(), [(KEY, WAY)]);
     maps.take(&KEY);
     assert_eq!(programs.attach(&there), Ok(Engine::Tc), "an interface that has come later");
-    assert_eq!(programs.check(), [0; 0]);
+    assert_eq!(programs.check(), []);
     assert_eq!(programs.counters().len(), proxy_ebpf::Reason::ALL.len());
     programs.use_filters();
     programs.detach(there.index);
     assert_eq!(programs.attach(&there), Ok(Engine::Tc), "a filter");
-    assert_eq!(programs.check(), [0; 0]);
+    assert_eq!(programs.check(), []);
     drop(programs);
     ensure!(!run("tc filter show dev there ingress")?.contains("srs"), "the filter has stayed");
     println!("{DONE}");

@@ -8,11 +8,12 @@ use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::command::{is_root, succeed, succeeds_within, target_dir, workspace};
 
@@ -28,14 +29,37 @@ pub(crate) struct Built {
 /// Builds the object, if it is not up to date, and says by which route.
 pub(crate) fn build() -> Result<Built> {
     let workspace = Workspace::locate()?;
-    let route = Route::find_or_fetch(&workspace)?;
-    println!("build-ebpf: {route}");
-    let linker = linker(&workspace)?;
     let out = workspace.target.join("ebpf-build");
-    succeed(&mut compile(&workspace, route, &linker, &out)?)?;
-    let built = publish(&workspace, &out)?;
+    let fresh = compile(&workspace, &out)?;
+    let built = publish(&workspace, &fresh, &out)?;
     println!("build-ebpf: {} ({} bytes)", built.object.display(), built.bytes);
     Ok(built)
+}
+
+/// Builds the object once more, from nothing and in another folder. Fails if its bytes are not
+/// those of `built`.
+pub(crate) fn build_again(built: &Built) -> Result<()> {
+    let workspace = Workspace::locate()?;
+    let out = workspace.target.join("ebpf-build-again");
+    let remove = || match fs::remove_dir_all(&out) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.with_context(|| format!("removing {}", out.display())),
+    };
+    remove()?;
+    let again = compile(&workspace, &out)?;
+    let (one, other) = (read(&built.object)?, read(&again)?);
+    ensure!(one == other, "two builds differ: {} and {}", built.object.display(), again.display());
+    println!("build-ebpf: two builds are equal");
+    remove()
+}
+
+/// Compiles the programs into `out`, and says where the object is then.
+fn compile(workspace: &Workspace, out: &Path) -> Result<PathBuf> {
+    let route = Route::find_or_fetch(workspace)?;
+    println!("build-ebpf: {route}");
+    let linker = linker(workspace)?;
+    succeed(&mut compiler(workspace, route, &linker, out)?)?;
+    Ok(out.join(TARGET).join(PROFILE).join(PROGRAMS))
 }
 
 /// This machine has no compiler for the kernel's machine, and may not get one by itself.
@@ -192,7 +216,7 @@ fn linker(workspace: &Workspace) -> Result<PathBuf> {
 }
 
 /// The command that compiles the programs into `out`.
-fn compile(workspace: &Workspace, route: Route, linker: &Path, out: &Path) -> Result<Command> {
+fn compiler(workspace: &Workspace, route: Route, linker: &Path, out: &Path) -> Result<Command> {
     let mut cargo = workspace.command("cargo");
     if route == Route::Nightly {
         cargo.arg("+nightly");
@@ -206,7 +230,7 @@ fn compile(workspace: &Workspace, route: Route, linker: &Path, out: &Path) -> Re
     match route {
         Route::Nightly => cargo.args(BUILD_CORE),
         Route::Pinned => cargo.args(BUILD_CORE).env("RUSTC_BOOTSTRAP", "1"),
-        Route::Debian => cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "aya_ebpf"),
+        Route::Debian => cargo.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", UNSTABLE),
     };
     Ok(cargo)
 }
@@ -239,11 +263,10 @@ fn rustflags(workspace: &Workspace, route: Route) -> Result<OsString> {
 
 /// Puts the object where the proxy's build looks for it. An equal one keeps its time, so that
 /// the proxy is not built again for nothing.
-fn publish(workspace: &Workspace, out: &Path) -> Result<Built> {
-    let fresh = out.join(TARGET).join(PROFILE).join(PROGRAMS);
+fn publish(workspace: &Workspace, fresh: &Path, out: &Path) -> Result<Built> {
     let folder = workspace.target.join("ebpf");
     let object = folder.join("srs-proxy.bpf.o");
-    let bytes = fs::read(&fresh).with_context(|| format!("reading {}", fresh.display()))?;
+    let bytes = read(fresh)?;
     if fs::read(&object).is_ok_and(|old| old == bytes) {
         return Ok(Built { object, bytes: bytes.len() });
     }
@@ -252,6 +275,10 @@ fn publish(workspace: &Workspace, out: &Path) -> Result<Built> {
     fs::write(&whole, &bytes).with_context(|| format!("writing {}", whole.display()))?;
     fs::rename(&whole, &object).with_context(|| format!("writing {}", object.display()))?;
     Ok(Built { object, bytes: bytes.len() })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("reading {}", file.display()))
 }
 
 fn has_prebuilt_core(folder: &Path) -> bool {
@@ -285,6 +312,8 @@ const PROGRAMS: &str = "srs-proxy-ebpf";
 /// takes care of that where the machine minds.
 const CODE: [&str; 1] = ["-Ctarget-cpu=v3"];
 const BUILD_CORE: [&str; 2] = ["-Z", "build-std=core"];
+/// Crates that use what a stable compiler does not have yet.
+const UNSTABLE: &str = "aya_ebpf,srs_proxy_ebpf";
 /// Where `rust-src` is in a sysroot.
 const SOURCE: &str = "lib/rustlib/src/rust";
 /// This version loads the LLVM of rustup's toolchain: nothing else has to be installed.

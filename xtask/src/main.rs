@@ -34,7 +34,7 @@ enum Command {
     Demo(demo::Args),
     /// Build the kernel programs.
     BuildEbpf,
-    /// Load the kernel programs, and print what they cost.
+    /// Build the kernel programs twice and compare; load them, and print what they cost.
     VerifyEbpf,
     /// Type-check the proxy for the systems it is not tested on.
     Portable,

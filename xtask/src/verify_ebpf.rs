@@ -1,12 +1,15 @@
-//! `cargo xtask verify-ebpf`: what this machine's verifier makes of the kernel programs.
+//! `cargo xtask verify-ebpf`: whether two builds of the kernel programs are equal, and what this
+//! machine's verifier makes of them.
 
 use anyhow::Result;
 
 use crate::build_ebpf;
 
-/// Builds the object if it is not up to date, loads each program and prints what it costs.
+/// Builds the object if it is not up to date, and once more to compare; loads each program and
+/// prints what it costs.
 pub(crate) fn verify() -> Result<()> {
     let built = build_ebpf::build()?;
+    build_ebpf::build_again(&built)?;
     #[cfg(target_os = "linux")]
     return linux::print_costs(&built.object);
     #[cfg(not(target_os = "linux"))]
@@ -26,7 +29,7 @@ mod linux {
     pub(super) fn print_costs(object: &Path) -> Result<()> {
         let mut ebpf = EbpfLoader::new()
             // As the daemon loads it: what it does not ask for is not in the programs.
-            .override_global("AYA_LOG_LEVEL", &0_u8, false)
+            .override_global(aya_log::LEVEL, &0_u8, true)
             .load_file(object)
             .with_context(|| format!("loading {}", object.display()))?;
         println!("{HEAD}");

@@ -14,10 +14,12 @@ use proxy_ebpf::Reason;
 pub(super) fn tell(reason: Reason) {
     let is_rare = matches!(
         reason,
-        Reason::LastHop
+        Reason::OtherInterface
+            | Reason::LastHop
             | Reason::TooLarge
             | Reason::PartialChecksum
             | Reason::Merged
+            | Reason::NoDevice
             | Reason::NoRoom
     );
     if is_rare && level_enabled(Level::Debug) && is_due() {
@@ -25,10 +27,11 @@ pub(super) fn tell(reason: Reason) {
     }
 }
 
-/// A function of its own: it would be in each program more than once.
+/// The number alone, for which the daemon has the word. A function of its own: it would be in each
+/// program more than once.
 #[inline(never)]
 fn write(reason: u32) {
-    debug!((), "a packet of a flow passes up for reason {}", reason);
+    debug!((), "{}", reason);
 }
 
 /// At most once a second on each CPU.

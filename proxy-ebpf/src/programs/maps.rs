@@ -5,7 +5,7 @@ use aya_ebpf::Global;
 use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_coarse_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, PerCpuArray};
 use proxy_ebpf::maps::{self, Counter, DEFAULT_FLOWS, Key, Memo, Tally, Way, tally_index};
 use proxy_ebpf::parse::Datagram;
 use proxy_ebpf::{Flows, Forward, Reason};
@@ -21,8 +21,8 @@ impl Flows for Maps {
 
     #[inline(always)]
     fn way(&self, key: &Key) -> Option<&Way> {
-        // SAFETY: the memory stays a `Way` as long as this run. The daemon can give it to another
-        // flow meanwhile, if this run is kept from its CPU for so long; then one datagram goes
+        // SAFETY: the memory stays a `Way` as long as this run, and any bytes are one. The daemon
+        // can give it to another flow meanwhile, so that it is of both; then one datagram goes
         // astray, as it could have on its further way.
         unsafe { WAYS.get(key) }
     }
@@ -62,6 +62,9 @@ static PORTS: Array<u64> = Array::with_max_entries(maps::PORTS.capacity, BPF_F_M
 
 #[map(name = "SRS_TALLIES")]
 static TALLIES: Array<Tally> = Array::with_max_entries(maps::TALLIES.capacity, BPF_F_MMAPABLE);
+
+#[map(name = "SRS_DEVICES")]
+pub(super) static DEVICES: DevMapHash = DevMapHash::with_max_entries(maps::DEVICES.capacity, 0);
 
 #[map(name = "SRS_MEMOS")]
 static MEMOS: HashMap<u32, Memo> =

@@ -1,6 +1,7 @@
 //! A packet in the kernel as a frame.
 #![expect(unsafe_code, reason = "a packet is given by its addresses")]
 
+use core::arch::asm;
 use core::mem::MaybeUninit;
 
 use proxy_ebpf::Frame;
@@ -56,19 +57,33 @@ impl Frame for Packet {
 struct Words<const N: usize>([u8; N]);
 
 /// Copies `N` bytes out of a packet, in words as far as they go, wherever they stand: the kernel
-/// sees to it that the machine can read them. Volatile, as the compiler would make one copy byte
-/// by byte of it all.
+/// sees to it that the machine can read them. In Rust a word would have to be aligned, and the
+/// compiler would move bytes.
 #[inline(always)]
 unsafe fn take<const N: usize>(packet: *const u8, to: *mut u8) {
     let mut at = 0;
-    // SAFETY: `at` stays below `N`, for which the caller vouches on both sides.
+    // SAFETY: `at` stays below `N`, for which the caller vouches on both sides; `to` is aligned.
     unsafe {
         while at + 4 <= N {
-            to.add(at).cast::<u32>().write(packet.add(at).cast::<u32>().read_volatile());
+            let word: u32;
+            asm!(
+                "{word} = *(u32 *)({from} + 0)",
+                word = lateout(wreg) word,
+                from = in(reg) packet.add(at),
+                options(pure, readonly, nostack)
+            );
+            to.add(at).cast::<u32>().write(word);
             at += 4;
         }
         if at < N {
-            to.add(at).cast::<u16>().write(packet.add(at).cast::<u16>().read_volatile());
+            let half: u16;
+            asm!(
+                "{half} = *(u16 *)({from} + 0)",
+                half = lateout(wreg) half,
+                from = in(reg) packet.add(at),
+                options(pure, readonly, nostack)
+            );
+            to.add(at).cast::<u16>().write(half);
         }
     }
 }
@@ -80,11 +95,21 @@ unsafe fn put<const N: usize>(from: *const u8, packet: *mut u8) {
     // SAFETY: as in `take`.
     unsafe {
         while at + 4 <= N {
-            packet.add(at).cast::<u32>().write_volatile(from.add(at).cast::<u32>().read());
+            asm!(
+                "*(u32 *)({to} + 0) = {word}",
+                to = in(reg) packet.add(at),
+                word = in(wreg) from.add(at).cast::<u32>().read(),
+                options(nostack)
+            );
             at += 4;
         }
         if at < N {
-            packet.add(at).cast::<u16>().write_volatile(from.add(at).cast::<u16>().read());
+            asm!(
+                "*(u16 *)({to} + 0) = {half}",
+                to = in(reg) packet.add(at),
+                half = in(wreg) from.add(at).cast::<u16>().read(),
+                options(nostack)
+            );
         }
     }
 }

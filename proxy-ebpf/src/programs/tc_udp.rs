@@ -14,10 +14,10 @@ use proxy_ebpf::decide::{MAX_TRAIN, Train};
 use proxy_ebpf::maps::Way;
 use proxy_ebpf::parse::{Datagram, Family, MAX_HEADERS};
 use proxy_ebpf::rewrite::headers;
-use proxy_ebpf::{Arrival, Frame, FrameMut, Reason, decide, parse};
+use proxy_ebpf::{Arrival, Frame, FrameMut, Reason, TrainFrame, decide, parse};
 
 use super::event::tell;
-use super::maps::{Maps, count, tally};
+use super::maps::{DEVICES, Maps, count, tally};
 use super::packet::Packet;
 
 /// Leaves what does not go on to the next program or filter of the hook; the last one's default
@@ -44,10 +44,11 @@ fn srs_tc_udp(ctx: *mut c_void) -> i32 {
 fn forward(skb: Skb) -> Result<i32, Reason> {
     let (frame, datagram) = datagram(skb)?;
     let forward = decide(&frame, &datagram, skb.arrival(), &Maps)?;
+    DEVICES.get_ifindex(forward.way.interface).ok_or(Reason::NoDevice)?;
     rewrite(skb, &datagram, forward.way).ok_or(Reason::NoRoom)?;
     count(Reason::Forwarded, forward.datagrams);
     tally(&datagram, &forward);
-    // SAFETY: takes numbers only. An interface that is gone is found out behind this program.
+    // SAFETY: takes numbers only.
     Ok(unsafe { bpf_redirect(forward.way.interface, 0) } as i32)
 }
 
@@ -58,21 +59,22 @@ fn datagram(skb: Skb) -> Result<(TcFrame, Datagram), Reason> {
     loop {
         let frame = TcFrame::new(skb);
         match parse::datagram(&frame) {
-            Ok(datagram) if datagram.is_tagged && skb.has_tag() => return Err(Reason::NotIp),
+            Ok(datagram) if skb.has_tag_besides(&datagram) => return Err(Reason::NotIp),
             Ok(datagram) => return Ok((frame, datagram)),
             // Without memory to pull them, the frame is taken for a truncated one.
-            Err(Reason::Truncated) if !is_pulled && skb.pull() => is_pulled = true,
+            Err(Reason::Truncated) if !is_pulled && skb.pull(MAX_HEADERS) => is_pulled = true,
             Err(reason) => return Err(reason),
         }
     }
 }
 
 /// Changes what [`proxy_ebpf::rewrite::rewrite`] does, and what the kernel knows about the
-/// checksum. `None`, and nothing is changed, without memory.
+/// checksum. `None` without memory: its bytes are as they were then, if not where they were.
 #[inline(always)]
 fn rewrite(skb: Skb, datagram: &Datagram, way: &Way) -> Option<()> {
-    // Headers that others hold as well are copied here; then nothing below can fail.
-    if !skb.pull() || !skb.tag(datagram, way) {
+    // Headers that others hold as well are copied here. What is below changes them in place, and
+    // finds nothing to object to.
+    if !skb.pull(datagram.payload() as u32) || !skb.tag(datagram, way) {
         return None;
     }
     let datagram = Datagram { is_tagged: false, ..*datagram };
@@ -89,8 +91,15 @@ impl Skb {
     #[inline(always)]
     fn arrival(self) -> Arrival {
         // SAFETY: the kernel hands its own context in; the verifier knows which fields it has.
-        let (pkt_type, segment) = unsafe { ((*self.0).pkt_type, (*self.0).gso_size) };
-        Arrival { to_us: pkt_type == PACKET_HOST, finishes_checksums: true, segment }
+        unsafe {
+            Arrival {
+                interface: (*self.0).ifindex,
+                vlan: ((*self.0).vlan_tci as u16).to_be_bytes(),
+                to_us: (*self.0).pkt_type == PACKET_HOST,
+                finishes_checksums: true,
+                segment: (*self.0).gso_size,
+            }
+        }
     }
 
     /// How many the kernel has merged into this one.
@@ -107,11 +116,20 @@ impl Skb {
         unsafe { (*self.0).vlan_present != 0 }
     }
 
-    /// Makes headers linear and this packet's own; all addresses in it are void then.
+    /// Whether there is one that is not the only one, or a provider's.
     #[inline(always)]
-    fn pull(self) -> bool {
+    fn has_tag_besides(self, datagram: &Datagram) -> bool {
         // SAFETY: as in `arrival`.
-        let length = unsafe { (*self.0).len }.min(MAX_HEADERS);
+        let protocol = unsafe { (*self.0).vlan_proto };
+        self.has_tag() && (datagram.is_tagged || protocol != u32::from(CUSTOMER_TAG.to_be()))
+    }
+
+    /// Makes so many bytes, or all there are, linear and this packet's own; all addresses in it
+    /// are void then.
+    #[inline(always)]
+    fn pull(self, most: u32) -> bool {
+        // SAFETY: as in `arrival`.
+        let length = unsafe { (*self.0).len }.min(most);
         // SAFETY: takes the context and a number, and checks it.
         unsafe { bpf_skb_pull_data(self.0, length) == 0 }
     }
@@ -188,7 +206,9 @@ impl Frame for TcFrame {
             (!failed).then(|| bytes.assume_init())
         }
     }
+}
 
+impl TrainFrame for TcFrame {
     /// Unrolled, or as a loop that it has to follow, this would be too much for the verifier.
     #[inline(always)]
     fn walk(&self, train: &mut Train) {

@@ -2,14 +2,14 @@
 #![expect(unsafe_code, reason = "the kernel's helpers take addresses")]
 
 use aya_ebpf::bindings::xdp_action::XDP_PASS;
-use aya_ebpf::helpers::{bpf_redirect, bpf_xdp_adjust_head};
+use aya_ebpf::helpers::bpf_xdp_adjust_head;
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use proxy_ebpf::rewrite::rewrite;
-use proxy_ebpf::{Arrival, Frame, FrameMut, MovableFrame, Reason, decide, parse};
+use proxy_ebpf::{Arrival, Frame, FrameMut, MovableFrame, Reason, TrainFrame, decide, parse};
 
 use super::event::tell;
-use super::maps::{Maps, count, tally};
+use super::maps::{DEVICES, Maps, count, tally};
 use super::packet::Packet;
 
 #[xdp]
@@ -29,13 +29,16 @@ fn srs_xdp_udp(ctx: XdpContext) -> u32 {
 fn forward(ctx: &XdpContext) -> Result<u32, Reason> {
     let mut frame = XdpFrame::new(ctx);
     let datagram = parse::datagram(&frame)?;
-    let forward = decide(&frame, &datagram, Arrival::XDP, &Maps)?;
+    // SAFETY: the kernel hands its own context in.
+    let arrival = Arrival::xdp(unsafe { (*ctx.ctx).ingress_ifindex });
+    let forward = decide(&frame, &datagram, arrival, &Maps)?;
+    // It stays without effect as long as this program does not answer with it.
+    let action = DEVICES.redirect(forward.way.interface, XDP_PASS.into());
+    let action = action.map_err(|_passes| Reason::NoDevice)?;
     rewrite(&mut frame, &datagram, forward.way).ok_or(Reason::NoRoom)?;
     count(Reason::Forwarded, 1);
     tally(&datagram, &forward);
-    // SAFETY: takes numbers only. An interface that is gone is found out behind this program.
-    let action = unsafe { bpf_redirect(forward.way.interface, 0) };
-    Ok(action as u32)
+    Ok(action)
 }
 
 /// A frame and the context that can move its start.
@@ -62,6 +65,9 @@ impl Frame for XdpFrame<'_> {
         self.packet.read(offset)
     }
 }
+
+/// Merged datagrams do not come to this hook.
+impl TrainFrame for XdpFrame<'_> {}
 
 impl FrameMut for XdpFrame<'_> {
     #[inline(always)]

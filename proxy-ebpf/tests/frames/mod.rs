@@ -17,12 +17,14 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proxy_ebpf::Reason;
 use proxy_ebpf::Reason::{
-    Dtls, Forwarded, Fragment, Handshake, Held, LastHop, Malformed, Merged, NoRoom, NotIp,
-    NotMedia, NotUdp, Options, OtherPort, PartialChecksum, Shutdown, Stun, TooLarge, Truncated,
-    UnknownFlow,
+    Dtls, Forwarded, Fragment, Handshake, Held, LastHop, Malformed, Merged, NoDevice, NoRoom,
+    NotIp, NotMedia, NotUdp, Options, OtherInterface, OtherPort, PartialChecksum, Shutdown, Stun,
+    TooLarge, Truncated, UnknownFlow,
 };
 
-use self::world::{BOTH, CLIENT, HELD, NARROW, SRT, STRANGER, TAGGED, WEBRTC};
+use self::world::{
+    ASIDE, BOTH, CLIENT, GONE, HELD, NARROW, RETAGGED, SRT, STRANGER, TAG, TAGGED, UNTAGGED, WEBRTC,
+};
 
 /// One frame, and what it has to be taken for.
 #[derive(Clone, Debug)]
@@ -64,18 +66,21 @@ fn forwarded() -> Vec<Sample> {
     let media = |from, port| [v4(from, port, &rtp(172)), v6(from, port, &rtp(172))];
     let [v4_media, v6_media] = media(CLIENT, WEBRTC);
     let [v4_tagged, v6_tagged] = media(TAGGED, WEBRTC);
+    let [v4_untagged, v6_untagged] = media(UNTAGGED, WEBRTC);
+    let [v4_retagged, v6_retagged] = media(RETAGGED, WEBRTC);
     let [v4_both, v6_both] = media(CLIENT, BOTH);
     let data = srt_packet(7, 0);
     let without_checksum = with(v4_media.clone(), 26, &[0, 0]);
     vec![
         on("media over IPv4", ethernet(&[], IPV4, &v4_media)),
         on("media over IPv6", ethernet(&[], IPV6, &v6_media)),
-        on("media out of a VLAN", ethernet(&[VLAN], IPV4, &v4_media)),
-        on("media out of a provider's VLAN", ethernet(&[SERVICE], IPV6, &v6_media)),
+        on("media out of a VLAN", ethernet(&[VLAN], IPV4, &v4_untagged)),
+        on("media over IPv6 out of a VLAN", ethernet(&[VLAN], IPV6, &v6_untagged)),
+        on("media with a priority", with(ethernet(&[VLAN], IPV4, &v4_media), 14, &[0x60, 0])),
         on("media into a VLAN", ethernet(&[], IPV4, &v4_tagged)),
         on("media over IPv6 into a VLAN", ethernet(&[], IPV6, &v6_tagged)),
-        on("media from VLAN to VLAN", ethernet(&[VLAN], IPV4, &v4_tagged)),
-        on("media over IPv6 from VLAN to VLAN", ethernet(&[VLAN], IPV6, &v6_tagged)),
+        on("media from VLAN to VLAN", ethernet(&[VLAN], IPV4, &v4_retagged)),
+        on("media over IPv6 from VLAN to VLAN", ethernet(&[VLAN], IPV6, &v6_retagged)),
         on("media without a checksum", ethernet(&[], IPV4, &without_checksum)),
         on("media that is not to be fragmented", ethernet(&[], IPV4, &media_over_ipv4(0x4000, 0))),
         on("media padded to 60 bytes", padded(ethernet(&[], IPV4, &v4(CLIENT, WEBRTC, &rtp(12))))),
@@ -153,6 +158,8 @@ fn limits() -> Vec<Sample> {
     let v4_frame = |from, port, size| ethernet(&[], IPV4, &v4(from, port, &rtp(size)));
     let v6_frame = |from, port, size| ethernet(&[], IPV6, &v6(from, port, &rtp(size)));
     let hops = |hops| ethernet(&[], IPV4, &with_hops(v4(CLIENT, WEBRTC, &rtp(20)), hops));
+    let in_vlan =
+        |from, tag: [u8; 2]| with(ethernet(&[VLAN], IPV4, &v4(from, WEBRTC, &rtp(20))), 14, &tag);
     let hop_limit = |hops| ethernet(&[], IPV6, &with(v6(CLIENT, WEBRTC, &rtp(20)), 7, &[hops]));
     let partial = |mut frame: Vec<u8>, ip: usize| {
         let sum = pseudo_header(&frame[14..], ip);
@@ -168,6 +175,13 @@ fn limits() -> Vec<Sample> {
         Sample::new(OtherPort, "a neighbour's port", v6_frame(CLIENT, WEBRTC + 1, 20)),
         Sample::new(Held, "a held flow", v4_frame(HELD, WEBRTC, 20)),
         Sample::new(Held, "a held flow over IPv6", v6_frame(HELD, WEBRTC, 20)),
+        Sample::new(OtherInterface, "by another interface", v4_frame(ASIDE, WEBRTC, 20)),
+        Sample::new(OtherInterface, "by another interface over IPv6", v6_frame(ASIDE, WEBRTC, 20)),
+        Sample::new(OtherInterface, "not in its VLAN", v4_frame(UNTAGGED, WEBRTC, 20)),
+        Sample::new(OtherInterface, "in another VLAN", in_vlan(UNTAGGED, [0x20, 0x65])),
+        Sample::new(OtherInterface, "in a VLAN", in_vlan(CLIENT, TAG)),
+        Sample::new(NoDevice, "for a device that is gone", v4_frame(GONE, WEBRTC, 20)),
+        Sample::new(NoDevice, "for one that is gone over IPv6", v6_frame(GONE, WEBRTC, 20)),
         Sample::new(LastHop, "a time to live of one", hops(1)),
         Sample::new(LastHop, "a time to live of zero", hops(0)),
         Sample::new(Forwarded, "a time to live of two", hops(2)),
@@ -225,6 +239,7 @@ fn strangers() -> Vec<Sample> {
     let v4 = media_over_ipv4(0, 0);
     let v6 = media_over_ipv6();
     vec![
+        not_ip("a provider's VLAN", ethernet(&[SERVICE], IPV6, &v6)),
         not_ip("two VLAN tags", ethernet(&[SERVICE, VLAN], IPV6, &v6)),
         not_ip("ARP", ethernet(&[], ARP, &[0; 28])),
         not_ip("ARP in a VLAN", ethernet(&[VLAN], ARP, &[0; 28])),
@@ -354,7 +369,7 @@ fn any_hops() -> impl Strategy<Value = u8> {
 }
 
 fn any_datagram() -> impl Strategy<Value = Vec<u8>> {
-    let from = prop_oneof![6 => Just(CLIENT), 3 => select(vec![HELD, NARROW, TAGGED, STRANGER])];
+    let from = prop_oneof![6 => Just(CLIENT), 4 => select(OTHERS.to_vec())];
     let port = prop_oneof![8 => select(vec![WEBRTC, SRT, BOTH]), 1 => any::<u16>()];
     (from, port, any_payload(), off_by()).prop_map(|(from, port, payload, off_by)| {
         let mut bytes = datagram(from, port, &payload);
@@ -399,7 +414,7 @@ pub(crate) fn ethernet(tags: &[u16], ethertype: u16, payload: &[u8]) -> Vec<u8> 
     let mut frame = vec![0, 0, 0, 0, 0, 0, 0x02, 0, 0, 0, 0, 2];
     for tag in tags {
         frame.extend(tag.to_be_bytes());
-        frame.extend([0x20, 0x64]);
+        frame.extend(TAG);
     }
     frame.extend(ethertype.to_be_bytes());
     frame.extend(payload);
@@ -557,6 +572,9 @@ fn shift16(bytes: &mut [u8], offset: usize, by: i16) {
         *number = u16::from_be_bytes(*number).wrapping_add_signed(by).to_be_bytes();
     }
 }
+
+/// Ports of clients that are not the ordinary one.
+const OTHERS: [u16; 8] = [HELD, NARROW, TAGGED, UNTAGGED, RETAGGED, ASIDE, GONE, STRANGER];
 
 /// `::ffff:192.0.2.1`.
 const MAPPED: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1];

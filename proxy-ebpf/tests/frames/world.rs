@@ -7,20 +7,34 @@ use std::net::{IpAddr, SocketAddr};
 
 use proxy_ebpf::maps::{Key, Ports, Tally, Way};
 use proxy_ebpf::rewrite::rewrite;
-use proxy_ebpf::{Arrival, Flows, Frame, FrameMut, MovableFrame, Reason, decide, parse};
+use proxy_ebpf::{
+    Arrival, Flows, Frame, FrameMut, MovableFrame, Reason, TrainFrame, decide, parse,
+};
 
 /// Ports of a protocol each, and one of both.
 pub(crate) const WEBRTC: u16 = 8000;
 pub(crate) const SRT: u16 = 10080;
 pub(crate) const BOTH: u16 = 9000;
 
-/// Ports of clients: an ordinary one; one whose flow is held, goes through a narrow link, or into
-/// a VLAN; and one without a flow.
+/// Ports of clients: an ordinary one; one whose flow is held, goes through a narrow link, into a
+/// VLAN, out of one, or from one to another; one that is behind another interface; one whose flow
+/// goes where there is no device; and one without a flow.
 pub(crate) const CLIENT: u16 = 50000;
 pub(crate) const HELD: u16 = 50001;
 pub(crate) const NARROW: u16 = 50002;
 pub(crate) const TAGGED: u16 = 50003;
-pub(crate) const STRANGER: u16 = 50004;
+pub(crate) const UNTAGGED: u16 = 50004;
+pub(crate) const RETAGGED: u16 = 50005;
+pub(crate) const ASIDE: u16 = 50006;
+pub(crate) const GONE: u16 = 50007;
+pub(crate) const STRANGER: u16 = 50008;
+const KNOWN: [u16; 8] = [CLIENT, HELD, NARROW, TAGGED, UNTAGGED, RETAGGED, ASIDE, GONE];
+
+/// The one interface: the loopback device, where the kernel makes test runs.
+pub(crate) const INTERFACE: u32 = 1;
+
+/// The tag of frames in a VLAN. Who comes out of it has another priority.
+pub(crate) const TAG: [u8; 2] = [0x20, 0x64];
 
 /// The SRT socket of each flow.
 pub(crate) const SOCKET: u32 = 0x1122_3344;
@@ -53,7 +67,7 @@ impl World {
         for (port, protocols) in
             [(WEBRTC, Ports::WEBRTC), (SRT, Ports::SRT), (BOTH, Ports::WEBRTC | Ports::SRT)]
         {
-            for from in [CLIENT, HELD, NARROW, TAGGED] {
+            for from in KNOWN {
                 world.add(port, protocols, from);
             }
         }
@@ -78,10 +92,16 @@ impl World {
                 let way = Way {
                     destination_mac: [6, 1, 2, 3, 4, 5],
                     source_mac: [6, 0xa, 0xb, 0xc, 0xd, 0xe],
-                    vlan: if from == TAGGED { [0x20, 0x7b] } else { [0; 2] },
+                    vlan: if [TAGGED, RETAGGED].contains(&from) { [0x20, 0x7b] } else { [0; 2] },
                     mtu: if from == NARROW { 600 } else { 1500 },
+                    from_vlan: if [UNTAGGED, RETAGGED].contains(&from) {
+                        [0, 0x64]
+                    } else {
+                        [0; 2]
+                    },
+                    from_interface: if from == ASIDE { INTERFACE + 1 } else { INTERFACE },
                     flags: if from == HELD { Way::HELD } else { 0 },
-                    interface: 1,
+                    interface: if from == GONE { INTERFACE + 1 } else { INTERFACE },
                     slot,
                     leg: slot % 2,
                     generation: u64::from(slot) << 33,
@@ -105,6 +125,9 @@ impl World {
     fn forward(&self, frame: &mut HostFrame, arrival: Arrival) -> Result<(Way, Tally), Reason> {
         let datagram = parse::datagram(frame)?;
         let forward = decide(frame, &datagram, arrival, self)?;
+        if forward.way.interface != INTERFACE {
+            return Err(Reason::NoDevice);
+        }
         rewrite(frame, &datagram, forward.way).ok_or(Reason::NoRoom)?;
         let mut tally = Tally::default();
         tally.add(forward.datagrams, datagram.payload_length, 0, forward.progress);
@@ -137,6 +160,8 @@ impl Frame for HostFrame {
         self.bytes.read(offset)
     }
 }
+
+impl TrainFrame for HostFrame {}
 
 impl FrameMut for HostFrame {
     fn write<const N: usize>(&mut self, offset: usize, bytes: [u8; N]) -> Option<()> {

@@ -196,9 +196,9 @@ settings! {
         "Key by which the URIs in playlists are signed, at least 16 bytes, the same for all proxies of a fleet; random if empty.";
 
     PROXY_EBPF_MODE: KernelMode = value::word, "auto", OPEN,
-        "Where in the kernel media is forwarded: `xdp`, `xdp-generic`, `tc`, `off` for nowhere, or `auto` for `xdp` if every interface has it in its driver, and else `tc`.";
+        "Where in the kernel media is forwarded: `xdp`, `xdp-generic`, `tc`, `off` for nowhere, or `auto` for `xdp` if every interface is a card whose driver has it, and else `tc`.";
     PROXY_EBPF_INTERFACES: Vec<String> = value::interfaces, "", OPEN,
-        "Network interfaces at which it is; empty for those of the default routes, the listen addresses and the origins.";
+        "Network interfaces at which it is; empty for those of the default routes, the listen addresses, clients and origins.";
     PROXY_EBPF_PIN: Option<PathBuf> = value::optional_folder, "", OPEN,
         "Folder in a bpffs by which media goes on while a killed proxy starts again; empty for none.";
     PROXY_EBPF_FLOWS: u32 = value::flows, "16384", OPEN,

@@ -1,27 +1,43 @@
 //! What there is to find on Linux.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use aya::programs::{ProgramInfo, loaded_programs};
 use aya::util::KernelVersion;
 use nix::net::if_::if_nameindex;
 use nix::sys::utsname::uname;
 use nix::unistd::{AccessFlags, access};
 use proxy_ebpf::CONTRACT;
+use proxy_ebpf::contract::XDP_UDP;
 
 use super::table::Finding;
 use crate::config::{self, KernelMode};
 use crate::plane::ebpf_object::OBJECT;
 use crate::plane::kernel::privilege;
-use crate::plane::kernel::programs::{Programs, is_bpffs};
+use crate::plane::kernel::programs::driver::{Features, xdp_program};
+use crate::plane::kernel::programs::{LoadError, OLDEST, ProgramSize, Programs, is_bpffs};
 
 pub(super) fn examine(settings: &config::Kernel) -> Vec<Finding> {
-    let mut findings = vec![kernel(), object(), jit(), btf(), bpffs(), pin(settings)];
+    let loaded = load(settings);
+    let mut findings = vec![kernel(), object(), jit(loaded.as_deref().unwrap_or_default()), btf()];
+    findings.extend([bpffs(settings), pin(settings)]);
     findings.extend(capabilities());
-    findings.extend([memlock(), unprivileged(), lockdown()]);
-    findings.extend(programs(settings));
-    findings.extend(interfaces(settings));
+    findings.extend([unprivileged(), lockdown()]);
+    findings.extend(programs(loaded));
+    if settings.mode == KernelMode::Off {
+        findings.push(Finding::no("mode", "PROXY_EBPF_MODE is off: nothing is attached"));
+    } else {
+        findings.extend(interfaces(settings));
+    }
     findings
+}
+
+/// Both programs, loaded for a moment.
+fn load(settings: &config::Kernel) -> Result<Vec<ProgramSize>, LoadError> {
+    let unpinned = config::Kernel { pin: None, ..settings.clone() };
+    Programs::load(OBJECT, &unpinned, false).map(|(programs, _maps)| programs.sizes())
 }
 
 fn kernel() -> Finding {
@@ -33,10 +49,13 @@ fn kernel() -> Finding {
     let since = |major, minor| now >= Some(KernelVersion::new(major, minor, 0));
     match () {
         () if since(6, 6) => Finding::ok("kernel", release),
-        () if since(5, 10) => {
+        () if since(OLDEST.0, OLDEST.1) => {
             Finding::note("kernel", format!("{release}: TC by filters, links (tcx) come with 6.6"))
         }
-        () => Finding::no("kernel", format!("{release}: it has to be 5.10 or later")),
+        () => {
+            let (major, minor) = OLDEST;
+            Finding::no("kernel", format!("{release}: it has to be {major}.{minor} or later"))
+        }
     }
 }
 
@@ -50,12 +69,16 @@ fn object() -> Finding {
     }
 }
 
-fn jit() -> Finding {
-    match read("/proc/sys/net/core/bpf_jit_enable").as_deref() {
-        Some("0") => Finding::note("JIT", "off: programs are interpreted, which is slow"),
-        Some(_) => Finding::ok("JIT", "on"),
-        // For root alone it is readable, or there is no choice.
-        None => Finding::note("JIT", "not readable: net.core.bpf_jit_enable"),
+/// By the programs, if there are any: the setting cannot be read in every network namespace.
+fn jit(programs: &[ProgramSize]) -> Finding {
+    let is_on = match programs {
+        [] => read("/proc/sys/net/core/bpf_jit_enable").map(|value| value != "0"),
+        programs => Some(programs.iter().all(|program| program.is_compiled)),
+    };
+    match is_on {
+        Some(true) => Finding::ok("JIT", "on"),
+        Some(false) => Finding::note("JIT", "off: programs are interpreted, which is slow"),
+        None => Finding::note("JIT", "shows when programs can be loaded"),
     }
 }
 
@@ -64,9 +87,11 @@ fn btf() -> Finding {
     Finding::ok("BTF", if is_there { "there; not needed" } else { "not there, and not needed" })
 }
 
-fn bpffs() -> Finding {
-    let folder = Path::new("/sys/fs/bpf");
-    match is_bpffs(folder) {
+fn bpffs(settings: &config::Kernel) -> Finding {
+    if settings.pin.as_deref().is_some_and(|folder| is_bpffs(folder).is_ok()) {
+        return Finding::ok("bpffs", "the pin folder is in one");
+    }
+    match is_bpffs(Path::new("/sys/fs/bpf")) {
         Ok(()) => Finding::ok("bpffs", "mounted at /sys/fs/bpf"),
         Err(_) => Finding::note(
             "bpffs",
@@ -103,12 +128,12 @@ fn capabilities() -> Vec<Finding> {
         Ok(missing) => missing,
         Err(error) => return vec![Finding::no("capabilities", error.to_string())],
     };
-    let finding = |needed: &caps::Capability| {
+    let finding = |(needed, purpose): &(caps::Capability, &str)| {
         let name = needed.to_string();
         if missing.contains(needed) {
-            Finding::no(&name, "not held")
+            Finding::no(&name, format!("not held, and needed {purpose}"))
         } else {
-            Finding::ok(&name, "held")
+            Finding::ok(&name, format!("held, {purpose}"))
         }
     };
     let remedy = (!missing.is_empty()).then(|| {
@@ -119,20 +144,6 @@ fn capabilities() -> Vec<Finding> {
         )
     });
     privilege::NEEDED.iter().map(finding).chain(remedy).collect()
-}
-
-fn memlock() -> Finding {
-    if KernelVersion::current().is_ok_and(|now| now >= KernelVersion::new(5, 11, 0)) {
-        return Finding::ok("memlock", "does not limit maps in this kernel");
-    }
-    match rlimit::Resource::MEMLOCK.get() {
-        Ok((_, rlimit::INFINITY)) => Finding::ok("memlock", "unlimited"),
-        Ok((_, hard)) => Finding::note(
-            "memlock",
-            format!("at most {hard} bytes without CAP_SYS_RESOURCE: `LimitMEMLOCK=infinity`"),
-        ),
-        Err(error) => Finding::note("memlock", error.to_string()),
-    }
 }
 
 fn unprivileged() -> Finding {
@@ -157,71 +168,120 @@ fn lockdown() -> Finding {
     }
 }
 
-/// Both programs, loaded for a moment.
-fn programs(settings: &config::Kernel) -> Vec<Finding> {
-    let unpinned = config::Kernel { pin: None, ..settings.clone() };
-    match Programs::load(OBJECT, &unpinned, false) {
-        Ok((programs, _maps)) => programs
-            .sizes()
-            .into_iter()
-            .map(|size| {
-                let words = match size.verified {
-                    Some(verified) => format!("loads; the verifier took {verified} instructions"),
-                    None => "loads".to_owned(),
-                };
-                Finding::ok(size.name, words)
-            })
-            .collect(),
-        Err(error) => vec![Finding::no("programs", error.to_string())],
+fn programs(loaded: Result<Vec<ProgramSize>, LoadError>) -> Vec<Finding> {
+    let program = |ProgramSize { name, verified, .. }| {
+        let words = match verified {
+            Some(verified) => format!("loads; the verifier took {verified} instructions"),
+            None => "loads".to_owned(),
+        };
+        Finding::ok(name, words)
+    };
+    match loaded {
+        Ok(programs) => programs.into_iter().map(program).collect(),
+        Err(error) => {
+            let finding = Finding::no("programs", error.to_string());
+            let LoadError::Refused { log, .. } = &error else { return vec![finding] };
+            vec![finding.with_end_of(log)]
+        }
     }
 }
 
+/// Every interface that the operator has named has to take a program, and of all others one.
 fn interfaces(settings: &config::Kernel) -> Vec<Finding> {
     let all = match if_nameindex() {
         Ok(all) => all,
         Err(errno) => return vec![Finding::no("interfaces", errno.desc())],
     };
-    let there: Vec<_> =
-        all.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect();
-    let wanted = &settings.interfaces;
-    let missing = wanted
-        .iter()
-        .filter(|name| !there.contains(name))
-        .map(|name| Finding::note(name, "not there, though PROXY_EBPF_INTERFACES names it"));
-    let chosen: Vec<_> =
-        there.iter().filter(|name| wanted.is_empty() || wanted.contains(name)).collect();
-    let found = chosen.iter().map(|name| interface(name, settings.mode));
-    found.chain(missing).collect()
+    let there = all.iter().map(|one| (one.name().to_string_lossy().into_owned(), one.index()));
+    let of_one = |(name, index): (String, u32)| {
+        let takes = interface(&name, index, settings.mode);
+        (name, takes)
+    };
+    if settings.interfaces.is_empty() {
+        let found: Vec<_> = there.map(of_one).collect();
+        let is_none = found.iter().all(|(_, takes)| takes.is_err());
+        let none = is_none.then(|| Finding::no("interfaces", "none of them takes a program"));
+        let of_one = |(name, takes): (String, Result<String, String>)| match takes {
+            Ok(words) => Finding::ok(&name, words),
+            Err(words) => Finding::note(&name, words),
+        };
+        return found.into_iter().map(of_one).chain(none).collect();
+    }
+    let there: HashMap<_, _> = there.collect();
+    let named = settings.interfaces.iter().map(|name| match there.get(name.as_str()) {
+        Some(index) => match interface(name, *index, settings.mode) {
+            Ok(words) => Finding::ok(name, words),
+            Err(words) => Finding::no(name, words),
+        },
+        None => Finding::no(name, "not there, though PROXY_EBPF_INTERFACES names it"),
+    });
+    named.collect()
 }
 
-/// What would be attached to an interface, as far as can be told without trying.
-fn interface(name: &str, mode: KernelMode) -> Finding {
+/// What would be attached to an interface, as far as can be told without trying; the error says why
+/// nothing would be.
+fn interface(name: &str, index: u32, mode: KernelMode) -> Result<String, String> {
     let folder = Path::new("/sys/class/net").join(name);
+    // ARPHRD_LOOPBACK and ARPHRD_ETHER (Linux if_arp.h).
+    match read(folder.join("type")).as_deref() {
+        Some("772") => return Err("loopback: peers on this host stay on the relay".to_owned()),
+        Some("1") | None => {}
+        Some(kind) => return Err(format!("no Ethernet (type {kind}): nothing is attached")),
+    }
     let driver = fs::read_link(folder.join("device/driver")).ok();
     let driver = driver.as_deref().and_then(Path::file_name).map(|name| name.to_string_lossy());
-    // ARPHRD_LOOPBACK and ARPHRD_ETHER (Linux if_arp.h).
-    match (read(folder.join("type")).as_deref(), mode) {
-        (Some("772"), _) => {
-            return Finding::note(name, "loopback: peers on this host stay on the relay");
+    let (is_card, kind) = match &driver {
+        Some(driver) => (true, format!("driver {driver}")),
+        None => (false, kind(&folder)),
+    };
+    let nothing = |why: String| format!("{kind}: nothing is attached: {why}");
+    let words = match mode {
+        KernelMode::Off => return Err(nothing("PROXY_EBPF_MODE is off".to_owned())),
+        KernelMode::Xdp if xdp(index, is_card).map_err(nothing)? => {
+            "xdp if the driver takes it, and else nothing".to_owned()
         }
-        (Some("1") | None, _) => {}
-        (Some(kind), _) => {
-            return Finding::note(name, format!("no Ethernet (type {kind}): nothing is attached"));
+        KernelMode::Xdp => {
+            "xdp if the driver takes it; nobody knows whether it can send".to_owned()
         }
+        KernelMode::XdpGeneric => {
+            has_room(index).map_err(nothing)?;
+            "xdp-generic".to_owned()
+        }
+        KernelMode::Tc => "tc".to_owned(),
+        KernelMode::Auto if !is_card => "tc for all: XDP is no faster here".to_owned(),
+        KernelMode::Auto => match xdp(index, is_card) {
+            Ok(true) => "xdp if every driver takes it, and else tc".to_owned(),
+            Ok(false) => "tc for all: nobody knows whether its driver can send by XDP".to_owned(),
+            Err(why) => format!("tc for all: {why}"),
+        },
+    };
+    Ok(format!("{kind}: {words}"))
+}
+
+/// There is room for one XDP program, which may be that of a proxy that is running.
+fn has_room(index: u32) -> Result<(), String> {
+    let Some(there) = xdp_program(index).map_err(|error| error.to_string())? else {
+        return Ok(());
+    };
+    let is_own =
+        |program: &ProgramInfo| program.id() == there && program.name_as_str() == Some(XDP_UDP);
+    // For root alone: others see a number.
+    if loaded_programs().flatten().any(|program| is_own(&program)) {
+        return Ok(());
     }
-    let kind = match &driver {
-        Some(driver) => format!("driver {driver}"),
-        None => kind(&folder),
+    Err(format!("XDP program {there} is on it, and there is room for one"))
+}
+
+/// Whether the kernel tells that XDP in the driver can do what is needed, as it does since Linux 6.3.
+/// The error says why it cannot.
+fn xdp(index: u32, is_card: bool) -> Result<bool, String> {
+    has_room(index)?;
+    let Some(features) = Features::of(index).map_err(|error| error.to_string())? else {
+        return Ok(false);
     };
-    let words = match (mode, driver.is_some()) {
-        (KernelMode::Off, _) => "nothing is attached, PROXY_EBPF_MODE is off",
-        (KernelMode::Xdp, _) => "xdp if the driver takes it, and else nothing",
-        (KernelMode::XdpGeneric, _) => "xdp-generic",
-        (KernelMode::Tc, _) => "tc",
-        (KernelMode::Auto, false) => "tc, and where it is used so for all: XDP is no faster here",
-        (KernelMode::Auto, true) => "xdp if every driver takes it, and else tc",
-    };
-    Finding::ok(name, format!("{kind}: {words}"))
+    // A card may be able to send once it has a program, another interface is not.
+    let lack = if is_card { features.lack_for_good() } else { features.lack() };
+    lack.map_or(Ok(true), |why| Err(why.to_owned()))
 }
 
 /// What the kernel calls an interface that has no driver of a card.

@@ -4,15 +4,16 @@ use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::{Context, Result, bail, ensure};
+use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, TestRun, TestRunOptions};
 use proxy_ebpf::contract::{TC_UDP, XDP_UDP};
-use proxy_ebpf::maps::{self, COUNTERS, Counter, FLOWS_GLOBAL, Key, Map, Tally, Way, tally_index};
+use proxy_ebpf::maps::{self, COUNTERS, Counter, FLOWS_GLOBAL, Key, Tally, Way, tally_index};
 use proxy_ebpf::{Arrival, Reason};
 use srs_proxy_tests::skip;
 
-use crate::frames::world::{Outcome, World};
+use crate::frames::world::{INTERFACE, Outcome, World};
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug)]
@@ -40,10 +41,10 @@ impl Hook {
     /// the kernel makes test runs for TC is zero.
     pub(crate) fn arrival(self, frame: &[u8], segment: u32) -> Arrival {
         match self {
-            Self::Xdp => Arrival::XDP,
+            Self::Xdp => Arrival::xdp(INTERFACE),
             Self::Tc => {
                 let to_us = frame.get(..6) == Some(&[0; 6]);
-                Arrival { to_us, finishes_checksums: true, segment }
+                Arrival { to_us, finishes_checksums: true, segment, ..Arrival::xdp(INTERFACE) }
             }
         }
     }
@@ -75,9 +76,9 @@ impl Kernel {
         };
         let mut loader = EbpfLoader::new();
         loader.override_global(FLOWS_GLOBAL, &flows, true);
-        loader.override_global("AYA_LOG_LEVEL", &0_u8, false);
-        for map in maps::ALL {
-            loader.map_max_entries(map.name, as_made(&map, flows));
+        loader.override_global(aya_log::LEVEL, &0_u8, true);
+        for map in maps::sizes(flows, cpus()) {
+            loader.map_max_entries(map.name, map.capacity);
         }
         let mut ebpf = loader.load(&object).context(NEEDS_RIGHTS)?;
         let xdp: &mut Xdp = ebpf.program_mut(XDP_UDP).context(XDP_UDP)?.try_into()?;
@@ -102,7 +103,18 @@ impl Kernel {
         for (key, way) in &world.ways {
             ways.insert(key, way, 0)?;
         }
+        kernel.admit(&[INTERFACE])?;
         Ok(Some(kernel))
+    }
+
+    /// Lists these interfaces of this thread's namespace among the devices that take frames.
+    pub(crate) fn admit(&mut self, interfaces: &[u32]) -> Result<()> {
+        let devices = self.ebpf.map_mut(maps::DEVICES.name).context("devices")?;
+        let mut devices: DevMapHash<_> = devices.try_into()?;
+        for interface in interfaces {
+            devices.insert(*interface, *interface, None, 0)?;
+        }
+        Ok(())
     }
 
     /// What `hook`'s program makes of `frame`; its verdict has to be that of the one reason under
@@ -229,17 +241,7 @@ fn difference(before: &[Tally], after: &[Tally]) -> Result<Tally> {
     })
 }
 
-/// How large the daemon makes a map.
-pub(crate) fn as_made(map: &Map, flows: u32) -> u32 {
-    match map.name {
-        name if name == maps::WAYS.name => 2 * flows,
-        name if name == maps::TALLIES.name => cpus() * flows * 2,
-        name if name == maps::MEMOS.name => flows,
-        _ => map.capacity,
-    }
-}
-
-fn cpus() -> u32 {
+pub(crate) fn cpus() -> u32 {
     aya::util::nr_cpus().map_or(1, |cpus| cpus as u32)
 }
 

@@ -15,3 +15,4 @@ mod forwarding;
 mod frames;
 mod kernel;
 mod object;
+mod wire;

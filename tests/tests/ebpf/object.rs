@@ -9,7 +9,7 @@ use proxy_ebpf::contract::{CONTRACT, TC_UDP, XDP_UDP, contract_of};
 use proxy_ebpf::maps;
 use srs_proxy_tests::skip;
 
-use crate::kernel::{Kernel, OBJECT_VARIABLE, as_made, built_object};
+use crate::kernel::{Kernel, OBJECT_VARIABLE, built_object, cpus};
 
 #[test]
 fn the_object_keeps_the_contract() -> Result<()> {
@@ -23,10 +23,8 @@ fn the_object_keeps_the_contract() -> Result<()> {
     let ours = kernel.ebpf.maps().filter(|(name, _)| name.starts_with("SRS_"));
     let mut found: Vec<_> = ours.map(as_contract).collect::<Result<_>>()?;
     found.sort();
-    let mut agreed = maps::ALL.map(|map| {
-        let capacity = as_made(&map, maps::DEFAULT_FLOWS as u32);
-        (map.name.to_owned(), map.key_size, map.value_size, capacity)
-    });
+    let mut agreed = maps::sizes(maps::DEFAULT_FLOWS as u32, cpus())
+        .map(|map| (map.name.to_owned(), map.key_size, map.value_size, map.capacity));
     agreed.sort();
     assert_eq!(found, agreed, "maps as (name, key size, value size, capacity)");
     let programs: BTreeSet<_> = kernel.ebpf.programs().map(|(name, _)| name).collect();
@@ -53,7 +51,9 @@ fn the_proxy_carries_the_object_that_was_built() -> Result<()> {
 
 /// What the kernel says of a map: name, key size, value size, capacity.
 fn as_contract((name, map): (&str, &Map)) -> Result<(String, u32, u32, u32)> {
-    let (Map::PerCpuArray(data) | Map::Array(data) | Map::HashMap(data)) = map else {
+    let (Map::PerCpuArray(data) | Map::Array(data) | Map::HashMap(data) | Map::DevMapHash(data)) =
+        map
+    else {
         bail!("{name} is of another kind")
     };
     let info = data.info()?;

@@ -13,7 +13,8 @@ fn datagram() {
     check!().with_iterations(RANDOM).for_each(|input: &[u8]| {
         let Some((segment, frame)) = input.split_first_chunk() else { return };
         let segment = u32::from(u16::from_be_bytes(*segment));
-        let arrival = Arrival { to_us: true, finishes_checksums: true, segment };
+        let arrival =
+            Arrival { interface: 0, vlan: [0; 2], to_us: true, finishes_checksums: true, segment };
         let Ok(datagram) = parse::datagram(frame) else { return };
         assert!(datagram.ip() + datagram.ip_length as usize <= frame.len(), "it ends behind");
         match decide(frame, &datagram, arrival, &AnyFlow(way())) {

@@ -7,7 +7,6 @@ use std::{env, thread};
 use anyhow::{Result, anyhow, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use proxy_ebpf::maps::{Key, TO_ORIGIN, Way};
 use srs_proxy::config::{Kernel, KernelMode};
 use srs_proxy::plane::ebpf_object::OBJECT;
 use srs_proxy::plane::kernel::programs::Interface;
@@ -79,31 +78,3 @@ pub(crate) fn run(line: &str) -> Result<String> {
     ensure!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(text)
 }
-
-/// A flow, of which nothing comes.
-pub(crate) const KEY: Key = Key {
-    source: [1; 16],
-    destination: [2; 16],
-    source_port: [3; 2],
-    destination_port: [4; 2],
-    socket_id: [0; 4],
-};
-
-/// Its way.
-pub(crate) const WAY: Way = Way {
-    source: [5; 16],
-    destination: [6; 16],
-    source_port: [7; 2],
-    destination_port: [8; 2],
-    destination_mac: [9; 6],
-    source_mac: [10; 6],
-    vlan: [0; 2],
-    addresses_delta: 11,
-    ports_delta: 12,
-    mtu: 1500,
-    flags: Way::HELD,
-    interface: 1,
-    slot: 3,
-    leg: TO_ORIGIN,
-    generation: 13,
-};

@@ -9,6 +9,7 @@ const PURE: &[&str] = &[
     "proxy/src/stream",
     "proxy/src/origin",
     "proxy/src/plane/kernel/hops/mirror.rs",
+    "proxy/src/plane/kernel/hops/policies.rs",
     "proxy/src/plane/kernel/hops/wire.rs",
     "proxy/src/session/flow",
     "proxy/src/session/http",

@@ -24,6 +24,7 @@ const SYSTEMS: &[&str] = &[
     "proxy/src/plane/datagram/system.rs",
     "proxy/src/plane/kernel/mod.rs",
     "tests/tests/attach.rs",
+    "tests/tests/doctor.rs",
     "tests/tests/ebpf/main.rs",
     "tests/tests/next_hops.rs",
     "tests/tests/privileges.rs",

@@ -40,6 +40,10 @@ impl On {
         match *self {}
     }
 
+    pub(super) fn replaced(&self) -> Option<usize> {
+        match *self {}
+    }
+
     pub(super) fn keeps(&self) -> bool {
         match *self {}
     }

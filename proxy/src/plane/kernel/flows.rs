@@ -585,20 +585,22 @@ fn keys(flow: &Flow) -> Option<[Key; 2]> {
 /// What becomes of them.
 fn ways(flow: &Flow, keys: &[Key; 2], hops: &[NextHop; 2], slot: u32) -> Option<[Way; 2]> {
     let Flow { key, ends, .. } = flow;
-    let way = |found: &Key, (source, destination), hop: &NextHop, leg| {
+    let way = |found: &Key, (source, destination), [from, hop]: [&NextHop; 2], leg| {
         let mut way = Way::new(found, source, destination)?;
         way.destination_mac = hop.destination_mac;
         way.source_mac = hop.source_mac;
         way.vlan = hop.vlan.unwrap_or_default().to_be_bytes();
         way.mtu = u16::try_from(hop.mtu).unwrap_or(u16::MAX);
         way.interface = hop.interface;
+        way.from_vlan = from.vlan.unwrap_or_default().to_be_bytes();
+        way.from_interface = from.interface;
         (way.slot, way.leg, way.generation) = (slot, leg, flow.generation);
         Some(way)
     };
     let ([from_client, from_origin], [to_origin, to_client]) = (keys, hops);
     Some([
-        way(from_client, (ends.near, ends.origin), to_origin, TO_ORIGIN)?,
-        way(from_origin, (key.local, key.client), to_client, TO_CLIENT)?,
+        way(from_client, (ends.near, ends.origin), [to_client, to_origin], TO_ORIGIN)?,
+        way(from_origin, (key.local, key.client), [to_origin, to_client], TO_CLIENT)?,
     ])
 }
 

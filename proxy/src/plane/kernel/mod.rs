@@ -97,6 +97,9 @@ impl Kernel {
         } else {
             info!(engine, reason, capacity, "datagrams are carried");
         }
+        if let Some(sessions) = self.0.as_ref().ok().and_then(|on| on.replaced()) {
+            warn!(sessions, "pinned by another version, or for another PROXY_EBPF_FLOWS: ended");
+        }
         for InterfaceView { name, engine, reason, .. } in interfaces {
             if engine == Engine::Relay.as_str() {
                 warn!(interface = name, engine, reason, "kernel packet path");

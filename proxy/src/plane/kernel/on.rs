@@ -18,9 +18,9 @@ use tracing::{info, warn};
 
 use super::flows::{Flows, paths};
 use super::hops::{Event, Hops, Link, Watch};
-use super::programs::{Interface, KernelMaps, Programs, remove_pinned};
+use super::programs::{Interface, KernelMaps, Lost, Programs, remove_pinned};
 use super::{InterfaceView, KernelView, Secret, privilege};
-use crate::config::{Config, KernelMode};
+use crate::config::{self, Config, KernelMode};
 use crate::plane::Leg;
 use crate::plane::datagram::{Course, Delta, Engine, Flow, FlowKey, Medium, Progress, Refused};
 use crate::plane::ebpf_object::OBJECT;
@@ -50,6 +50,9 @@ pub(super) struct On {
     keeps: bool,
     /// What an earlier one has left.
     left: Mutex<Vec<Memo>>,
+    /// Sessions that an earlier one has left and that ended here: it was another version, or had
+    /// maps of another size.
+    replaced: Option<usize>,
 }
 
 /// What the operator is shown of the programs.
@@ -78,14 +81,11 @@ impl On {
     fn attach_first(config: &Config) -> Result<Self, Refused> {
         let settings = &config.kernel;
         if settings.mode == KernelMode::Off {
-            let removed = settings.pin.as_deref().map_or(Ok(()), remove_pinned);
-            return Err(match removed {
-                Ok(()) => "switched off (PROXY_EBPF_MODE=off)".into(),
-                Err(error) => format!("switched off (PROXY_EBPF_MODE=off); {error}").into(),
-            });
+            return Err(without(settings, "switched off (PROXY_EBPF_MODE=off)".to_owned()));
         }
-        let unknown = |error: io::Error| Refused::from(format!("netlink: {error}"));
-        let (links, first) = wanted_at_start(&config.datagram_addresses()).map_err(unknown)?;
+        let wanted = wanted_at_start(&config.datagram_addresses());
+        let (links, first) =
+            wanted.map_err(|error| without(settings, format!("netlink: {error}")))?;
         let loaded = Programs::load(OBJECT, settings, telemetry::may_say_debug(&config.log));
         let (mut programs, maps) = loaded.map_err(|error| Refused::from(error.to_string()))?;
         let is_wanted = |link: &&Link| match settings.interfaces.as_slice() {
@@ -101,6 +101,7 @@ impl On {
         let mut flows = Flows::new(maps, settings.flows);
         flows.attached(attached(&programs), Instant::now());
         let left = if programs.is_adopted() { flows.inherit() } else { Vec::new() };
+        let replaced = programs.replaced();
         let seen = Mutex::new(look(&programs, &settings.interfaces, &links));
         Ok(Self {
             flows: Mutex::new(flows),
@@ -113,6 +114,7 @@ impl On {
             news: Notify::new(),
             keeps: settings.pin.is_some(),
             left: Mutex::new(left),
+            replaced,
         })
     }
 
@@ -151,6 +153,10 @@ impl On {
                 hops.release(path);
             }
         }
+    }
+
+    pub(super) const fn replaced(&self) -> Option<usize> {
+        self.replaced
     }
 
     pub(super) const fn keeps(&self) -> bool {
@@ -240,8 +246,8 @@ impl On {
     fn arrange(&self, is_news: bool) {
         let mut programs = self.programs.lock();
         let Some(programs) = programs.as_mut() else { return };
-        for index in programs.check() {
-            warn!(index, "the program of an interface was removed by somebody else");
+        for Lost { interface, why } in programs.check() {
+            warn!(interface = interface.name, %why, "an interface has lost its kernel program");
         }
         programs.log_events();
         let links = self.hops.get().map(Hops::links).unwrap_or_default();
@@ -353,6 +359,15 @@ fn kept(bytes: &[u8]) -> Option<Box<Memo>> {
 /// The bytes of a memo.
 fn bytes(memo: &Memo) -> Option<&[u8]> {
     memo.bytes.get(..memo.length as usize)
+}
+
+/// Nothing is carried, for this reason: what an earlier daemon has left would go on without anybody
+/// to account for it.
+fn without(settings: &config::Kernel, why: String) -> Refused {
+    match settings.pin.as_deref().map_or(Ok(()), remove_pinned) {
+        Ok(()) => why.into(),
+        Err(error) => format!("{why}; {error}").into(),
+    }
 }
 
 /// The links of this host, and those of the default routes and of these addresses.

@@ -6,10 +6,12 @@ use aya::util::KernelVersion;
 use caps::errors::CapsError;
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// What loading and attaching need: programs and maps, the network's hooks, and pointer
-/// arithmetic in programs.
-pub const NEEDED: [Capability; 3] =
-    [Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON];
+/// What loading and attaching need, and for what.
+pub const NEEDED: [(Capability, &str); 3] = [
+    (Capability::CAP_BPF, "to load programs and to make maps"),
+    (Capability::CAP_NET_ADMIN, "to attach programs to interfaces"),
+    (Capability::CAP_PERFMON, "for programs that compute where in a packet they read"),
+];
 
 /// Those of [`NEEDED`] that this thread lacks.
 pub fn missing() -> Result<Vec<Capability>, CapsError> {
@@ -19,7 +21,7 @@ pub fn missing() -> Result<Vec<Capability>, CapsError> {
     let is_held = |needed: &Capability| {
         held.contains(needed) || (is_admin && *needed != Capability::CAP_NET_ADMIN)
     };
-    Ok(NEEDED.into_iter().filter(|needed| !is_held(needed)).collect())
+    Ok(NEEDED.into_iter().map(|(needed, _)| needed).filter(|needed| !is_held(needed)).collect())
 }
 
 /// Gives up every capability that is not needed any more, for good, and returns those it had.

@@ -109,14 +109,14 @@ impl Chain {
         let [here, there] = [pair(here)?, pair(there)?];
         let macs = Macs { from: self.mac("in0")?, to: self.mac("in1")? };
         let onward = Macs { from: self.mac("out0")?, to: self.mac("out1")? };
-        let hop = Hop { interface: self.index("out0")?, macs: onward };
+        let hop = Hop { from: self.index("in1")?, interface: self.index("out0")?, macs: onward };
 
         let end = if middle == Middle::Nothing { "in1" } else { "out1" };
         let _end = self.attach(end, &Script::Drop)?;
         let mut destination = here;
         let object = || {
             let mut object = Object::load(1)?;
-            object.add(0, TO_ORIGIN, here, there, hop)?;
+            self.host.within(|| object.add(0, TO_ORIGIN, here, there, hop))?;
             anyhow::Ok(object)
         };
         // Programs stay where they are for as long as these.

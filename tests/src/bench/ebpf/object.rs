@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 use anyhow::{Context, Result};
+use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, MapData};
 use aya::programs::{SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, util};
 use proxy_ebpf::contract::{TC_UDP, XDP_UDP};
-use proxy_ebpf::maps::{FLOWS_GLOBAL, Key, PORTS, Ports, TALLIES, WAYS, Way};
+use proxy_ebpf::maps::{DEVICES, FLOWS_GLOBAL, Key, PORTS, Ports, WAYS, Way, sizes};
 
 use super::packet::{Macs, Pair};
 
@@ -17,9 +18,10 @@ pub(super) struct Object {
     ebpf: Ebpf,
 }
 
-/// Where a flow goes on.
+/// From which interface a flow comes, and where it goes on.
 #[derive(Clone, Copy)]
 pub(super) struct Hop {
+    pub(super) from: u32,
     pub(super) interface: u32,
     pub(super) macs: Macs,
 }
@@ -33,9 +35,10 @@ impl Object {
         let mut loader = EbpfLoader::new();
         loader.override_global(FLOWS_GLOBAL, &sessions, true);
         // As the daemon loads it: what it does not ask for is not in the programs.
-        loader.override_global("AYA_LOG_LEVEL", &0_u8, false);
-        loader.map_max_entries(WAYS.name, 2 * sessions);
-        loader.map_max_entries(TALLIES.name, 2 * sessions * cpus);
+        loader.override_global(aya_log::LEVEL, &0_u8, true);
+        for map in sizes(sessions, cpus) {
+            loader.map_max_entries(map.name, map.capacity);
+        }
         let mut ebpf = loader.load(&object)?;
         let xdp: &mut Xdp = ebpf.program_mut(XDP_UDP).context(XDP_UDP)?.try_into()?;
         xdp.load()?;
@@ -45,7 +48,7 @@ impl Object {
     }
 
     /// Lists a flow of the session `slot` in this direction: `here` becomes `there`, which is of the
-    /// same family.
+    /// same family. To be called in the namespace of its interfaces.
     pub(super) fn add(
         &mut self,
         slot: u32,
@@ -61,6 +64,7 @@ impl Object {
             source_mac: hop.macs.from,
             mtu: 1500,
             interface: hop.interface,
+            from_interface: hop.from,
             slot,
             leg,
             generation: 1,
@@ -69,6 +73,9 @@ impl Object {
         let mut ways: HashMap<&mut MapData, Key, Way> =
             self.ebpf.map_mut(WAYS.name).context(WAYS.name)?.try_into()?;
         ways.insert(key, way, 0)?;
+        let mut devices: DevMapHash<&mut MapData> =
+            self.ebpf.map_mut(DEVICES.name).context(DEVICES.name)?.try_into()?;
+        devices.insert(hop.interface, hop.interface, None, 0)?;
         let (index, shift) = Ports::place(here.to.port());
         let mut ports: Array<&mut MapData, u64> =
             self.ebpf.map_mut(PORTS.name).context(PORTS.name)?.try_into()?;

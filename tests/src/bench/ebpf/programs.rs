@@ -224,6 +224,6 @@ const PATIENCE: Duration = Duration::from_millis(600);
 const RUNS_PASSED: usize = 5;
 const REPEAT: u32 = 200_000;
 const PROTOCOL_TCP: u8 = 6;
-/// A test run goes nowhere.
+/// A test run comes from the loopback device, and goes nowhere.
 const HOP: Hop =
-    Hop { interface: 1, macs: Macs { from: [2, 0, 0, 0, 0, 1], to: [2, 0, 0, 0, 0, 2] } };
+    Hop { from: 1, interface: 1, macs: Macs { from: [2, 0, 0, 0, 0, 1], to: [2, 0, 0, 0, 0, 2] } };

@@ -1,4 +1,5 @@
-//! Links, neighbours and the paths in use, and which answers change when one of them does. Pure.
+//! Links, neighbours, policies and the paths in use, and which answers change when one of them
+//! does. Pure.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
@@ -6,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::policies::Policy;
 use super::{Answer, Link, NextHop, NoHop, Path};
 
 /// What the kernel said, and what was told of it.
@@ -13,6 +15,7 @@ use super::{Answer, Link, NextHop, NoHop, Path};
 pub(super) struct Mirror {
     links: BTreeMap<u32, Link>,
     neighbours: HashMap<Station, Neighbour>,
+    policies: Vec<Policy>,
     paths: HashMap<Path, Entry>,
     /// The stations that paths lead to.
     in_use: HashMap<Station, Used>,
@@ -191,7 +194,15 @@ impl Mirror {
         }
     }
 
-    /// Everything there is, in place of what was known; routes have to be asked anew.
+    /// All policies, in place of those that were known.
+    pub(super) fn policies(&mut self, policies: Vec<Policy>) {
+        if self.policies != policies {
+            self.policies = policies;
+            self.unsure.extend(self.paths.keys());
+        }
+    }
+
+    /// All links and neighbours, in place of those that were known; routes have to be asked anew.
     pub(super) fn replace(
         &mut self,
         links: Vec<Link>,
@@ -213,7 +224,11 @@ impl Mirror {
 
     fn change(&mut self, path: Path) -> Option<Answer> {
         let route = self.paths.get(&path)?.route?;
-        let answer = route.and_then(|route| self.follow(route));
+        let answer = if self.policies.iter().any(|policy| policy.concerns(path)) {
+            route.and(Err(NoHop::Ipsec))
+        } else {
+            route.and_then(|route| self.follow(route))
+        };
         let told = &mut self.paths.get_mut(&path)?.told;
         if told.as_ref() == Some(&answer) {
             return None;
@@ -301,7 +316,7 @@ mod tests {
     use std::net::IpAddr;
     use std::time::{Duration, Instant};
 
-    use super::{Answer, Mirror, Neighbour, Route, Station};
+    use super::{Answer, Mirror, Neighbour, Policy, Route, Station};
     use crate::plane::kernel::hops::{Link, NextHop, NoHop, Path};
 
     #[test]
@@ -419,6 +434,21 @@ mod tests {
             use_path(&mut mirror, 1, Ok(Route { mtu: route, ..via(GATEWAY) }));
             assert_eq!(told(&mut mirror, 1), Some(Ok(NextHop { mtu, ..hop(MAC) })));
         }
+    }
+
+    #[test]
+    fn a_policy_takes_the_next_hop_from_its_paths() {
+        let mut mirror = host();
+        use_path(&mut mirror, 1, Ok(via(GATEWAY)));
+        use_path(&mut mirror, 2, Err(NoHop::NoRoute));
+        mirror.policies(Policy::all());
+        assert_eq!(mirror.changes(), [(path(1), Err(NoHop::Ipsec))]);
+        mirror.policies(Policy::all());
+        assert!(mirror.unsure.is_empty(), "they are the same");
+        mirror.replace(vec![link(LAN)], [(station(GATEWAY), Neighbour::Sure(MAC))]);
+        assert_eq!(mirror.changes(), [], "they stand");
+        mirror.policies(Vec::new());
+        assert_eq!(mirror.changes(), [(path(1), Ok(hop(MAC)))]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Where packets to somebody leave this host: its next hop, kept fresh from netlink.
 //!
 //! Routes are asked of the kernel, one question per path, so that policy routing counts. What they
-//! lead to is looked up in a [`mirror`] of the kernel's links and neighbours, which [`Watch`]
-//! keeps.
+//! lead to is looked up in a [`mirror`] of the kernel's links, neighbours and policies of IPsec,
+//! which [`Watch`] keeps.
 
 mod mirror;
 mod netlink;
+mod policies;
 mod watch;
 mod wire;
 
@@ -79,6 +80,9 @@ pub enum NoHop {
     /// The route puts packets into others.
     #[error("the route encapsulates")]
     Encapsulated,
+    /// It encrypts or refuses, or may not be read. A redirected packet would not meet it.
+    #[error("an IPsec policy applies")]
+    Ipsec,
 }
 
 /// What a path leads to.
@@ -129,8 +133,8 @@ struct Shared {
 }
 
 impl Hops {
-    /// Learns the links and neighbours of this thread's network namespace, and listens from then
-    /// on. Fails if the system has no netlink sockets left.
+    /// Learns the links, neighbours and policies of this thread's network namespace, and listens
+    /// from then on. Fails if the system has no netlink sockets left.
     pub async fn open() -> io::Result<(Self, Watch)> {
         let hops = Self(Arc::default());
         let watch = Watch::open(Arc::clone(&hops.0)).await?;

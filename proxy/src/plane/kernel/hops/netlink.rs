@@ -5,12 +5,13 @@ use std::net::IpAddr;
 
 use nix::errno::Errno;
 use rtnetlink::MulticastGroup;
-use rtnetlink::sys::protocols::NETLINK_ROUTE;
+use rtnetlink::sys::protocols::{NETLINK_ROUTE, NETLINK_XFRM};
 use rtnetlink::sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use tracing::warn;
 
 use super::Link;
 use super::mirror::{Neighbour, Station};
+use super::policies::Policy;
 use super::wire::{self, Family, Message, News, Table};
 
 /// A socket towards the kernel.
@@ -25,16 +26,27 @@ const DATAGRAM: usize = 64 * 1024;
 const RECEIVE_BUFFER: u32 = 1 << 20;
 /// Datagrams that are handled before anything else has its turn.
 const AT_ONCE: usize = 256;
+/// `linux/xfrm.h`.
+const XFRMNLGRP_POLICY: u32 = 4;
 
 impl Netlink {
-    /// One that hears of these groups.
+    /// One for routes and what belongs to them, which hears of these groups.
     pub(super) fn open(groups: &[MulticastGroup]) -> io::Result<Self> {
-        let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
+        Self::of(NETLINK_ROUTE, groups.iter().map(|group| *group as u32))
+    }
+
+    /// One that hears when policies of IPsec change.
+    pub(super) fn open_policies() -> io::Result<Self> {
+        Self::of(NETLINK_XFRM, [XFRMNLGRP_POLICY])
+    }
+
+    fn of(protocol: isize, groups: impl IntoIterator<Item = u32>) -> io::Result<Self> {
+        let mut socket = TokioSocket::new(protocol)?;
         // A small buffer only means that everything is read anew more often.
         let _kept_small = socket.socket_ref().set_rx_buf_sz(RECEIVE_BUFFER);
         socket.socket_mut().bind_auto()?;
         for group in groups {
-            socket.socket_ref().add_membership(*group as u32)?;
+            socket.socket_ref().add_membership(group)?;
         }
         Ok(Self { socket, buffer: Vec::with_capacity(DATAGRAM) })
     }
@@ -107,10 +119,30 @@ pub(super) async fn interfaces_with(addresses: &[IpAddr]) -> io::Result<Vec<u32>
     Ok(interfaces)
 }
 
+/// All policies of IPsec. One that is not understood is an error: it may say anything.
+pub(super) async fn policies() -> io::Result<Vec<Policy>> {
+    let mut policies = Ok(Vec::new());
+    let netlink = Netlink::of(NETLINK_XFRM, [])?;
+    dump_on(netlink, &wire::ask_policies(), |message| match (&mut policies, message.policy()) {
+        (Ok(policies), Ok(policy)) => policies.extend(policy),
+        (Ok(_), Err(error)) => policies = Err(error),
+        (Err(_), _) => {}
+    })
+    .await?;
+    policies.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+async fn dump(table: Table, each: impl FnMut(Message<'_>)) -> io::Result<()> {
+    dump_on(Netlink::open(&[])?, &wire::ask_all(table), each).await
+}
+
 /// Reads a table on a socket of its own, which can have only one dump at a time.
-async fn dump(table: Table, mut each: impl FnMut(Message<'_>)) -> io::Result<()> {
-    let mut netlink = Netlink::open(&[])?;
-    netlink.send(&wire::ask_all(table)).await?;
+async fn dump_on(
+    mut netlink: Netlink,
+    question: &[u8],
+    mut each: impl FnMut(Message<'_>),
+) -> io::Result<()> {
+    netlink.send(question).await?;
     let mut end = None;
     while end.is_none() {
         netlink

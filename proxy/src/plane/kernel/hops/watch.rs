@@ -1,6 +1,7 @@
 //! Asks the kernel where paths lead, listens to what changes, and tells it.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io, mem};
@@ -12,6 +13,7 @@ use tracing::{debug, trace, warn};
 
 use super::mirror::Station;
 use super::netlink::{self, Netlink, is_overrun};
+use super::policies::Policy;
 use super::wire::{self, News};
 use super::{Answer, Link, Path, Shared};
 
@@ -29,21 +31,29 @@ pub struct Watch {
     shared: Arc<Shared>,
     /// What the kernel says by itself.
     events: Netlink,
+    /// The same of policies, if they can be read.
+    policy_events: Option<Netlink>,
     questions: Netlink,
     /// Paths that are being asked, by the sequence number of the question.
     in_flight: HashMap<u32, Path>,
     sequence: u32,
     /// The kernel has not refused that yet.
     may_resolve: bool,
-    /// When all routes are asked anew.
-    doubts: Option<Instant>,
-    /// When they were last.
-    doubted: Option<Instant>,
+    /// Of all routes.
+    route_doubts: Doubts,
+    policy_doubts: Doubts,
 }
 
-/// Routes come in groups: so long after the first change they are asked anew.
+/// Whether something is to be asked anew.
+#[derive(Default)]
+struct Doubts {
+    due: Option<Instant>,
+    last: Option<Instant>,
+}
+
+/// Changes come in groups: so long after the first one it is asked anew.
 const SETTLES: Duration = Duration::from_millis(20);
-/// Routes that do not come to rest are asked no more often.
+/// What does not come to rest is asked no more often.
 const DOUBTS_EVERY: Duration = Duration::from_millis(250);
 /// What the kernel does not tell, as that it learned a smaller MTU, is asked for.
 const REFRESHES_EVERY: Duration = Duration::from_secs(30);
@@ -69,28 +79,35 @@ impl Watch {
         let mut watch = Self {
             shared,
             events: Netlink::open(&[])?,
+            policy_events: None,
             questions: Netlink::open(&[])?,
             in_flight: HashMap::new(),
             sequence: 0,
             may_resolve: true,
-            doubts: None,
-            doubted: None,
+            route_doubts: Doubts::default(),
+            policy_doubts: Doubts::default(),
         };
         watch.read_all().await?;
         let _known_from_the_start = watch.shared.mirror.lock().changed_links();
         Ok(watch)
     }
 
-    /// Runs for ever: asks, follows links, neighbours, addresses, routes and rules, and tells
-    /// `changed` what is another than before. `changed` may ask [`Hops`](super::Hops).
+    /// Runs for ever: asks, follows links, neighbours, addresses, routes, rules and policies, and
+    /// tells `changed` what is another than before. `changed` may ask [`Hops`](super::Hops).
     pub async fn run(mut self, mut changed: impl FnMut(Event)) {
         let mut verify = every(VERIFIES_EVERY);
         let mut refresh = every(REFRESHES_EVERY);
         let shared = Arc::clone(&self.shared);
         loop {
-            let doubts = self.doubts;
             let done = tokio::select! {
-                done = hear(&mut self.events, &shared) => done.map(|routes| self.doubt_soon(routes)),
+                done = hear(&mut self.events, &shared) => done.map(|may_have_changed| {
+                    if may_have_changed {
+                        self.route_doubts.raise();
+                    }
+                }),
+                done = hear_policies(&mut self.policy_events) => {
+                    done.map(|()| self.policy_doubts.raise())
+                }
                 done = settle(
                     &mut self.questions,
                     &mut self.in_flight,
@@ -98,12 +115,11 @@ impl Watch {
                     &shared,
                 ) => done,
                 () = shared.asked.notified() => Ok(()),
-                () = sleep_until(doubts.unwrap_or_else(Instant::now)), if doubts.is_some() => {
-                    self.doubts = None;
-                    self.doubted = Some(Instant::now());
+                () = self.route_doubts.due() => {
                     shared.mirror.lock().doubt_routes();
                     Ok(())
                 }
+                () = self.policy_doubts.due() => self.read_policies().await,
                 _ = verify.tick() => {
                     let stations = shared.mirror.lock().verify(Instant::now().into());
                     self.nudge(stations).await
@@ -120,15 +136,6 @@ impl Watch {
                 self.start_anew(&error).await;
             }
             self.tell(&mut changed);
-        }
-    }
-
-    /// Has the routes asked anew soon, if they may have changed.
-    fn doubt_soon(&mut self, may_have_changed: bool) {
-        if may_have_changed && self.doubts.is_none() {
-            let now = Instant::now();
-            let earliest = self.doubted.map_or(now, |last| last + DOUBTS_EVERY);
-            self.doubts = Some((now + SETTLES).max(earliest));
         }
     }
 
@@ -193,7 +200,7 @@ impl Watch {
             sleep(RETRIES_AFTER).await;
         }
         while let Err(error) = self.read_all().await {
-            warn!(%error, "links and neighbours could not be read");
+            warn!(%error, "links, neighbours and policies could not be read");
             sleep(RETRIES_AFTER).await;
         }
     }
@@ -206,7 +213,47 @@ impl Watch {
         self.in_flight.clear();
         let (links, neighbours) = netlink::links_and_neighbours().await?;
         self.shared.mirror.lock().replace(links, neighbours);
+        match Netlink::open_policies() {
+            Ok(events) => {
+                self.policy_events = Some(events);
+                self.read_policies().await
+            }
+            Err(error) if error.raw_os_error() == Some(Errno::EPROTONOSUPPORT as i32) => {
+                trace!("this kernel has no IPsec");
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                warn!(%error, "IPsec policies may not be read, so one may apply to any path");
+                self.shared.mirror.lock().policies(Policy::all());
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_policies(&self) -> io::Result<()> {
+        let policies = netlink::policies().await?;
+        self.shared.mirror.lock().policies(policies);
         Ok(())
+    }
+}
+
+impl Doubts {
+    fn raise(&mut self) {
+        let now = Instant::now();
+        let earliest = self.last.map_or(now, |last| last + DOUBTS_EVERY);
+        self.due.get_or_insert((now + SETTLES).max(earliest));
+    }
+
+    /// Waits until there are some and it is time to ask, which ends them. If it is cancelled, they
+    /// stay.
+    async fn due(&mut self) {
+        match self.due {
+            Some(due) => sleep_until(due).await,
+            None => pending().await,
+        }
+        self.due = None;
+        self.last = Some(Instant::now());
     }
 }
 
@@ -239,6 +286,14 @@ async fn hear(events: &mut Netlink, shared: &Shared) -> io::Result<bool> {
         })
         .await?;
     Ok(routes_changed)
+}
+
+/// Waits until policies have changed; what they are is read as a whole.
+async fn hear_policies(events: &mut Option<Netlink>) -> io::Result<()> {
+    match events {
+        Some(events) => events.receive(|_| {}).await,
+        None => pending().await,
+    }
 }
 
 /// Takes answers to questions into the mirror.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::libc;
 use rtnetlink::packet_core::{
-    DecodeError, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkMessage,
-    Parseable,
+    DecodeError, Emitable, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkHeader, NetlinkMessage, Parseable,
 };
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
@@ -23,6 +23,7 @@ use rtnetlink::packet_route::route::{
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::mirror::{Neighbour, Route, Station};
+use super::policies::Policy;
 use super::{Link, NoHop, Path};
 
 /// A message of a datagram that the kernel sent.
@@ -153,7 +154,17 @@ impl Message<'_> {
             attributes.iter().find_map(local).or_else(|| attributes.iter().find_map(address));
         Some((found?, message.header.index))
     }
+
+    /// The policy of an answer to [`ask_policies`], whose kinds have other meanings than those of
+    /// routes; `None` if it is of no interest.
+    pub(super) fn policy(self) -> Result<Option<Policy>, DecodeError> {
+        if self.kind == XFRM_MSG_NEWPOLICY { Policy::parse(self.body) } else { Ok(None) }
+    }
 }
+
+/// `linux/xfrm.h`.
+const XFRM_MSG_NEWPOLICY: u16 = 0x13;
+const XFRM_MSG_GETPOLICY: u16 = 0x15;
 
 fn link(message: LinkMessage) -> News {
     // A bridge tells of its ports by the same message, which has little in it.
@@ -378,6 +389,19 @@ pub(super) fn ask_all(table: Table) -> Vec<u8> {
     };
     let mut out = Vec::new();
     append(&mut out, message, NLM_F_REQUEST | NLM_F_DUMP, 1);
+    out
+}
+
+/// The question for all policies of IPsec.
+pub(super) fn ask_policies() -> [u8; 80] {
+    // An empty `struct xfrm_userpolicy_id` follows.
+    let mut out = [0; 80];
+    let mut header = NetlinkHeader::default();
+    header.length = 80;
+    header.message_type = XFRM_MSG_GETPOLICY;
+    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
+    header.sequence_number = 1;
+    header.emit(&mut out);
     out
 }
 

@@ -3,6 +3,7 @@
 use aya::Ebpf;
 use aya_log::EbpfLogger;
 use log::{Log, Metadata, Record};
+use proxy_ebpf::Reason;
 use tracing::debug;
 
 /// Rare events of the programs, at level debug. The programs write at most one a second for each CPU.
@@ -34,8 +35,27 @@ impl Log for Listener {
     }
 
     fn log(&self, record: &Record<'_>) {
-        debug!("kernel program: {}", record.args());
+        debug!("a packet of a flow passes up: {}", word(&record.args().to_string()));
     }
 
     fn flush(&self) {}
+}
+
+/// The word of a reason, of which the programs write the number.
+fn word(number: &str) -> &str {
+    let reason = number.trim().parse().ok().and_then(|index: usize| Reason::ALL.get(index));
+    reason.map_or(number, |reason| reason.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Reason, word};
+
+    #[test]
+    fn an_event_is_told_in_the_word_of_its_reason() {
+        for reason in Reason::ALL {
+            assert_eq!(word(&(reason as u32).to_string()), reason.as_str());
+        }
+        assert_eq!(word("no number"), "no number");
+    }
 }

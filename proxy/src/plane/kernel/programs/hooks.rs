@@ -6,9 +6,7 @@ use std::{fs, thread};
 
 use aya::Ebpf;
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
-use aya::programs::tc::{
-    NlOptions, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact, qdisc_detach_program,
-};
+use aya::programs::tc::{TcAttachOptions, TcError};
 use aya::programs::xdp::{XdpError, XdpLink};
 use aya::programs::{
     LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
@@ -17,6 +15,7 @@ use aya::programs::{
 use nix::errno::Errno;
 use proxy_ebpf::contract::{TC_UDP, XDP_UDP};
 
+use super::filters::{self, Filter, Filters};
 use super::{Engine, Interface, ProgramSize};
 
 /// A program at an interface, as long as this lives: a filter of TC, or a link that no file holds.
@@ -24,13 +23,21 @@ use super::{Engine, Interface, ProgramSize};
 pub(super) enum Link {
     Xdp(XdpLink),
     Tc(SchedClassifierLink),
+    Filter(Filter),
 }
 
 /// Both programs, and how they come to an interface.
 pub(super) struct Hooks {
     programs: Ebpf,
-    /// Whether TC is by netlink's filters, as before Linux 6.6, and not by links.
-    filters: bool,
+    tc: Tc,
+}
+
+/// How a program comes to TC.
+enum Tc {
+    /// By links, if the kernel knows them.
+    Links,
+    /// By filters, as before Linux 6.6; none if another process has some.
+    Filters(Option<Filters>),
 }
 
 /// Why something did not come to its hook.
@@ -42,6 +49,10 @@ pub(super) enum HookError {
     Link(#[from] LinkError),
     #[error(transparent)]
     Pin(#[from] aya::pin::PinError),
+    #[error("another srs-proxy has filters in this network namespace")]
+    Filters,
+    #[error("its program was removed by somebody else")]
+    Removed,
 }
 
 impl HookError {
@@ -54,15 +65,18 @@ impl HookError {
 
 impl Hooks {
     pub(super) const fn new(programs: Ebpf) -> Self {
-        Self { programs, filters: false }
+        Self { programs, tc: Tc::Links }
     }
 
-    pub(super) const fn use_filters(&mut self) {
-        self.filters = true;
+    pub(super) fn use_filters(&mut self) {
+        self.tc = Tc::Filters(Filters::open().ok());
     }
 
-    pub(super) const fn filters(&self) -> bool {
-        self.filters
+    /// Removes filters that a killed daemon has left on these interfaces.
+    pub(super) fn sweep<'a>(&self, interfaces: impl Iterator<Item = &'a str>) {
+        if let Tc::Filters(Some(_)) = self.tc {
+            interfaces.for_each(filters::sweep);
+        }
     }
 
     pub(super) fn sizes(&self) -> Vec<ProgramSize> {
@@ -72,8 +86,9 @@ impl Hooks {
                 Program::SchedClassifier(tc) => tc.info(),
                 _ => return None,
             };
-            let verified = info.ok().and_then(|info| info.verified_instruction_count());
-            Some(ProgramSize { name, verified })
+            let info = info.ok()?;
+            let is_compiled = info.size_jitted() > 0;
+            Some(ProgramSize { name, verified: info.verified_instruction_count(), is_compiled })
         };
         [XDP_UDP, TC_UDP].into_iter().filter_map(size).collect()
     }
@@ -113,30 +128,26 @@ impl Hooks {
             Engine::Xdp | Engine::XdpGeneric => Link::Xdp(link.try_into()?),
             Engine::Tc => Link::Tc(link.try_into()?),
         };
-        Ok(self.renew(link)?)
+        self.renew(link)
     }
 
     /// Puts our program where `link` is. Where it is already, nothing changes; an error if there
     /// is no such place any more, because the interface is gone or somebody has removed it.
-    pub(super) fn renew(&mut self, link: Link) -> Result<Link, ProgramError> {
-        match link {
+    pub(super) fn renew(&mut self, link: Link) -> Result<Link, HookError> {
+        Ok(match link {
             Link::Xdp(link) => {
                 let xdp = self.xdp()?;
                 let id = xdp.attach_to_link(link)?;
-                xdp.take_link(id).map(Link::Xdp)
+                Link::Xdp(xdp.take_link(id)?)
             }
             Link::Tc(link) => {
                 let tc = self.tc()?;
                 let id = tc.attach_to_link(link)?;
-                tc.take_link(id).map(Link::Tc)
+                Link::Tc(tc.take_link(id)?)
             }
-        }
-    }
-
-    /// Removes filters that a killed daemon has left on an interface.
-    pub(super) fn sweep(interface: &str) {
-        // There is no other way to tell that there are none.
-        let _none = qdisc_detach_program(interface, TcAttachType::Ingress, TC_UDP);
+            Link::Filter(filter) if filter.is_there() => Link::Filter(filter),
+            Link::Filter(_) => return Err(HookError::Removed),
+        })
     }
 
     fn attach_xdp(&mut self, interface: &Interface, mode: XdpMode) -> Result<Link, HookError> {
@@ -146,37 +157,24 @@ impl Hooks {
     }
 
     fn attach_tc(&mut self, interface: &Interface) -> Result<Link, HookError> {
-        if !self.filters {
+        if let Tc::Links = self.tc {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
             let tc = self.tc()?;
             match tc.attach_with_options(&interface.name, TcAttachType::Ingress, order) {
                 Ok(id) => return Ok(Link::Tc(tc.take_link(id)?)),
                 // What a kernel says that does not know this kind of link.
-                Err(error) if errno(&error) == Some(Errno::EINVAL) => self.filters = true,
+                Err(error) if errno(&error) == Some(Errno::EINVAL) => self.use_filters(),
                 Err(error) => return Err(error.into()),
             }
         }
-        self.attach_filter(interface)
-    }
-
-    /// A filter of an earlier daemon in the same place is replaced in one step.
-    fn attach_filter(&mut self, interface: &Interface) -> Result<Link, HookError> {
-        let name = &interface.name;
-        let attached =
-            SchedClassifierLink::attached(name, TcAttachType::Ingress, PRIORITY, HANDLE, None);
-        let attached = attached.map_err(|error| ProgramError::from(TcError::from(error)))?;
-        if let Ok(link) = self.renew(Link::Tc(attached)) {
-            return Ok(link);
+        if let Tc::Filters(none @ None) = &mut self.tc {
+            // The other process may have ended.
+            *none = Filters::open().ok();
         }
-        match qdisc_add_clsact(name) {
-            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(EEXIST) => {}
-            other => other.map_err(ProgramError::from)?,
+        match self.tc {
+            Tc::Filters(None) => Err(HookError::Filters),
+            _ => Ok(Link::Filter(Filter::attach(self.tc()?, interface)?)),
         }
-        let place = NlOptions { priority: PRIORITY, handle: HANDLE, classid: None };
-        let place = TcAttachOptions::Netlink(place);
-        let tc = self.tc()?;
-        let id = tc.attach_with_options(name, TcAttachType::Ingress, place)?;
-        Ok(Link::Tc(tc.take_link(id)?))
     }
 
     fn xdp(&mut self) -> Result<&mut Xdp, ProgramError> {
@@ -194,10 +192,6 @@ impl Link {
     /// Puts the link into a file, which holds it from then on. A filter needs none: it stays until
     /// it is removed.
     fn pin(self, file: &Path) -> Result<Self, HookError> {
-        let is_filter = matches!(&self, Self::Tc(link) if link.priority().is_ok());
-        if is_filter {
-            return Ok(self);
-        }
         // A link in the way is a dead one.
         let _none = fs::remove_file(file);
         Ok(match self {
@@ -207,6 +201,7 @@ impl Link {
             Self::Tc(link) => {
                 Self::Tc(FdLink::from(FdLink::try_from(link)?.pin(file)?).try_into()?)
             }
+            Self::Filter(_) => self,
         })
     }
 }
@@ -222,6 +217,7 @@ pub(super) fn in_words(engine: Engine, error: &HookError) -> String {
         (Engine::Xdp | Engine::XdpGeneric, Errno::EBUSY | Errno::EEXIST) => {
             "another XDP program is on it"
         }
+        (Engine::Tc, Errno::EEXIST) => "another filter is in the place of ours",
         (Engine::Xdp, Errno::ERANGE) => "its MTU is too large for XDP in its driver",
         (Engine::Xdp, Errno::EINVAL) => "its driver refuses XDP as it is set up (MTU, queues, LRO)",
         (Engine::Xdp, Errno::ENOSPC | Errno::ENOMEM) => "its driver has no queues left for XDP",
@@ -248,9 +244,3 @@ fn errno(error: &ProgramError) -> Option<Errno> {
 /// How long a link may linger on.
 const LINGERING: Duration = Duration::from_millis(300);
 const PAUSE: Duration = Duration::from_millis(10);
-
-const EEXIST: i32 = Errno::EEXIST as i32;
-
-/// Where our filters are, so that they are found again.
-const PRIORITY: u16 = u16::from_be_bytes(*b"SR");
-const HANDLE: TcHandle = TcHandle::new(0, 1);

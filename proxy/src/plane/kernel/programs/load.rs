@@ -2,6 +2,7 @@
 
 use std::io;
 
+use aya::maps::xdp::DevMapHash;
 use aya::maps::{MapData, PerCpuArray};
 use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::util::{KernelVersion, nr_cpus};
@@ -22,6 +23,8 @@ pub(super) struct Loaded {
     pub(super) programs: Ebpf,
     /// Packets by reason.
     pub(super) counters: PerCpuArray<MapData, Counter>,
+    /// The interfaces that can send.
+    pub(super) devices: DevMapHash<MapData>,
     /// The other maps.
     pub(super) maps: KernelMaps,
     /// Whether the maps are those of an earlier daemon, with all that is in them.
@@ -45,9 +48,9 @@ pub enum LoadError {
     /// Something around this process says no.
     #[error(
         "the kernel denies bpf(), although this process has the capabilities: it may be in a user \
-         namespace or under a seccomp filter, or the kernel be locked down{0}"
+         namespace or under a seccomp filter, or the kernel be locked down"
     )]
-    Denied(&'static str),
+    Denied,
     /// It was built without `CONFIG_BPF_SYSCALL`.
     #[error("this kernel has no bpf()")]
     NoBpf,
@@ -61,6 +64,8 @@ pub enum LoadError {
         program: &'static str,
         /// The last words of the verifier's log.
         why: String,
+        /// All of it, in lines.
+        log: String,
     },
     /// The pin folder cannot be used.
     #[error("pins: {0}")]
@@ -75,26 +80,15 @@ pub enum LoadError {
     },
 }
 
-/// The oldest kernel that has all that is needed; `CAP_BPF`, links of XDP and maps in a process's memory.
-const OLDEST: (u8, u8) = (5, 10);
+/// The oldest kernel that has all that is needed: `bpf_loop` is the last that came.
+pub const OLDEST: (u8, u8) = (5, 17);
 
-/// The sizes of the maps, if there are to be this many flows.
-pub(super) fn sizes(flows: u32, cpus: u32) -> [Map; maps::ALL.len()] {
-    let legs = flows.saturating_mul(2);
-    maps::ALL.map(|map| match map {
-        maps::WAYS => Map { capacity: legs, ..map },
-        maps::TALLIES => Map { capacity: legs.saturating_mul(cpus), ..map },
-        maps::MEMOS => Map { capacity: flows, ..map },
-        _ => map,
-    })
-}
-
-/// Loads `object`, for this many flows, with or without what it can say of single packets. What is in `folder` already is used if it has the same sizes,
-/// and else removed.
+/// Loads `object`, for this many flows, with or without what it can say of single packets. What is
+/// in `folder` already is used if it has the same sizes, and else removed.
 pub(super) fn load(
     object: Option<&[u8]>,
     flows: u32,
-    folder: Option<&Folder>,
+    folder: Option<&mut Folder>,
     are_events_wanted: bool,
 ) -> Result<Loaded, LoadError> {
     let object = object.ok_or(LoadError::NoObject)?;
@@ -103,14 +97,20 @@ pub(super) fn load(
     if is_old {
         return Err(LoadError::OldKernel);
     }
-    lift_memlock();
     let cpus = nr_cpus().map_err(|(what, error)| other(what, error))?;
     let cpus = u32::try_from(cpus).map_err(|error| other("counting CPUs", error))?;
-    let sizes = sizes(flows, cpus);
-    let is_adopted = folder.is_some_and(|folder| folder.has(&sizes));
-    if let (Some(folder), false) = (folder, is_adopted) {
-        folder.empty()?;
-    }
+    let sizes = maps::sizes(flows, cpus);
+    let mut is_adopted = false;
+    let folder = match folder {
+        Some(folder) => {
+            is_adopted = folder.has(&sizes);
+            if !is_adopted {
+                folder.replace()?;
+            }
+            Some(&*folder)
+        }
+        None => None,
+    };
     let mut loader = EbpfLoader::new();
     // The programs need no types of the kernel's own; reading all of them takes its time.
     loader.btf(None).override_global(maps::FLOWS_GLOBAL, &flows, true);
@@ -129,8 +129,9 @@ pub(super) fn load(
     };
     let typed = |error| other("a map of the object", error);
     let counters = PerCpuArray::try_from(take(maps::COUNTERS)?).map_err(typed)?;
+    let devices = DevMapHash::try_from(take(maps::DEVICES)?).map_err(typed)?;
     let (ports, tallies) = (take(maps::PORTS)?, take(maps::TALLIES)?);
-    let words = legs_words(flows, cpus);
+    let words = 2 * flows as usize * cpus as usize * KernelMaps::TALLY_WORDS;
     let maps = KernelMaps {
         ways: take(maps::WAYS)?.try_into().map_err(typed)?,
         memos: take(maps::MEMOS)?.try_into().map_err(typed)?,
@@ -140,12 +141,7 @@ pub(super) fn load(
         cpus,
     };
     let events = if are_events_wanted { Events::of(&mut programs) } else { None };
-    Ok(Loaded { programs, counters, maps, is_adopted, events })
-}
-
-/// Words of all tallies.
-const fn legs_words(flows: u32, cpus: u32) -> usize {
-    2 * flows as usize * cpus as usize * KernelMaps::TALLY_WORDS
+    Ok(Loaded { programs, counters, devices, maps, is_adopted, events })
 }
 
 fn share(map: &aya::maps::Map, words: usize) -> Result<Shared, LoadError> {
@@ -174,9 +170,6 @@ fn refused_program(program: &'static str, error: ProgramError) -> LoadError {
         return other("loading a program", error);
     };
     let log = verifier_log.to_string();
-    for line in log.lines().take(40) {
-        tracing::debug!(program, "verifier: {line}");
-    }
     // Without CAP_PERFMON the verifier objects to the first pointer that is computed.
     let lacks = privilege::missing().is_ok_and(|missing| !missing.is_empty());
     if lacks || errno(&io_error) == Some(Errno::EPERM) {
@@ -188,7 +181,7 @@ fn refused_program(program: &'static str, error: ProgramError) -> LoadError {
     };
     let said = log.lines().rev().find(|line| !line.is_empty() && !is_figure(line));
     let why = said.map_or_else(|| io_error.to_string(), str::to_owned);
-    LoadError::Refused { program, why }
+    LoadError::Refused { program, why, log }
 }
 
 fn refused_object(error: EbpfError, flows: u32) -> LoadError {
@@ -208,30 +201,11 @@ fn refused_object(error: EbpfError, flows: u32) -> LoadError {
 /// What a refusal for want of rights comes from.
 fn denied() -> LoadError {
     match privilege::missing().as_deref() {
-        Ok([]) | Err(_) => {
-            let counts = KernelVersion::current().is_ok_and(|now| now < MEMORY_BY_CGROUP);
-            LoadError::Denied(if counts { ", or RLIMIT_MEMLOCK too low" } else { "" })
-        }
+        Ok([]) | Err(_) => LoadError::Denied,
         Ok(missing) => {
             let names: Vec<_> = missing.iter().map(ToString::to_string).collect();
             LoadError::Lacks(names.join(" and "))
         }
-    }
-}
-
-/// Since this one the memory of maps counts for a control group, and before as locked.
-const MEMORY_BY_CGROUP: KernelVersion = KernelVersion::new(5, 11, 0);
-
-/// As far as this process may; what it comes to shows when the maps are made.
-fn lift_memlock() {
-    let memlock = rlimit::Resource::MEMLOCK;
-    if KernelVersion::current().is_ok_and(|now| now >= MEMORY_BY_CGROUP) {
-        return;
-    }
-    if memlock.set(rlimit::INFINITY, rlimit::INFINITY).is_err()
-        && let Ok((_, hard)) = memlock.get()
-    {
-        let _as_it_is = memlock.set(hard, hard);
     }
 }
 

@@ -21,8 +21,8 @@ pub trait Maps {
     /// What all CPUs have forwarded of a flow towards one leg: sums, when the last one came, and the
     /// newest numbers of SRT. Nothing for a slot that there is not.
     fn tally(&self, slot: u32, leg: u32) -> Tally;
-    /// Begins the tallies of both legs anew. No way may lead to the slot; a packet that was under
-    /// way when the last one was taken can still be counted.
+    /// Forgets the numbers of SRT of both legs. Packets and bytes go on: a program that was counting
+    /// just now would bring the old ones back. No way may lead to the slot.
     fn clear(&mut self, slot: u32);
     /// Keeps `memo` for a daemon that takes over, in place of another one of the slot.
     fn note(&mut self, slot: u32, memo: &Memo) -> Result<(), MapError>;
@@ -117,28 +117,21 @@ impl Maps for KernelMaps {
     }
 
     fn tally(&self, slot: u32, leg: u32) -> Tally {
-        self.tallies(slot, leg)
-            .map(|words| {
-                let [packets, bytes, seen, numbers] =
-                    words.each_ref().map(|word| word.load(Ordering::Relaxed));
-                // In the order in which they stand in memory, whatever the host's.
-                let [d0, d1, d2, d3, a0, a1, a2, a3] = numbers.to_ne_bytes();
-                let data = u32::from_ne_bytes([d0, d1, d2, d3]);
-                Tally {
-                    packets,
-                    bytes,
-                    seen,
-                    data,
-                    acknowledged: u32::from_ne_bytes([a0, a1, a2, a3]),
-                }
-            })
-            .fold(Tally::default(), add)
+        together(self.tallies(slot, leg).map(|words| {
+            let [packets, bytes, seen, numbers] =
+                words.each_ref().map(|word| word.load(Ordering::Relaxed));
+            // In the order in which they stand in memory, whatever the host's.
+            let [d0, d1, d2, d3, a0, a1, a2, a3] = numbers.to_ne_bytes();
+            let data = u32::from_ne_bytes([d0, d1, d2, d3]);
+            let acknowledged = u32::from_ne_bytes([a0, a1, a2, a3]);
+            Tally { packets, bytes, seen, data, acknowledged }
+        }))
     }
 
     fn clear(&mut self, slot: u32) {
         for leg in [TO_ORIGIN, TO_CLIENT] {
-            for word in self.tallies(slot, leg).flatten() {
-                word.store(0, Ordering::Relaxed);
+            for [.., numbers] in self.tallies(slot, leg) {
+                numbers.store(0, Ordering::Relaxed);
             }
         }
     }
@@ -157,57 +150,94 @@ impl Maps for KernelMaps {
     }
 }
 
-/// What two CPUs have forwarded together.
-fn add(one: Tally, other: Tally) -> Tally {
-    Tally {
-        packets: one.packets.wrapping_add(other.packets),
-        bytes: one.bytes.wrapping_add(other.bytes),
-        seen: one.seen.max(other.seen),
-        data: newer(one.data, other.data),
-        acknowledged: newer(one.acknowledged, other.acknowledged),
+/// What several CPUs have forwarded together.
+fn together(cpus: impl Iterator<Item = Tally>) -> Tally {
+    let mut all = Tally::default();
+    let (mut data, mut acknowledged) = (Number::default(), Number::default());
+    for Tally { packets, bytes, seen, data: sent, acknowledged: confirmed } in cpus {
+        all.packets = all.packets.wrapping_add(packets);
+        all.bytes = all.bytes.wrapping_add(bytes);
+        all.seen = all.seen.max(seen);
+        data = data.later(Number { value: sent, seen });
+        acknowledged = acknowledged.later(Number { value: confirmed, seen });
+    }
+    Tally { data: data.value, acknowledged: acknowledged.value, ..all }
+}
+
+/// A sequence number (draft-sharabayko-srt 3.1), which may not be set, and when the CPU that has it
+/// has forwarded its last packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Number {
+    value: u32,
+    seen: u64,
+}
+
+impl Number {
+    const fn is_set(self) -> bool {
+        self.value & Tally::IS_SET != 0
+    }
+
+    /// The later one of two. Numbers begin again, so they tell it only of CPUs that were at work at
+    /// about the same time.
+    const fn later(self, other: Self) -> Self {
+        let is_later = match (self.is_set(), other.is_set()) {
+            (true, true) if self.seen.abs_diff(other.seen) > SAME_TIME => self.seen > other.seen,
+            (true, true) => {
+                let ahead = self.value.wrapping_sub(other.value) & !Tally::IS_SET;
+                ahead < 1 << 30
+            }
+            (is_set, _) => is_set,
+        };
+        if is_later { self } else { other }
     }
 }
 
-/// The later of two sequence numbers (draft-sharabayko-srt 3.1), of which either may not be set.
-fn newer(one: u32, other: u32) -> u32 {
-    let is_set = |number: u32| number & Tally::IS_SET != 0;
-    match (is_set(one), is_set(other)) {
-        (true, true) => {
-            let ahead = one.wrapping_sub(other) & !Tally::IS_SET;
-            if ahead < 1 << 30 { one } else { other }
-        }
-        (true, false) => one,
-        (false, _) => other,
-    }
-}
+/// Nanoseconds: longer than one CPU may be behind another one of the same flow, and much too short
+/// for half of all numbers.
+const SAME_TIME: u64 = 10_000_000_000;
 
 #[cfg(test)]
 mod tests {
-    use super::{Tally, add, newer};
+    use super::{Number, SAME_TIME, Tally, together};
 
     const SET: u32 = Tally::IS_SET;
+
+    fn later(one: (u32, u64), other: (u32, u64)) -> u32 {
+        let [one, other] = [one, other].map(|(value, seen)| Number { value, seen });
+        assert_eq!(one.later(other), other.later(one), "{one:?} {other:?}");
+        one.later(other).value
+    }
 
     #[test]
     fn the_newer_number_wins_also_where_they_begin_again() {
         for (older, younger) in [(0, 1), (0x7fff_ffff, 0), (0x7fff_0000, 5), (7, 0x3fff_ffff)] {
-            assert_eq!(newer(SET | older, SET | younger), SET | younger, "{older} {younger}");
-            assert_eq!(newer(SET | younger, SET | older), SET | younger, "{younger} {older}");
+            let (older, younger) = (SET | older, SET | younger);
+            assert_eq!(later((older, 5), (younger, 5)), younger, "{older} {younger}");
+            assert_eq!(later((older, 6), (younger, 5)), younger, "{older} {younger}");
         }
     }
 
     #[test]
-    fn a_number_that_is_not_set_is_older_than_any() {
-        assert_eq!(newer(0, SET), SET);
-        assert_eq!(newer(SET, 0), SET);
-        assert_eq!(newer(0, 0), 0);
+    fn a_cpu_that_has_not_seen_the_flow_for_long_does_not_count() {
+        // As when it was moved to another one, and its numbers have come half round.
+        let (then, now) = ((SET | 5, 1), (SET | (5 + (1 << 30)), 2 + SAME_TIME));
+        assert_eq!(later(then, now), now.0);
+        assert_eq!(later((SET | 9, 1), (SET | 5, 2 + SAME_TIME)), SET | 5);
     }
 
     #[test]
-    fn what_two_cpus_have_seen_is_one_flow() {
+    fn a_number_that_is_not_set_is_older_than_any() {
+        assert_eq!(later((0, u64::MAX), (SET, 0)), SET);
+        assert_eq!(Number::default().later(Number::default()), Number::default());
+    }
+
+    #[test]
+    fn what_cpus_have_seen_is_one_flow() {
         let one = Tally { packets: 1, bytes: 10, seen: 9, data: SET | 4, acknowledged: 0 };
         let other = Tally { packets: 2, bytes: 20, seen: 7, data: SET | 5, acknowledged: SET | 1 };
         let both = Tally { packets: 3, bytes: 30, seen: 9, data: SET | 5, acknowledged: SET | 1 };
-        assert_eq!(add(one, other), both);
-        assert_eq!(add(other, one), both);
+        assert_eq!(together([one, other].into_iter()), both);
+        assert_eq!(together([other, Tally::default(), one].into_iter()), both);
+        assert_eq!(together([].into_iter()), Tally::default());
     }
 }

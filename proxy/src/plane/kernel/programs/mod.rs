@@ -1,9 +1,13 @@
 //! The programs in the kernel: loaded, attached to interfaces, and kept over a restart.
 
+mod devices;
+pub mod driver;
 mod events;
+mod filters;
 mod hooks;
 mod load;
 mod maps;
+mod netlink;
 mod pins;
 mod shared;
 
@@ -14,13 +18,15 @@ use std::{fs, mem};
 use aya::maps::{MapData, PerCpuArray};
 use nix::net::if_::if_nameindex;
 use proxy_ebpf::Reason;
-use proxy_ebpf::maps::Counter;
+use proxy_ebpf::maps::{Counter, DEVICES};
 use tracing::warn;
 
+use self::devices::Devices;
+use self::driver::{Features, is_up};
 use self::events::Events;
 use self::hooks::{HookError, Hooks, Link, in_words};
-pub use self::load::LoadError;
 use self::load::Loaded;
+pub use self::load::{LoadError, OLDEST};
 pub use self::maps::{KernelMaps, MapError, Maps};
 use self::pins::Folder;
 pub use self::pins::{PinError, is_bpffs};
@@ -75,13 +81,41 @@ pub struct InterfaceView {
     pub reason: Option<String>,
 }
 
-/// What the verifier had to do with a program.
+/// An interface that has its program no longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Which one.
+    pub interface: Interface,
+    /// What has happened.
+    pub why: Loss,
+}
+
+/// Why an interface has its program no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Loss {
+    /// There is no such interface any more.
+    #[error("it is gone")]
+    Gone,
+    /// The interface is there, the program is not.
+    #[error("its program was removed by somebody else")]
+    Removed,
+    /// Packets would be lost there, so it was taken away.
+    #[error("{0}")]
+    Unfit(&'static str),
+    /// As many as there can be have one already, so it was taken away.
+    #[error("{} interfaces have a program, and no more can have one", DEVICES.capacity)]
+    Unlisted,
+}
+
+/// How large a program is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProgramSize {
     /// Its name.
     pub name: &'static str,
-    /// Instructions that it has followed, where the kernel tells (since Linux 5.16).
+    /// Instructions that the verifier has followed.
     pub verified: Option<u32>,
+    /// Whether it is in the machine's own code, and not interpreted.
+    pub is_compiled: bool,
 }
 
 /// The programs, loaded, and the interfaces to which they are attached.
@@ -90,6 +124,7 @@ pub struct ProgramSize {
 /// When this is dropped nothing stays in the kernel; if the process is killed, what is pinned does.
 pub struct Programs {
     hooks: Hooks,
+    devices: Devices,
     counters: PerCpuArray<MapData, Counter>,
     events: Option<Events>,
     mode: KernelMode,
@@ -120,18 +155,25 @@ struct Attached {
 
 impl Programs {
     /// Loads `object` into the kernel, with its maps. Nothing is attached yet. To be called
-    /// before capabilities are dropped.
+    /// before capabilities are dropped. If it fails, what an earlier daemon has pinned is taken
+    /// away: it would forward, and nobody account for it.
     pub fn load(
         object: Option<&[u8]>,
         settings: &config::Kernel,
         are_events_wanted: bool,
     ) -> Result<(Self, KernelMaps), LoadError> {
-        let folder = settings.pin.as_deref().map(Folder::open).transpose()?;
-        let loaded = load::load(object, settings.flows, folder.as_ref(), are_events_wanted)?;
-        let Loaded { programs, counters, maps, is_adopted, events } = loaded;
+        let mut folder = settings.pin.as_deref().map(Folder::open).transpose()?;
+        let loaded = load::load(object, settings.flows, folder.as_mut(), are_events_wanted);
+        if loaded.is_err()
+            && let Some(folder) = &folder
+        {
+            take_away(folder);
+        }
+        let Loaded { programs, counters, devices, maps, is_adopted, events } = loaded?;
         let inherited = folder.iter().flat_map(Folder::links).collect();
         let programs = Self {
             hooks: Hooks::new(programs),
+            devices: Devices::new(devices),
             counters,
             events,
             mode: settings.mode,
@@ -145,7 +187,7 @@ impl Programs {
     }
 
     /// Uses filters instead of links at TC, as kernels before 6.6 have to.
-    pub const fn use_filters(&mut self) {
+    pub fn use_filters(&mut self) {
         self.hooks.use_filters();
     }
 
@@ -158,48 +200,68 @@ impl Programs {
             self.no_xdp = Some(is_virtual(one));
         }
         for interface in interfaces {
-            // It is in the view.
-            let _reason = self.attach(interface);
+            self.occupy(interface);
         }
         for (engine, index) in mem::take(&mut self.inherited) {
             self.unpin(engine, index);
         }
-        if self.hooks.filters() {
-            self.sweep();
-        }
+        self.settle();
+        self.sweep();
     }
 
     /// Removes filters that a killed daemon has left where nobody wants one now.
     fn sweep(&self) {
+        let all = if_nameindex();
+        let names = all.iter().flatten().filter_map(|interface| interface.name().to_str().ok());
         let is_wanted =
             |name: &str| self.interfaces.values().any(|place| place.interface.name == name);
-        for interface in if_nameindex().iter().flatten() {
-            if let Ok(name) = interface.name().to_str()
-                && !is_wanted(name)
-            {
-                Hooks::sweep(name);
-            }
+        self.hooks.sweep(names.filter(|name| !is_wanted(name)));
+    }
+
+    /// Attaches to one more, or once more to one where that has failed or whose program is lost.
+    /// One that has its program keeps it. All others may change to TC with it. The error is the
+    /// reason, for the operator; it shows in [`Self::interfaces`] as well.
+    pub fn attach(&mut self, interface: &Interface) -> Result<Engine, String> {
+        self.occupy(interface);
+        self.settle();
+        let place = self.interfaces.get(&interface.index);
+        match place.map(|place| &place.attached) {
+            Some(Ok(attached)) => Ok(attached.engine),
+            Some(Err(reason)) => Err(reason.clone()),
+            None => Err(Loss::Gone.to_string()),
         }
     }
 
-    /// Attaches to one more, or to one anew. All others may change to TC with it. The error is the
-    /// reason, for the operator; it shows in [`Self::interfaces`] as well.
-    pub fn attach(&mut self, interface: &Interface) -> Result<Engine, String> {
-        let attached = match self.mode {
-            KernelMode::Off => Err("the kernel path is switched off".to_owned()),
-            KernelMode::Xdp => self.link(Engine::Xdp, interface),
-            KernelMode::XdpGeneric => self.link(Engine::XdpGeneric, interface),
-            KernelMode::Tc => self.link(Engine::Tc, interface),
-            KernelMode::Auto => self.climb(interface),
+    /// Puts a program to an interface, if it has none.
+    fn occupy(&mut self, interface: &Interface) {
+        let index = interface.index;
+        let attached = match self.interfaces.remove(&index).map(|place| place.attached) {
+            Some(Ok(attached)) => self.renew(attached, index),
+            _ => None,
         };
-        let result = attached.as_ref().map(|attached| attached.engine).map_err(Clone::clone);
-        let place = Place { interface: interface.clone(), attached };
-        self.interfaces.insert(interface.index, place);
-        result
+        let attached = match (attached, self.mode) {
+            (Some(attached), _) => Ok(attached),
+            (None, KernelMode::Off) => Err("the kernel path is switched off".to_owned()),
+            (None, KernelMode::Xdp) => self.link(Engine::Xdp, interface),
+            (None, KernelMode::XdpGeneric) => self.link(Engine::XdpGeneric, interface),
+            (None, KernelMode::Tc) => self.link(Engine::Tc, interface),
+            (None, KernelMode::Auto) => self.climb(interface),
+        };
+        self.interfaces.insert(index, Place { interface: interface.clone(), attached });
+    }
+
+    /// What is attached, if it still is.
+    fn renew(&mut self, Attached { engine, link }: Attached, index: u32) -> Option<Attached> {
+        if let Ok(link) = self.hooks.renew(link) {
+            return Some(Attached { engine, link });
+        }
+        self.unpin(engine, index);
+        None
     }
 
     /// Takes the program from an interface, and forgets the interface.
     pub fn detach(&mut self, index: u32) {
+        self.devices.strike(index);
         if let Some(place) = self.interfaces.remove(&index)
             && let Ok(attached) = place.attached
         {
@@ -207,24 +269,74 @@ impl Programs {
         }
     }
 
-    /// Finds interfaces whose program somebody else has taken away, or that are gone. They count as
-    /// not attached from here on. A few system calls for each interface.
-    pub fn check(&mut self) -> Vec<u32> {
-        let mut gone = Vec::new();
-        for (index, place) in &mut self.interfaces {
-            let removed = Err("its program was removed by somebody else, or it is gone".to_owned());
-            let Ok(Attached { engine, link }) = mem::replace(&mut place.attached, removed) else {
-                continue;
+    /// Finds interfaces whose program somebody else has taken away, that are gone, or out of which
+    /// XDP can send no longer; in [`KernelMode::Auto`] these take all to TC. What is lost counts as
+    /// not attached from here on, until [`Self::attach`]. A few system calls for each interface.
+    pub fn check(&mut self) -> Vec<Lost> {
+        let mut lost = Vec::new();
+        for (index, mut place) in mem::take(&mut self.interfaces) {
+            place.attached = match place.attached {
+                Ok(attached) => self.renew(attached, index).ok_or_else(|| {
+                    let why = if exists(index) { Loss::Removed } else { Loss::Gone };
+                    lost.push(Lost { interface: place.interface.clone(), why });
+                    why.to_string()
+                }),
+                refused => refused,
             };
-            match self.hooks.renew(link) {
-                Ok(link) => place.attached = Ok(Attached { engine, link }),
-                Err(_) => gone.push((engine, *index)),
+            self.interfaces.insert(index, place);
+        }
+        lost.extend(self.settle());
+        lost
+    }
+
+    /// Makes the best of what is attached now: no packet is sent where it would be lost. Returns
+    /// what has lost its program by it.
+    fn settle(&mut self) -> Vec<Lost> {
+        let mut lost = self.vacate_unfit();
+        let is_ready = |index: u32, place: &Place| place.attached.is_ok() && is_up(index);
+        let ready = self.interfaces.iter().filter(|(index, place)| is_ready(**index, place));
+        let ready = ready.map(|(index, _)| *index).collect();
+        for index in self.devices.list(&ready) {
+            lost.extend(self.vacate(index, Loss::Unlisted));
+        }
+        lost
+    }
+
+    /// Takes XDP from where packets would be lost, as long as there is such a place: when the
+    /// program of one interface goes, another one can lose what it needs.
+    fn vacate_unfit(&mut self) -> Vec<Lost> {
+        let mut lost = Vec::new();
+        while let Some((index, why)) = self.unfit() {
+            if self.mode == KernelMode::Auto {
+                let name = self.interfaces.get(&index).map(|place| place.interface.name.as_str());
+                self.no_xdp = Some(no_xdp(name.unwrap_or_default(), why));
+                self.step_down();
+            } else {
+                lost.extend(self.vacate(index, Loss::Unfit(why)));
             }
         }
-        for &(engine, index) in &gone {
-            self.unpin(engine, index);
+        lost
+    }
+
+    /// Takes the program from an interface that cannot keep it.
+    fn vacate(&mut self, index: u32, why: Loss) -> Option<Lost> {
+        self.devices.strike(index);
+        let place = self.interfaces.get_mut(&index)?;
+        let interface = place.interface.clone();
+        if let Ok(former) = mem::replace(&mut place.attached, Err(why.to_string())) {
+            self.unpin(former.engine, index);
         }
-        gone.into_iter().map(|(_, index)| index).collect()
+        Some(Lost { interface, why })
+    }
+
+    /// An interface with XDP out of which XDP cannot send, and why.
+    fn unfit(&self) -> Option<(u32, &'static str)> {
+        self.interfaces.iter().find_map(|(index, place)| {
+            let is_xdp = matches!(&place.attached, Ok(Attached { engine: Engine::Xdp, .. }));
+            // What the kernel does not tell is the operator's to know.
+            let features = if is_xdp { Features::of(*index).ok()?? } else { return None };
+            Some((*index, features.lack()?))
+        })
     }
 
     /// Writes to the log what the programs have had to say of single packets, if it was asked for.
@@ -242,6 +354,13 @@ impl Programs {
     /// Whether the maps are those of an earlier daemon, with all that is in them.
     pub const fn is_adopted(&self) -> bool {
         self.is_adopted
+    }
+
+    /// Sessions that an earlier daemon has left in maps of another size or version, which were
+    /// removed; none if there were no such maps. Those of a version whose memos are of another size
+    /// do not count.
+    pub fn replaced(&self) -> Option<usize> {
+        self.folder.as_ref()?.replaced()
     }
 
     /// Whether an earlier daemon has left a program at this interface, until [`Self::attach_all`].
@@ -285,9 +404,12 @@ impl Programs {
         let why = match &self.no_xdp {
             Some(why) => why.clone(),
             None if interface.is_virtual => is_virtual(interface),
+            None if matches!(Features::of(interface.index), Ok(None)) => {
+                no_xdp(&interface.name, "before Linux 6.3 nobody knows whether its driver can send")
+            }
             None => match self.link(Engine::Xdp, interface) {
                 Ok(attached) => return Ok(attached),
-                Err(reason) => format!("no XDP at {}: {reason}", interface.name),
+                Err(reason) => no_xdp(&interface.name, &reason),
             },
         };
         // One that takes nothing at all, as when it is gone already, changes nothing for the others.
@@ -301,6 +423,8 @@ impl Programs {
     /// Moves everything from XDP to TC. An interface has both for a moment: the first one to
     /// see a packet takes it.
     fn step_down(&mut self) {
+        // What XDP sends to one that has no XDP is lost.
+        self.devices.strike_all();
         for (index, mut place) in mem::take(&mut self.interfaces) {
             if place.attached.as_ref().is_ok_and(|attached| attached.engine != Engine::Tc) {
                 let former =
@@ -316,12 +440,6 @@ impl Programs {
     /// Puts a program to an interface, by the link of an earlier daemon if there is one.
     fn link(&mut self, engine: Engine, interface: &Interface) -> Result<Attached, String> {
         let index = interface.index;
-        // One that is attached anew has to make room for itself.
-        if let Some(place) = self.interfaces.get(&index)
-            && place.attached.as_ref().is_ok_and(|attached| attached.engine == engine)
-        {
-            self.detach(index);
-        }
         let pin = self.folder.as_ref().map(|folder| folder.link(engine, index));
         if let Some(pin) = &pin
             && self.inherited.remove(&(engine, index))
@@ -359,12 +477,24 @@ impl Programs {
 impl Drop for Programs {
     fn drop(&mut self) {
         self.interfaces.clear();
-        if let Some(folder) = &self.folder
-            && let Err(error) = folder.remove()
-        {
-            warn!(%error, "the kernel programs stay pinned");
+        if let Some(folder) = &self.folder {
+            take_away(folder);
         }
     }
+}
+
+fn exists(index: u32) -> bool {
+    if_nameindex().is_ok_and(|all| all.iter().any(|interface| interface.index() == index))
+}
+
+fn take_away(folder: &Folder) {
+    if let Err(error) = folder.remove() {
+        warn!(%error, "the kernel programs stay pinned");
+    }
+}
+
+fn no_xdp(interface: &str, why: &str) -> String {
+    format!("no XDP at {interface}: {why}")
 }
 
 fn is_virtual(interface: &Interface) -> String {
