@@ -53,15 +53,12 @@ fn every_packet_arrives_once(engine: Engine, family: Family, arms: [Arms; 2]) ->
             };
             must_be_whole(tally)?;
             stage.must_have_right_checksums()?;
-            // One by HTTP, the other by DTLS.
-            ensure!(show.publisher.session().delete()?.status() == 200, "DELETE was refused");
-            show.player.hang_up()?;
+            for client in [&show.publisher, &show.player] {
+                ensure!(client.session().delete()?.status() == 200, "DELETE was refused");
+            }
             wait::until_true("both have left", SOON, || {
                 Ok(stage.sessions()?.is_empty() && show.origin.sessions() == 0)
-            })?;
-            let ends = (stage.proxy.ends("deleted")?, stage.proxy.ends("client_closed")?);
-            ensure!(ends == (1, 1), "they ended otherwise: {ends:?}");
-            Ok(())
+            })
         })?;
     }
     Ok(())
@@ -168,8 +165,12 @@ fn aiortc_sees_what_aiortc_publishes(engine: Engine) -> Result<()> {
         let counters = player.counters();
         ensure!(counters.lost.get("video") == Some(&0), "{counters:?}");
         ensure!(player.delete()? == 200, "the DELETE was refused");
+        // By an alert of DTLS.
         publisher.hang_up()?;
-        wait::until_true("both have left", SOON, || Ok(stage.sessions()?.is_empty()))
+        wait::until_true("both have left", SOON, || Ok(stage.sessions()?.is_empty()))?;
+        let ends = (stage.proxy.ends("deleted")?, stage.proxy.ends("client_closed")?);
+        ensure!(ends == (1, 1), "they ended otherwise: {ends:?}");
+        Ok(())
     })
 }
 
