@@ -206,7 +206,8 @@ const IDENTIFIER: u16 = 0x0fff;
 struct OnStack(Key);
 
 /// Whether the checksum is the pseudo-header's alone: a sender on this machine has left the rest
-/// to a network card (`CHECKSUM_PARTIAL`). One in 65536 others looks alike, which does no harm.
+/// to a network card (`CHECKSUM_PARTIAL`). One in 65536 others looks alike, and goes by the
+/// relay.
 #[inline(always)]
 fn is_partial(datagram: &Datagram) -> bool {
     let Key { source, destination, .. } = &datagram.key;

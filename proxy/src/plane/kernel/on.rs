@@ -389,8 +389,8 @@ fn carrier(index: u32, links: &[Link]) -> Option<u32> {
 
 /// Whether the operator has named this link, or a VLAN above it.
 fn is_named(names: &[String], link: &Link, links: &[Link]) -> bool {
-    let named = links.iter().filter(|named| names.iter().any(|name| **name == *named.name));
-    named.filter_map(|named| carrier(named.index, links)).any(|index| index == link.index)
+    let above = links.iter().filter(|above| names.iter().any(|name| **name == *above.name));
+    above.filter_map(|above| carrier(above.index, links)).any(|index| index == link.index)
 }
 
 fn interface(link: &Link) -> Interface {

@@ -244,7 +244,13 @@ impl Programs {
         let attached = match (attached, self.mode) {
             (Some(attached), _) => Ok(attached),
             (None, KernelMode::Off) => Err("the kernel path is switched off".to_owned()),
-            (None, KernelMode::Xdp) => self.link(Engine::Xdp, interface),
+            // Asked before, as an attempt can take the link down for a moment.
+            (None, KernelMode::Xdp) => match Features::of(index) {
+                Ok(Some(features)) if let Some(why) = features.lack_for_good() => {
+                    Err(why.to_owned())
+                }
+                _ => self.link(Engine::Xdp, interface),
+            },
             (None, KernelMode::XdpGeneric) => self.link(Engine::XdpGeneric, interface),
             (None, KernelMode::Tc) => self.link(Engine::Tc, interface),
             (None, KernelMode::Auto) => self.climb(interface),
