@@ -127,6 +127,11 @@ fn ack(to: u32, next: u32) -> Vec<u8> {
     packet
 }
 
+/// Whether a packet to this socket is one, as [`Origin`] sends it.
+pub fn is_ack(packet: &[u8], to: u32) -> bool {
+    field(packet, 4).is_some_and(|next| packet == ack(to, next))
+}
+
 fn field(packet: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(*packet.get(at..)?.first_chunk()?))
 }

@@ -15,7 +15,7 @@ use srs_proxy_tests::flood::{Flood, Flooded};
 use srs_proxy_tests::ice;
 use srs_proxy_tests::ice_client::{Client, Come};
 use srs_proxy_tests::proxy::Proxy;
-use srs_proxy_tests::srt_call::{self, Caller, Handshake, INDUCTION, data, number};
+use srs_proxy_tests::srt_call::{self, Caller, Handshake, INDUCTION, data, is_ack, number};
 use srs_proxy_tests::whip::Role;
 use srs_proxy_tests::{http, ports, skip, story, stun, usage, wait};
 
@@ -221,8 +221,9 @@ fn play_srt(caller: &Caller, over: &AtomicBool) -> Result<(u64, usize)> {
                 continue;
             }
         }
-        if let Ok(length) = caller.socket.recv(&mut buffer) {
-            let number = buffer.get(..length).and_then(|it| number(it, caller.id));
+        let packet = caller.socket.recv(&mut buffer).ok().and_then(|length| buffer.get(..length));
+        if let Some(packet) = packet.filter(|packet| !is_ack(packet, caller.id)) {
+            let number = number(packet, caller.id);
             let number = number.context("something foreign has come to the caller")?;
             // The one by which the test has begun comes more than once.
             ensure!(number == 1 || missing.remove(&number), "packet {number} came twice");
