@@ -37,7 +37,9 @@ pub(super) struct Loaded {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// It was built without.
-    #[error("this binary carries no kernel programs")]
+    #[error(
+        "this binary carries no kernel programs: `cargo xtask build-ebpf`, then build it again"
+    )]
     NoObject,
     /// As the kernel calls them.
     #[error("this process lacks {0}")]
