@@ -148,6 +148,8 @@ fn nginx(folder: &Path, origin: &Origin) -> Result<Relay> {
 fn socat(folder: &Path, origin: &Origin) -> Result<Relay> {
     let (address, origin) = (ports::free()?, origin.media.address()?);
     let mut command = Command::new(process::find("socat")?);
+    // Its process for a client knows no end but silence.
+    command.args(["-T", "10"]);
     command.arg(format!("UDP4-LISTEN:{},bind={},fork", address.port(), address.ip()));
     command.arg(format!("UDP4:{origin}"));
     Ok(Relay::new(Process::start(&mut command, folder, "socat")?, address))
