@@ -1,25 +1,9 @@
 //! The kernel programs, as far as this binary carries them.
 
-use proxy_ebpf::CONTRACT;
-
 /// The object that `cargo xtask build-ebpf` had built before this binary was; always of the
 /// contract that this binary speaks, and aligned as an ELF file wants it. `None` without one,
 /// and on every system but Linux.
 pub static OBJECT: Option<&[u8]> = if EMBEDDED.0.is_empty() { None } else { Some(&EMBEDDED.0) };
-
-/// One line for the log of the start.
-pub fn describe() -> String {
-    match OBJECT {
-        Some(object) => format!(
-            "kernel packet path: object embedded, {} bytes, contract {CONTRACT}; this version \
-             does not attach it",
-            object.len()
-        ),
-        None => "kernel packet path: no object in this binary (on Linux: `cargo xtask \
-                 build-ebpf`, then build again)"
-            .to_owned(),
-    }
-}
 
 /// Written by the build script: a copy of the object, or nothing.
 static EMBEDDED: &Aligned<[u8]> =
@@ -32,17 +16,15 @@ struct Aligned<Bytes: ?Sized>(Bytes);
 
 #[cfg(test)]
 mod tests {
-    use super::{CONTRACT, OBJECT, describe};
+    use proxy_ebpf::CONTRACT;
+
+    use super::OBJECT;
 
     #[test]
     fn an_embedded_object_is_one_of_this_contract() {
-        let Some(object) = OBJECT else {
-            assert!(!describe().contains("embedded"), "said of nothing: {}", describe());
-            return;
-        };
+        let Some(object) = OBJECT else { return };
         assert!(object.starts_with(b"\x7fELF"), "no ELF file was embedded");
         assert_eq!(object.as_ptr().align_offset(8), 0, "the object is not aligned");
         assert_eq!(proxy_ebpf::contract::contract_of(object), Some(CONTRACT));
-        assert!(describe().contains(&object.len().to_string()), "no size in: {}", describe());
     }
 }
