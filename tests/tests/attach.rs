@@ -485,13 +485,26 @@ fn programs_that_do_not_load_leave_none_of_an_earlier_daemon() -> Result<()> {
         killed.kill()?;
         assert_eq!(attached("here")?, Some("tc"));
         let wanted = Kernel { pin: Some(space.pin()), ..settings(KernelMode::Tc) };
-        let refused = Programs::load(Some(b"no object"), &wanted, false).map(drop);
-        ensure!(refused.is_err(), "it was loaded");
+        let object = OBJECT.context("the object")?;
+        // `exit` with an operand, which it does not have.
+        let broken: Vec<u8> = object
+            .chunks(8)
+            .flat_map(|word| if word == EXIT { &[0x95, 0, 0, 0, 1, 0, 0, 0] } else { word })
+            .copied()
+            .collect();
+        match Programs::load(Some(&broken), &wanted, false).map(drop) {
+            Err(LoadError::Refused { why, log, .. }) => {
+                ensure!(!why.is_empty() && log.contains(&why), "{why}, of:\n{log}");
+            }
+            other => bail!("the verifier should have refused it: {other:?}"),
+        }
         detached("here").context("nobody accounts for what it forwards")?;
         ensure!(!space.pin().exists(), "the folder stays");
         Ok(())
     })
 }
+
+const EXIT: [u8; 8] = [0x95, 0, 0, 0, 0, 0, 0, 0];
 
 #[test]
 fn maps_hold_what_they_are_given_and_say_when_they_are_full() -> Result<()> {
