@@ -25,6 +25,7 @@ on_every_engine!(
     an_interface_goes_down_and_comes_back,
     a_neighbour_gets_another_mac,
     a_neighbour_fails_and_answers_again,
+    an_ipsec_policy_is_left_to_the_stack,
     a_full_map_leaves_the_rest_to_the_relay,
     programs_that_somebody_removes_are_missed,
     an_origin_on_the_proxys_own_host_is_relayed,
@@ -64,6 +65,23 @@ fn a_neighbour_gets_another_mac(engine: Engine) -> Result<()> {
         })?;
         calls.must_go_on().context("by its new address")?;
         stage.must_carry_all_of(2, || calls.must_go_on())
+    })
+}
+
+fn an_ipsec_policy_is_left_to_the_stack(engine: Engine) -> Result<()> {
+    Setting::PLAIN.tell(engine, |stage| {
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage)?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        // One that the stack does not apply in the end: of another port.
+        let origin = stage.network.origin_address(Family::V4);
+        let selector = format!("dst {origin}/32 proto udp dport 9 dir out");
+        stage.network.proxy.ip(&format!("xfrm policy add {selector} action block"))?;
+        must_be_relayed(stage, 2, "an IPsec policy applies")?;
+        calls.must_go_on().context("by the stack")?;
+        stage.network.proxy.ip(&format!("xfrm policy delete {selector}"))?;
+        stage.must_carry_all_of(2, || calls.must_go_on())?;
+        calls.must_finish_without_loss().map(drop)
     })
 }
 
