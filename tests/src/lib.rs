@@ -6,6 +6,7 @@
 pub mod aiortc;
 pub mod bench;
 pub mod browser;
+pub mod calls;
 pub mod cluster;
 pub mod echo;
 pub mod engine;

@@ -1,24 +1,19 @@
 //! A proxy that is killed, and the next one that goes on with its sessions, by both programs.
 
 use std::fs;
-use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::net::{Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use srs_proxy_tests::calls::{self, Calls, Origins, RATE, SECOND};
 use srs_proxy_tests::echo::Echo;
 use srs_proxy_tests::engine::{Engine, Setting, Stage};
-use srs_proxy_tests::ice_client::Client;
 use srs_proxy_tests::netns::Family;
 use srs_proxy_tests::pins::Pins;
-use srs_proxy_tests::srt_call::Caller;
-use srs_proxy_tests::whip::Role;
-use srs_proxy_tests::{ice, rtc, srt_call, wait};
+use srs_proxy_tests::{rtc, wait};
 
 const SOON: Duration = Duration::from_secs(10);
-/// Packets a second of a client.
-const RATE: u32 = 200;
-const SECOND: u64 = 200;
 /// Of a session that is silent.
 const PATIENCE: Duration = Duration::from_secs(4);
 const SHORT: [(&str, &str); 2] =
@@ -56,14 +51,14 @@ fn media_goes_on_over_ipv6_and_ends_when_it_is_told_to(engine: Engine) -> Result
     let setting = Setting { family: Family::V6, ..Setting::PLAIN };
     setting.with(&variables).tell(engine, |stage| {
         let origin = stage.origin(rtc::Origin::start_at)?;
-        let receiver = stage.origin(start_receiver)?;
+        let receiver = stage.origin(calls::start_receiver)?;
         stage.register(|api| {
             origin.register_at(api, "webrtc")?;
             receiver.register_at(api, "srt")
         })?;
         let publisher = rtc::Client::publish(stage.proxy.http_api(), "show", RATE)?;
         let player = rtc::Client::play(stage.proxy.http(), "show")?;
-        let srt = call(stage, "show")?;
+        let srt = calls::call_srt(stage, "show")?;
         let watch = |packets: u64| -> Result<()> {
             player.must_get(packets, SOON)?;
             srt.must_go_on_for(packets / 2, SOON)
@@ -100,8 +95,8 @@ fn sessions_go_on_through_one_proxy_after_another_and_move_as_before(engine: Eng
     let pins = Pins::new()?;
     let variables = [("PROXY_EBPF_PIN", pins.text()?)];
     Setting::PLAIN.with(&variables).tell(engine, |stage| {
-        let _origins = Origins::start(stage)?;
-        let calls = Origins::call(stage, "show")?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage, "show")?;
         let before = streams(stage)?;
         for life in 0..3 {
             stage.must_carry_all_of(2, || calls.must_go_on())?;
@@ -126,7 +121,7 @@ fn sessions_go_on_through_one_proxy_after_another_and_move_as_before(engine: Eng
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         ensure!(self::ids(stage)? == ids, "moved, not made anew");
         // Others find room beside them.
-        let others = Origins::call(stage, "other")?;
+        let others = origins.call(stage, "other")?;
         stage.must_carry_all_of(4, || others.must_go_on())?;
         for calls in [calls, others] {
             let (client, caller, _) = calls.must_finish_without_loss()?;
@@ -146,8 +141,8 @@ fn who_is_gone_ends_on_time(engine: Engine) -> Result<()> {
     let variables = [("PROXY_EBPF_PIN", pins.text()?), consent, idle];
     Setting::PLAIN.with(&variables).tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let stays = Origins::call(stage, "stays")?;
-        let leaves = Origins::call(stage, "leaves")?;
+        let stays = origins.call(stage, "stays")?;
+        let leaves = origins.call(stage, "leaves")?;
         stage.must_carry_all_of(4, || leaves.must_go_on())?;
         stage.proxy.process.kill()?;
         drop(leaves.must_finish_without_loss()?);
@@ -174,7 +169,7 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
     let variables = [("PROXY_EBPF_PIN", pins.text()?)];
     Setting::PLAIN.with(&variables).tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = Origins::call(stage, "show")?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let former = stage.links()?;
         stage.proxy.process.kill()?;
@@ -188,7 +183,7 @@ fn what_another_version_has_left_is_taken_away(engine: Engine) -> Result<()> {
         drop(calls);
         must_have_no_flows(stage)?;
         origins.register(stage)?;
-        let again = Origins::call(stage, "again")?;
+        let again = origins.call(stage, "again")?;
         stage.must_carry_all_of(2, || again.must_go_on())?;
         let now = stage.links()?;
         ensure!(now.len() == former.len(), "links: {former:?}, then {now:?}");
@@ -202,8 +197,8 @@ fn a_proxy_that_cannot_start_ends_nothing(engine: Engine) -> Result<()> {
     let pins = Pins::new()?;
     let variables = [("PROXY_EBPF_PIN", pins.text()?)];
     Setting::PLAIN.with(&variables).tell(engine, |stage| {
-        let _origins = Origins::start(stage)?;
-        let calls = Origins::call(stage, "show")?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         stage.proxy.process.kill()?;
         let port = stage.proxy.srt().port();
@@ -222,8 +217,8 @@ fn who_is_switched_off_takes_away_what_is_there(engine: Engine) -> Result<()> {
     let pins = Pins::new()?;
     let variables = [("PROXY_EBPF_PIN", pins.text()?)];
     Setting::PLAIN.with(&variables).tell(engine, |stage| {
-        let _origins = Origins::start(stage)?;
-        let calls = Origins::call(stage, "show")?;
+        let origins = Origins::start(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let links = stage.links()?;
         stage.proxy.process.kill()?;
@@ -238,67 +233,6 @@ fn who_is_switched_off_takes_away_what_is_there(engine: Engine) -> Result<()> {
 }
 
 const ENDS: &str = "srs_proxy_session_ends_total";
-
-/// An origin of WebRTC and one of SRT, which send packets back.
-struct Origins(ice::Origin, srt_call::Origin);
-
-/// A client of WebRTC and a caller of SRT, each with packets that come back.
-struct Calls {
-    webrtc: Echo<Client>,
-    srt: Echo<Caller>,
-}
-
-impl Origins {
-    fn start(stage: &Stage<'_>) -> Result<Self> {
-        let webrtc = stage.origin(ice::Origin::start_at)?;
-        let srt = stage.origin(start_receiver)?;
-        let origins = Self(webrtc, srt);
-        origins.register(stage)?;
-        Ok(origins)
-    }
-
-    fn register(&self, stage: &Stage<'_>) -> Result<()> {
-        let Self(webrtc, srt) = self;
-        stage.register(|api| {
-            webrtc.register_at(api, "webrtc")?;
-            srt.register_at(api, "srt")
-        })
-    }
-
-    /// A call of each on this stream.
-    fn call(stage: &Stage<'_>, stream: &str) -> Result<Calls> {
-        let client = Client::open(stage.proxy.http_api(), Role::Publish, stream, stream)?;
-        client.connect()?;
-        Ok(Calls { webrtc: Echo::start(client, RATE, 0), srt: call(stage, stream)? })
-    }
-}
-
-/// An origin of SRT on this host.
-fn start_receiver(host: IpAddr) -> Result<srt_call::Origin> {
-    srt_call::Origin::start((host, 10080).into(), 1 << 20)
-}
-
-/// A caller of SRT on this stream.
-fn call(stage: &Stage<'_>, stream: &str) -> Result<Echo<Caller>> {
-    let stream_id = format!("#!::r=live/srt-{stream},m=publish");
-    let caller = Caller::call(stage.proxy.srt(), 7, &stream_id, SOON)?;
-    Ok(Echo::start(caller, RATE, 0))
-}
-
-impl Calls {
-    /// Waits for a second of packets of each.
-    fn must_go_on(&self) -> Result<()> {
-        self.webrtc.must_go_on_for(SECOND, SOON).context("WebRTC")?;
-        self.srt.must_go_on_for(SECOND, SOON).context("SRT")
-    }
-
-    /// The clients, and a number that none of them has used.
-    fn must_finish_without_loss(self) -> Result<(Client, Caller, u64)> {
-        let (webrtc, one) = self.webrtc.must_finish_without_loss().context("WebRTC")?;
-        let (srt, other) = self.srt.must_finish_without_loss().context("SRT")?;
-        Ok((webrtc, srt, one.sent.max(other.sent)))
-    }
-}
 
 /// Stream, protocol and role of each session, whatever its number.
 fn streams(stage: &Stage<'_>) -> Result<Vec<[String; 3]>> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use srs_proxy_tests::calls::{Origins, RATE, SECOND};
 use srs_proxy_tests::echo::Echo;
 use srs_proxy_tests::engine::{Engine, Setting, Stage};
 use srs_proxy_tests::hands::by_all_hands;
@@ -12,14 +13,10 @@ use srs_proxy_tests::ice_client::Client;
 use srs_proxy_tests::netns::{Arms, Family, Network};
 use srs_proxy_tests::pins::Pins;
 use srs_proxy_tests::proxy::Session;
-use srs_proxy_tests::srt_call::Caller;
 use srs_proxy_tests::whip::Role;
-use srs_proxy_tests::{ice, on_every_engine, srt_call, usage, wait};
+use srs_proxy_tests::{ice, on_every_engine, usage, wait};
 
 const SOON: Duration = Duration::from_secs(10);
-/// Packets a second of a client.
-const RATE: u32 = 200;
-const SECOND: u64 = 200;
 
 on_every_engine!(
     an_interface_goes_down_and_comes_back,
@@ -36,7 +33,7 @@ on_every_engine!(
 fn an_interface_goes_down_and_comes_back(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let ids = ids(stage)?;
         stage.network.proxy.ip("link set back down")?;
@@ -52,7 +49,7 @@ fn an_interface_goes_down_and_comes_back(engine: Engine) -> Result<()> {
 fn a_neighbour_gets_another_mac(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let Stage { network, .. } = stage;
         // It tells its neighbours.
@@ -71,7 +68,7 @@ fn a_neighbour_gets_another_mac(engine: Engine) -> Result<()> {
 fn an_ipsec_policy_is_left_to_the_stack(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         // One that the stack does not apply in the end: of another port.
         let origin = stage.network.origin_address(Family::V4);
@@ -88,7 +85,7 @@ fn an_ipsec_policy_is_left_to_the_stack(engine: Engine) -> Result<()> {
 fn a_neighbour_fails_and_answers_again(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let ids = ids(stage)?;
         let Network { proxy, origin, .. } = &stage.network;
@@ -131,7 +128,7 @@ fn a_full_map_leaves_the_rest_to_the_relay(engine: Engine) -> Result<()> {
 fn programs_that_somebody_removes_are_missed(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let ids = ids(stage)?;
         // One of two, then the other.
@@ -166,7 +163,7 @@ fn an_origin_on_the_proxys_own_host_is_relayed(engine: Engine) -> Result<()> {
 fn a_killed_proxy_leaves_nothing_that_is_not_pinned(engine: Engine) -> Result<()> {
     Setting::PLAIN.tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let links = must_be_attached(stage)?;
         stage.proxy.process.kill()?;
@@ -179,7 +176,8 @@ fn a_killed_proxy_leaves_nothing_that_is_not_pinned(engine: Engine) -> Result<()
         ensure!(stage.sessions()?.is_empty(), "sessions out of nothing");
         // Others can begin.
         drop(calls);
-        let again = origins.call(stage)?;
+        origins.register(stage)?;
+        let again = origins.call(stage, "again")?;
         again.must_go_on()?;
         stage.must_carry_all_of(2, || again.must_go_on())
     })
@@ -189,7 +187,7 @@ fn a_stop_in_order_leaves_nothing(engine: Engine) -> Result<()> {
     let pins = Pins::new()?;
     Setting::PLAIN.with(&[("PROXY_EBPF_PIN", pins.text()?)]).tell(engine, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         let links = must_be_attached(stage)?;
         // Once to drain, twice to end what goes on.
@@ -210,7 +208,7 @@ fn a_stop_in_order_leaves_nothing(engine: Engine) -> Result<()> {
 fn generic_xdp_carries_all_when_it_is_asked_for() -> Result<()> {
     Setting::PLAIN.tell(Engine::XdpGeneric, |stage| {
         let origins = Origins::start(stage)?;
-        let calls = origins.call(stage)?;
+        let calls = origins.call(stage, "show")?;
         stage.must_carry_all_of(2, || calls.must_go_on())?;
         stage.must_have_right_checksums()?;
         calls.must_finish_without_loss().map(drop)
@@ -264,49 +262,6 @@ fn thousands_are_carried_and_leave_nothing(engine: Engine) -> Result<()> {
 
 /// Descriptors that a runtime may have more of than before.
 const SPARE: usize = 8;
-
-/// An origin of WebRTC and one of SRT, which send packets back.
-struct Origins(ice::Origin, srt_call::Origin);
-
-/// A client of WebRTC and a caller of SRT, each with packets that come back.
-struct Calls {
-    webrtc: Echo<Client>,
-    srt: Echo<Caller>,
-}
-
-impl Origins {
-    fn start(stage: &Stage<'_>) -> Result<Self> {
-        let webrtc = stage.origin(ice::Origin::start_at)?;
-        let srt = stage.origin(|host| srt_call::Origin::start((host, 10080).into(), 1 << 20))?;
-        Ok(Self(webrtc, srt))
-    }
-
-    /// Registers them, and calls both.
-    fn call(&self, stage: &Stage<'_>) -> Result<Calls> {
-        let Self(webrtc, srt) = self;
-        stage.register(|api| {
-            webrtc.register_at(api, "webrtc")?;
-            srt.register_at(api, "srt")
-        })?;
-        let client = open(stage, "show", 0)?;
-        let caller = Caller::call(stage.proxy.srt(), 7, "#!::r=live/srt,m=publish", SOON)?;
-        Ok(Calls { webrtc: Echo::start(client, RATE, 0), srt: Echo::start(caller, RATE, 0) })
-    }
-}
-
-impl Calls {
-    /// Waits for a second of packets of each.
-    fn must_go_on(&self) -> Result<()> {
-        self.webrtc.must_go_on_for(SECOND, SOON).context("WebRTC")?;
-        self.srt.must_go_on_for(SECOND, SOON).context("SRT")
-    }
-
-    fn must_finish_without_loss(self) -> Result<(Client, Caller)> {
-        let (webrtc, _) = self.webrtc.must_finish_without_loss().context("WebRTC")?;
-        let (srt, _) = self.srt.must_finish_without_loss().context("SRT")?;
-        Ok((webrtc, srt))
-    }
-}
 
 /// A client of the stream `live/<stream>` that is connected.
 fn open(stage: &Stage<'_>, stream: &str, number: usize) -> Result<Client> {
