@@ -21,6 +21,7 @@ use crate::listen::{Arrival, Entrance, NoArrival, tcp, udp};
 use crate::metrics;
 use crate::origin::Balancer;
 use crate::pages::Pages;
+use crate::plane::StreamPlane;
 use crate::plane::datagram::Train;
 use crate::plane::kernel::Kernel;
 use crate::session::http::{self, Http, HttpApi, HttpPeers};
@@ -87,10 +88,13 @@ impl App {
             [Arc::clone(webrtc.drops()), Arc::clone(srt.drops())],
             kernel.clone(),
         );
+        let streams = StreamPlane::start(&settings::streams(config));
+        streams.introduce();
         let api = ApiState {
             balancer: Arc::clone(&balancer),
             sessions: Arc::clone(&sessions),
             kernel: kernel.clone(),
+            streams: streams.clone(),
             vhosts: vhosts.clone(),
             metrics: Arc::new(metrics),
             auth: config.system_api.token.as_ref().map(|token| token.reveal().to_owned()),
@@ -107,6 +111,7 @@ impl App {
             settings::rtmp(config),
             Arc::clone(&balancer),
             Arc::clone(&dialer),
+            streams.clone(),
             vhosts.clone(),
         );
         let rtmp_port = addresses(&listeners.rtmp)?.first().map(SocketAddr::port);
@@ -114,6 +119,7 @@ impl App {
         let peers = HttpPeers {
             balancer: Arc::clone(&balancer),
             dialer,
+            plane: streams,
             vhosts,
             tokens: settings::tokens(config, &kernel)?,
             pages: Arc::new(pages),

@@ -28,8 +28,8 @@ use self::answer::Refusal;
 pub use self::server::serve;
 use crate::metrics;
 use crate::origin::{Balancer, Explanation, Listener, NotRegistered, OriginView, registration};
-use crate::plane::StreamPlane;
 use crate::plane::kernel::{Kernel, KernelView};
+use crate::plane::{StreamPlane, StreamsView};
 use crate::session::{SessionView, Sessions};
 use crate::stream::{Ask, BadStream, Candidates, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
@@ -42,6 +42,8 @@ pub struct ApiState {
     pub sessions: Arc<Sessions>,
     /// The plane in the kernel.
     pub kernel: Kernel,
+    /// The plane of streams over TCP.
+    pub streams: StreamPlane,
     /// By which URLs are read.
     pub vhosts: Vhosts,
     /// Answered as `/metrics`.
@@ -207,16 +209,9 @@ struct PlanesView {
     streams: StreamsView,
 }
 
-#[derive(Serialize)]
-struct StreamsView {
-    engine: &'static str,
-    reason: &'static str,
-}
-
 async fn planes(State(state): Shared) -> Json<Answer<Planes>> {
-    let (engine, reason) = StreamPlane::choose();
-    let streams = StreamsView { engine: engine.as_str(), reason };
-    answer(Planes { planes: PlanesView { datagrams: state.kernel.view(), streams } })
+    let (datagrams, streams) = (state.kernel.view(), state.streams.view());
+    answer(Planes { planes: PlanesView { datagrams, streams } })
 }
 
 async fn versions() -> Json<Value> {

@@ -61,6 +61,7 @@ async fn start_behind(
     );
     let allow: Vec<IpNet> = allow.iter().map(|net| net.parse().unwrap()).collect();
     let router = router(ApiState {
+        streams: StreamPlane::none("a test"),
         kernel: Kernel::off("a test"),
         balancer: Arc::clone(&balancer),
         sessions: Arc::clone(&sessions),

@@ -7,8 +7,8 @@ use anyhow::Context;
 
 use crate::config::{Config, DefaultBackend};
 use crate::origin::{BalancerSettings, Listener, Origin};
-use crate::plane::Patience;
 use crate::plane::kernel::Kernel;
+use crate::plane::{Patience, StreamSettings};
 use crate::session::SessionLimits;
 use crate::session::http::{Hop, HttpSettings};
 use crate::session::rtmp::RtmpSettings;
@@ -70,6 +70,14 @@ pub(super) fn cookies() -> anyhow::Result<Cookies> {
     let mut key = [0; 32];
     getrandom::fill(&mut key)?;
     Ok(Cookies::new(&key, Instant::now()))
+}
+
+pub(super) fn streams(config: &Config) -> StreamSettings {
+    StreamSettings {
+        engine: config.tcp.engine,
+        threads: config.tcp.threads,
+        room: config.session.max,
+    }
 }
 
 fn patience(config: &Config) -> Patience {

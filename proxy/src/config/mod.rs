@@ -28,7 +28,9 @@ pub use self::listen::{ListenAddr, ListenAddrs};
 use self::settings as row;
 pub use self::settings::{Setting, settings};
 use self::source::Effective;
-pub use self::value::{AuthType, Candidate, KernelMode, LoadBalancer, LogFormat, Secret};
+pub use self::value::{
+    AuthType, Candidate, KernelMode, LoadBalancer, LogFormat, Secret, TcpEngine,
+};
 use crate::listen::TrustedProxies;
 use crate::origin::Policy;
 use crate::proto::proxy_protocol::Version;
@@ -65,6 +67,8 @@ pub struct Config {
     pub session: Session,
     /// Media that is forwarded in the kernel.
     pub kernel: Kernel,
+    /// What moves streams over TCP.
+    pub tcp: Tcp,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// What is logged.
@@ -241,6 +245,15 @@ pub struct Kernel {
     pub flows: u32,
 }
 
+/// What moves streams over TCP.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    /// By which means.
+    pub engine: TcpEngine,
+    /// Threads of its own; none for one per core.
+    pub threads: Option<usize>,
+}
+
 /// How the process ends.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
@@ -343,6 +356,10 @@ impl Config {
                 interfaces: said.get(&row::PROXY_EBPF_INTERFACES)?,
                 pin: said.get(&row::PROXY_EBPF_PIN)?,
                 flows: said.get(&row::PROXY_EBPF_FLOWS)?,
+            },
+            tcp: Tcp {
+                engine: said.get(&row::PROXY_TCP_ENGINE)?,
+                threads: said.get(&row::PROXY_TCP_THREADS)?,
             },
             shutdown: Shutdown {
                 grace: said.get(&row::PROXY_GRACE_QUIT_TIMEOUT)?,

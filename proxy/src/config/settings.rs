@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::listen::ListenAddrs;
 use super::value::{
-    self, AuthType, Candidate, KernelMode, LoadBalancer, LogFormat, Secret, count, duration, host,
-    positive_duration,
+    self, AuthType, Candidate, KernelMode, LoadBalancer, LogFormat, Secret, TcpEngine, count,
+    duration, host, positive_duration,
 };
 use crate::origin::Policy;
 use crate::proto::proxy_protocol::Version;
@@ -203,6 +203,11 @@ settings! {
         "Folder in a bpffs by which media goes on while a killed proxy starts again; empty for none.";
     PROXY_EBPF_FLOWS: u32 = value::flows, "16384", OPEN,
         "Sessions that can be forwarded in the kernel at once.";
+
+    PROXY_TCP_ENGINE: TcpEngine = value::word, "auto", OPEN,
+        "What moves streams over TCP: `uring` for splice(2) and io_uring, `splice` for splice(2) and epoll, `relay` for copies, or `auto` for the first of these that the host allows.";
+    PROXY_TCP_THREADS: Option<usize> = value::optional_count, "", OPEN,
+        "Threads of `uring` and `splice`; empty for as many as there are cores.";
 
     PROXY_GRACE_QUIT_TIMEOUT: Duration = duration, "20s", OPEN,
         "Sessions may go on this long after SIGTERM or SIGINT.";

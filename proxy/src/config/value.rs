@@ -87,6 +87,11 @@ pub(super) fn count_or_none(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "expected a whole number from 0 on".into())
 }
 
+/// A number of things, or none said.
+pub(super) fn optional_count(text: &str) -> Result<Option<usize>, String> {
+    if text.is_empty() { Ok(None) } else { count(text).map(Some) }
+}
+
 /// A port to connect to.
 pub(super) fn port(text: &str) -> Result<u16, String> {
     match text.parse() {
@@ -240,6 +245,28 @@ impl Word for KernelMode {
         ("xdp-generic", Self::XdpGeneric),
         ("tc", Self::Tc),
         ("off", Self::Off),
+    ];
+}
+
+/// What moves the bytes of streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpEngine {
+    /// The fastest that the host allows.
+    Auto,
+    /// splice(2) and `io_uring`.
+    Uring,
+    /// splice(2) and epoll.
+    Splice,
+    /// Copies.
+    Relay,
+}
+
+impl Word for TcpEngine {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("uring", Self::Uring),
+        ("splice", Self::Splice),
+        ("relay", Self::Relay),
     ];
 }
 

@@ -5,12 +5,21 @@ pub mod ebpf_object;
 pub mod kernel;
 mod meter;
 pub mod relay;
+#[cfg(target_os = "linux")]
+mod splice;
+#[cfg(not(target_os = "linux"))]
+#[path = "splice/elsewhere.rs"]
+mod splice;
+mod stream;
 
 use tokio::net::TcpStream;
 
+pub use self::datagram::Refused;
 pub use self::meter::Meter;
-use self::relay::stream::{Exit, Listening, Plain};
 pub use self::relay::watch::Patience;
+pub use self::stream::{
+    Carried, StreamEngine, StreamPlane, StreamSettings, StreamStanding, StreamsView, ThreadView,
+};
 
 /// One of a session's two connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,53 +121,13 @@ pub enum Closed {
 /// Which way bytes move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flow {
-    /// From each leg to the other.
+    /// From each leg to the other. The end of one is passed on, and the opposite direction goes on
+    /// as long as anything moves.
     Both,
     /// From the origin to the client. The client is read, so that its end shows, but what it
-    /// sends goes nowhere.
+    /// sends goes nowhere. The client's end is the end of all.
     ToClient,
-}
-
-/// The engines that can carry a [`StreamPair`] whose bytes need no look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamPlane {
-    /// Copies through userspace; works everywhere.
-    Relay,
-}
-
-impl StreamPlane {
-    /// The engine for a new session, and why it is not a faster one.
-    pub const fn choose() -> (Self, &'static str) {
-        (Self::Relay, "this version has no faster stream plane")
-    }
-
-    /// The word used in logs and the API.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Relay => "relay",
-        }
-    }
-
-    /// Moves bytes until a leg ends or patience does. The sockets stay with the caller, to be
-    /// closed as its protocol wants.
-    pub async fn carry(
-        self,
-        pair: &mut StreamPair,
-        flow: Flow,
-        patience: Patience,
-        meter: &Meter,
-    ) -> Closed {
-        let exit = match (self, flow) {
-            (Self::Relay, Flow::Both) => {
-                relay::stream::carry(pair, &mut Plain, patience, meter).await
-            }
-            (Self::Relay, Flow::ToClient) => {
-                relay::stream::carry(pair, &mut Listening, patience, meter).await
-            }
-        };
-        match exit {
-            Exit::Closed(closed) => closed,
-            Exit::Turn(never) | Exit::Fault(never) => match never {},
-        }
-    }
+    /// So many bytes from this leg to the other, and then no further: what comes behind them stays in
+    /// the socket, as does all that the other leg sends.
+    Exactly(Leg, u64),
 }

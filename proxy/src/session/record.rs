@@ -10,8 +10,8 @@ use serde::Serialize;
 use tracing::Level;
 
 use super::{End, Protocol, Role};
-use crate::plane::Meter;
 use crate::plane::datagram::{Amounts, Course, Standing};
+use crate::plane::{Meter, StreamStanding};
 use crate::proto::proxy_protocol::Ends;
 use crate::stream::{Kind, StreamKey};
 use crate::telemetry::seconds;
@@ -56,8 +56,8 @@ pub struct Progress {
 /// How the bytes of a session move.
 #[derive(Clone, Debug)]
 pub enum Carriage {
-    /// A stream by this engine, and why not by a faster one.
-    Stream(&'static str, &'static str),
+    /// A stream, by an engine that changes as its protocol needs.
+    Stream(StreamStanding),
     /// Datagrams, by engines that change as they go on.
     Datagrams(Arc<Course>),
 }
@@ -102,6 +102,11 @@ impl Session {
     /// Notes what has become known.
     pub fn note(&self, change: impl FnOnce(&mut Progress)) {
         change(&mut self.progress.lock());
+    }
+
+    /// Notes what carries it from now on.
+    pub fn carried_by(&self, standing: StreamStanding) {
+        self.note(|progress| progress.plane = Some(Carriage::Stream(standing)));
     }
 
     /// What is known now.
@@ -201,8 +206,7 @@ struct CarriageView {
     #[serde(skip_serializing_if = "Option::is_none")]
     plane_reason: Option<String>,
     /// For how long.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plane_seconds: Option<f64>,
+    plane_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     datagrams: Option<DatagramsView>,
 }
@@ -225,10 +229,10 @@ struct AmountsView {
 impl CarriageView {
     fn of(carriage: Carriage) -> Self {
         match carriage {
-            Carriage::Stream(plane, why) => Self {
-                plane,
-                plane_reason: Some(why.to_owned()),
-                plane_seconds: None,
+            Carriage::Stream(StreamStanding { engine, since, why }) => Self {
+                plane: engine.as_str(),
+                plane_reason: why.map(|why| why.to_string()),
+                plane_seconds: seconds(since.elapsed()),
                 datagrams: None,
             },
             Carriage::Datagrams(course) => {
@@ -237,7 +241,7 @@ impl CarriageView {
                 Self {
                     plane: engine.as_str(),
                     plane_reason: why.map(|why| why.to_string()),
-                    plane_seconds: Some(seconds(since.elapsed())),
+                    plane_seconds: seconds(since.elapsed()),
                     datagrams: Some(DatagramsView { kernel, userspace }),
                 }
             }

@@ -245,6 +245,7 @@ impl Drop for Live {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plane::StreamStanding;
     use crate::session::Carriage;
     use crate::stream::{Ask, Vhosts};
 
@@ -317,7 +318,7 @@ mod tests {
             live.session().note(|progress| {
                 progress.role = Some(role);
                 progress.stream = Some(show.clone());
-                progress.plane = Some(Carriage::Stream("relay", "portable"));
+                progress.plane = Some(Carriage::Stream(StreamStanding::relay("portable")));
             });
             live
         });

@@ -19,20 +19,31 @@ pub trait Filter {
         None
     }
 
-    /// Whether it has room for more from this leg; what it has not stays in the leg's socket.
-    fn has_room(&self, _from: Leg) -> bool {
-        true
+    /// For how many bytes from this leg it has room; what it has not stays in the leg's socket.
+    fn room(&self, _from: Leg) -> usize {
+        usize::MAX
     }
 
-    /// Whether what goes to this leg goes on when the leg has closed its sending side in order.
-    fn outlives(&self, _leg: Leg) -> bool {
-        false
+    /// What becomes of the session when this leg has closed its sending side in order.
+    fn at_end(&self, _leg: Leg) -> AtEnd {
+        AtEnd::Over
     }
 
     /// Whether an answer is awaited: what comes is then acknowledged without delay.
     fn is_waiting(&self) -> bool {
         false
     }
+}
+
+/// What becomes of a session of which a leg sends no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtEnd {
+    /// It ends, once what the leg has sent is written to the other.
+    Over,
+    /// What goes to the leg goes on, and the other hears nothing of it.
+    GoesOn,
+    /// What goes to the leg goes on, and the other is told, once it has what the leg has sent.
+    PassedOn,
 }
 
 /// What a [`Filter`] did.

@@ -9,15 +9,17 @@ use std::cell::RefCell;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use super::filter::{Filter, Passed};
+use super::filter::{AtEnd, Filter, Passed};
 use super::watch::{Patience, Watch};
 use crate::listen::tcp::acknowledge_now;
 use crate::plane::{Closed, Leg, Meter, Outbox, StreamPair};
@@ -31,6 +33,10 @@ const PROBE: Duration = Duration::from_secs(1);
 /// Probes that a leg may take nothing of what the other sent before it was lost. Behind a leg that
 /// closed in order the stall time counts.
 const LAST_PROBES: u32 = 2;
+
+/// Probes for which nothing may move in a session of which one leg has ended in order, and the other
+/// was told.
+const HALF_CLOSED_PROBES: u32 = 5;
 
 /// How a run of the relay ended.
 #[derive(Debug)]
@@ -53,6 +59,37 @@ impl Filter for Plain {
 
     fn pass(&mut self, _: Leg, _: &[u8], _: &mut Outbox) -> Result<Passed, Infallible> {
         Ok(Passed::Verbatim)
+    }
+
+    fn at_end(&self, _: Leg) -> AtEnd {
+        AtEnd::PassedOn
+    }
+}
+
+/// So many bytes, and a word when they are written.
+#[derive(Debug)]
+pub struct Counted {
+    /// The leg that they come from; the other one is not read.
+    pub from: Leg,
+    /// How many are still to come.
+    pub left: u64,
+}
+
+impl Filter for Counted {
+    type Turn = ();
+    type Fault = Infallible;
+
+    fn pass(&mut self, _: Leg, bytes: &[u8], _: &mut Outbox) -> Result<Passed, Infallible> {
+        self.left -= bytes.len() as u64;
+        Ok(Passed::Verbatim)
+    }
+
+    fn turn(&mut self, out: &Outbox) -> Option<()> {
+        (self.left == 0 && out.waiting() == [0, 0]).then_some(())
+    }
+
+    fn room(&self, from: Leg) -> usize {
+        if from == self.from { usize::try_from(self.left).unwrap_or(usize::MAX) } else { 0 }
     }
 }
 
@@ -79,15 +116,16 @@ pub async fn carry<F: Filter>(
     patience: Patience,
     meter: &Meter,
 ) -> Exit<F::Turn, F::Fault> {
-    let mut relay = Relay { pair, filter, meter, silent: None, ending: None, probe: None };
-    let mut watch = Watch::new(patience, meter);
+    let mut relay =
+        Relay { pair, filter, meter, silent: [false; 2], half: None, ending: None, probe: None };
+    let mut watch = Watch::new(patience, meter, Instant::now());
     loop {
         tokio::select! {
             biased;
             exit = poll_fn(|cx| relay.poll(cx)) => return exit,
             () = sleep_until(watch.next) => {}
         }
-        if let Some(closed) = watch.look(meter, &relay.pair.out) {
+        if let Some(closed) = watch.look(meter, relay.pair.out.waiting(), Instant::now()) {
             return Exit::Closed(closed);
         }
     }
@@ -97,8 +135,10 @@ struct Relay<'a, F> {
     pair: &'a mut StreamPair,
     filter: &'a mut F,
     meter: &'a Meter,
-    /// A leg that will send no more, and still listens.
-    silent: Option<Leg>,
+    /// Which legs will send no more, and still listen.
+    silent: [bool; Leg::ALL.len()],
+    /// Such an end is passed on.
+    half: Option<Half>,
     ending: Option<Ending>,
     /// Runs only while bytes wait.
     probe: Option<Pin<Box<Sleep>>>,
@@ -114,6 +154,16 @@ struct Ending {
     left: (usize, u32),
 }
 
+/// A leg has ended in order, and the other hears of it.
+struct Half {
+    /// The first one to end.
+    leg: Leg,
+    /// Which legs have been told that the other has ended.
+    told: [bool; Leg::ALL.len()],
+    /// What was written at the last probe, and for how many it has not changed.
+    seen: ([u64; Leg::ALL.len()], u32),
+}
+
 impl<F: Filter> Relay<'_, F> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Exit<F::Turn, F::Fault>> {
         loop {
@@ -121,6 +171,7 @@ impl<F: Filter> Relay<'_, F> {
             for to in Leg::ALL {
                 moved |= self.flush(cx, to);
             }
+            self.pass_on_ends();
             if let Some(closed) = self.ended() {
                 return Poll::Ready(Exit::Closed(closed));
             }
@@ -181,6 +232,8 @@ impl<F: Filter> Relay<'_, F> {
     /// Notes that a leg ends. The first one to end is the reason; if the other goes as well,
     /// nobody is left to write to.
     fn end(&mut self, leg: Leg, closed: Closed, read_on: bool) {
+        let closed = self.half.as_ref().map_or(closed, |half| Closed::InOrder(half.leg));
+        let read_on = read_on && !of(self.silent, leg);
         match &mut self.ending {
             None => self.ending = Some(Ending { leg, closed, read_on, left: (0, 0) }),
             Some(ending) if ending.leg == leg => ending.read_on = false,
@@ -191,8 +244,25 @@ impl<F: Filter> Relay<'_, F> {
         }
     }
 
-    /// The reason, once a leg has ended and everything it sent is written.
+    /// Tells each leg that the other has ended, once it has all that the other has sent.
+    fn pass_on_ends(&mut self) {
+        let Some(half) = &mut self.half else { return };
+        for leg in Leg::ALL {
+            let told = of_mut(&mut half.told, leg);
+            if !*told && of(self.silent, leg.other()) && self.pair.out.waiting_for(leg) == 0 {
+                *told = true;
+                // If it is gone there is nobody to tell.
+                let _told = SockRef::from(&*self.pair.leg(leg).0).shutdown(Shutdown::Write);
+            }
+        }
+    }
+
+    /// The reason, once a leg has ended and everything it sent is written, or both have and know of
+    /// each other.
     fn ended(&self) -> Option<Closed> {
+        if let Some(half) = self.half.as_ref().filter(|half| half.told == [true; 2]) {
+            return Some(Closed::InOrder(half.leg));
+        }
         let ending = self.ending.as_ref()?;
         let waiting = self.pair.out.waiting_for(ending.leg.other());
         (!ending.read_on && waiting == 0).then_some(ending.closed)
@@ -204,10 +274,10 @@ impl<F: Filter> Relay<'_, F> {
         // While bytes wait for the other leg, reading more would only fill memory. What waits
         // for this one are the filter's answers to what it sent.
         !is_over
-            && self.silent != Some(from)
+            && !of(self.silent, from)
             && out.waiting_for(from.other()) == 0
             && out.waiting_for(from) <= READ
-            && self.filter.has_room(from)
+            && self.filter.room(from) > 0
     }
 
     /// Reads once from a leg and passes it on. `Ready` also at its end.
@@ -216,15 +286,19 @@ impl<F: Filter> Relay<'_, F> {
             static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
         }
         BUFFER.with_borrow_mut(|buffer| {
-            let mut buffer = ReadBuf::new(buffer);
+            let room = self.filter.room(from).min(buffer.len());
+            let mut buffer = ReadBuf::new(buffer.get_mut(..room).unwrap_or_default());
             let (socket, _) = self.pair.leg(from);
             match ready!(Pin::new(socket).poll_read(cx, &mut buffer)) {
-                Ok(()) if buffer.filled().is_empty() && self.filter.outlives(from) => {
-                    self.silent = Some(from);
-                }
-                Ok(()) if buffer.filled().is_empty() => {
-                    self.end(from, Closed::InOrder(from), false);
-                }
+                Ok(()) if buffer.filled().is_empty() => match self.filter.at_end(from) {
+                    AtEnd::Over => self.end(from, Closed::InOrder(from), false),
+                    AtEnd::GoesOn => *of_mut(&mut self.silent, from) = true,
+                    AtEnd::PassedOn => {
+                        *of_mut(&mut self.silent, from) = true;
+                        let seen = (self.meter.read(), 0);
+                        self.half.get_or_insert(Half { leg: from, told: [false; 2], seen });
+                    }
+                },
                 Ok(()) => return Poll::Ready(self.pass(cx, from, buffer.filled())),
                 Err(_) => self.end(from, Closed::Lost(from), false),
             }
@@ -253,7 +327,8 @@ impl<F: Filter> Relay<'_, F> {
     /// the connection of a leg that is not read was lost, and whether the last bytes of a leg
     /// that has ended are still being taken. True if something changed.
     fn probe(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.pair.out.waiting().iter().all(|&bytes| bytes == 0) && self.ending.is_none() {
+        let is_idle = self.pair.out.waiting() == [0, 0];
+        if is_idle && self.ending.is_none() && self.half.is_none() {
             self.probe = None;
             return false;
         }
@@ -263,6 +338,15 @@ impl<F: Filter> Relay<'_, F> {
         }
         // Fires again at the next turn of the loop, or is dropped there.
         timer.set(sleep(PROBE));
+        if let Some(half) = self.half.as_mut().filter(|_| is_idle && self.ending.is_none()) {
+            let written = self.meter.read();
+            let (seen, unchanged) = half.seen;
+            half.seen = (written, if written == seen { unchanged + 1 } else { 0 });
+            if half.seen.1 >= HALF_CLOSED_PROBES {
+                half.told = [true; 2];
+                return true;
+            }
+        }
         match &mut self.ending {
             Some(ending) => {
                 let waiting = self.pair.out.waiting_for(ending.leg.other());
@@ -282,6 +366,21 @@ impl<F: Filter> Relay<'_, F> {
             }
         }
         true
+    }
+}
+
+/// What is kept of this leg.
+fn of<T: Copy>([origin, client]: [T; Leg::ALL.len()], leg: Leg) -> T {
+    match leg {
+        Leg::Origin => origin,
+        Leg::Client => client,
+    }
+}
+
+fn of_mut<T>([origin, client]: &mut [T; Leg::ALL.len()], leg: Leg) -> &mut T {
+    match leg {
+        Leg::Origin => origin,
+        Leg::Client => client,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::plane::{Closed, Leg, Meter, Outbox};
+use crate::plane::{Closed, Leg, Meter};
 
 /// When a session that does not move ends.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +24,10 @@ impl Patience {
 }
 
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(in crate::plane) struct Watch {
     patience: Patience,
     /// When to look again.
-    pub(super) next: Instant,
+    pub(in crate::plane) next: Instant,
     /// What was written to each leg at the last look.
     seen: [u64; Leg::ALL.len()],
     /// Since when nothing moved at all.
@@ -37,20 +37,24 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn new(patience: Patience, meter: &Meter) -> Self {
-        let now = Instant::now();
+    pub(in crate::plane) fn new(patience: Patience, meter: &Meter, now: Instant) -> Self {
         let next = now + patience.look_again_after();
         Self { patience, next, seen: meter.read(), still: now, stuck: [now; Leg::ALL.len()] }
     }
 
-    pub(super) fn look(&mut self, meter: &Meter, out: &Outbox) -> Option<Closed> {
-        let now = Instant::now();
+    /// `waiting` is how many bytes wait for each leg, in the order of [`Leg::ALL`].
+    pub(in crate::plane) fn look(
+        &mut self,
+        meter: &Meter,
+        waiting: [usize; Leg::ALL.len()],
+        now: Instant,
+    ) -> Option<Closed> {
         self.next = now + self.patience.look_again_after();
         let written = meter.read();
         if written != self.seen {
             self.still = now;
         }
-        let legs = self.seen.iter().zip(&written).zip(out.waiting());
+        let legs = self.seen.iter().zip(&written).zip(waiting);
         for (since, ((seen, written), waiting)) in self.stuck.iter_mut().zip(legs) {
             if seen != written || waiting == 0 {
                 *since = now;

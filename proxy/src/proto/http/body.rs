@@ -102,6 +102,22 @@ impl BodyReader {
         Self { length, place }
     }
 
+    /// Payload that comes next in one piece, bytes; without a limit where it ends with the connection.
+    pub fn ahead(&self) -> u64 {
+        match self.place {
+            Place::Payload(left) => left,
+            Place::Endless => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    /// So many bytes of it have passed elsewhere, at most as many as were [`Self::ahead`].
+    pub fn skip(&mut self, bytes: u64) {
+        if let Place::Payload(left) = self.place {
+            self.place = self.behind_payload(left.saturating_sub(bytes));
+        }
+    }
+
     /// How many of `bytes` belong to this body, with the lines between its chunks. Each piece of
     /// payload goes to `payload`, also those before an error, which is final.
     pub fn read(

@@ -82,7 +82,7 @@ impl Http {
         heads::for_origin(head, *kind, about, hop, address).write(&mut out.to_origin);
         out.to_origin.extend_from_slice(&body);
         let [_, before] = session.meter.read();
-        let pair = StreamPair { client: client.socket, origin: socket, out };
+        let pair = Some(StreamPair { client: client.socket, origin: socket, out });
         let lease_ = &lease;
         let mut attempt =
             Attempt { http: self, live, request, lease: lease_, is_used, machine, pair };
@@ -94,11 +94,17 @@ impl Http {
         let is_answered = is_told && machine.has_answered();
         let looks_whole = machine.ends_with_the_connection();
         let is_found = machine.status().is_some_and(|status| status < 400);
-        let client = Connection { socket: pair.client, buffer: machine.into_early() };
         let name = origin.name().clone();
         if !is_found {
             lease.not_found();
         }
+        let Some(pair) = pair else {
+            let (Outcome::Over(end) | Outcome::Failed(end, _)) = outcome else {
+                return Ok(Next::Over(End::Aborted));
+            };
+            return Ok(Next::Over(end));
+        };
+        let client = Connection { socket: pair.client, buffer: machine.into_early() };
         let end = match outcome {
             Outcome::Stale => {
                 debug!(origin = &*name, "the origin had closed a connection");

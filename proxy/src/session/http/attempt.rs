@@ -12,12 +12,16 @@ use super::request::{Request, has_no_body};
 use crate::origin::{Lease, Origin};
 use crate::plane::relay::filter::Filter;
 use crate::plane::relay::stream::{Exit, carry};
-use crate::plane::{Closed, Flow, Leg, StreamPair, StreamPlane};
-use crate::session::{Carriage, End, Live, Session};
+use crate::plane::{Carried, Closed, Flow, Leg, StreamEngine, StreamPair, StreamStanding};
+use crate::session::{End, Live, Session};
 use crate::stream::{Kind, StreamKey};
 
 /// Why bytes do not move by the fastest way while the end of an answer is looked for.
 const WATCHED: &str = "the end of the answer is watched for, so that another request may follow";
+
+/// Bytes of an answer in one piece from which on it is worth handing over: below, the way to another
+/// thread and back costs more than the copies.
+const LARGE: u64 = 256 * 1024;
 
 /// One request at one origin.
 pub(super) struct Attempt<'a> {
@@ -28,7 +32,8 @@ pub(super) struct Attempt<'a> {
     /// Whether another request went over the origin's connection before.
     pub(super) is_used: bool,
     pub(super) machine: Exchange,
-    pub(super) pair: StreamPair,
+    /// The sockets, while nobody else has them.
+    pub(super) pair: Option<StreamPair>,
 }
 
 /// What an attempt came to.
@@ -45,26 +50,31 @@ pub(super) enum Outcome {
 }
 
 impl Attempt<'_> {
-    /// Moves the request and its answer.
+    /// Moves the request and its answer. The sockets are gone behind it if there was no way to give
+    /// them back.
     pub(super) async fn run(&mut self) -> Outcome {
-        let Self { http, request, .. } = *self;
-        let (patience, (plane, reason)) = (http.settings.patience, StreamPlane::choose());
-        self.note_plane(plane, WATCHED);
+        let Some(mut pair) = self.pair.take() else { return Outcome::Over(End::Aborted) };
+        let http = self.http;
+        let patience = http.settings.patience;
+        self.session().carried_by(StreamStanding::relay(WATCHED));
+        if http.plane.engine() != StreamEngine::Relay {
+            self.machine.spare_large(LARGE);
+        }
         // A body takes its time, and so does a stream that is not published yet.
-        let is_short = request.kind != Kind::Live && has_no_body(&request.head);
+        let is_short = self.request.kind != Kind::Live && has_no_body(&self.request.head);
         let mut deadline = is_short.then(|| Instant::now() + http.settings.origin_timeout);
-        loop {
+        let outcome = loop {
             let meter = &self.live.session().meter;
-            let step = carry(&mut self.pair, &mut self.machine, patience, meter);
+            let step = carry(&mut pair, &mut self.machine, patience, meter);
             let exit = match deadline {
                 Some(deadline) => timeout_at(deadline, step).await,
                 None => Ok(step.await),
             };
             let Ok(exit) = exit else {
                 self.complain("it did not answer in time");
-                return Outcome::Failed(End::OriginUnreachable, answer::TOO_LATE);
+                break Outcome::Failed(End::OriginUnreachable, answer::TOO_LATE);
             };
-            return match exit {
+            break match exit {
                 Exit::Turn(Turn::Publishing) => {
                     self.establish();
                     continue;
@@ -75,24 +85,46 @@ impl Attempt<'_> {
                     continue;
                 }
                 Exit::Turn(Turn::Endless) => {
-                    self.note_plane(plane, reason);
-                    let closed = plane.carry(&mut self.pair, Flow::ToClient, patience, meter);
-                    Outcome::Over(closed.await.into())
+                    let Carried { pair: back, closed } = self.hand_over(pair, Flow::ToClient).await;
+                    self.pair = back;
+                    return Outcome::Over(closed.map_or(End::Aborted, End::from));
+                }
+                Exit::Turn(Turn::Payload(bytes)) => {
+                    let flow = Flow::Exactly(Leg::Origin, bytes);
+                    let Carried { pair: back, closed } = self.hand_over(pair, flow).await;
+                    let Some(back) = back else {
+                        return Outcome::Over(closed.map_or(End::Aborted, End::from));
+                    };
+                    pair = back;
+                    match closed {
+                        Some(closed) => self.closed(closed, &mut pair).await,
+                        None => match self.machine.passed(bytes, &mut pair.out) {
+                            Ok(()) => {
+                                self.session().carried_by(StreamStanding::relay(WATCHED));
+                                continue;
+                            }
+                            Err(fault) => self.faulty(&fault),
+                        },
+                    }
                 }
                 Exit::Turn(Turn::Finished(reuse)) => Outcome::Finished(reuse),
-                Exit::Closed(closed) => self.closed(closed).await,
+                Exit::Closed(closed) => self.closed(closed, &mut pair).await,
                 Exit::Fault(fault) => self.faulty(&fault),
             };
-        }
+        };
+        self.pair = Some(pair);
+        outcome
+    }
+
+    /// Moves bytes of which none needs a look.
+    async fn hand_over(&self, pair: StreamPair, flow: Flow) -> Carried {
+        let session = self.session();
+        let (plane, patience) = (&self.http.plane, self.http.settings.patience);
+        plane.carry(pair, flow, patience, &session.meter, |it| session.carried_by(it)).await
     }
 
     fn session(&self) -> &Session {
         self.live.session()
-    }
-
-    fn note_plane(&self, plane: StreamPlane, reason: &'static str) {
-        self.session()
-            .note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
     }
 
     /// The client has got the origin's head.
@@ -118,7 +150,7 @@ impl Attempt<'_> {
     }
 
     /// A connection has ended while the exchange was under way.
-    async fn closed(&mut self, closed: Closed) -> Outcome {
+    async fn closed(&mut self, closed: Closed, pair: &mut StreamPair) -> Outcome {
         let failed = Outcome::Failed(closed.into(), answer::BAD_ANSWER);
         let (machine, request) = (&mut self.machine, self.request);
         match closed {
@@ -133,21 +165,21 @@ impl Attempt<'_> {
                 Outcome::Stale
             }
             Closed::Lost(Leg::Origin) => failed,
-            Closed::InOrder(Leg::Origin) => match machine.origin_closed(&mut self.pair.out) {
+            Closed::InOrder(Leg::Origin) => match machine.origin_closed(&mut pair.out) {
                 None => failed,
                 Some(Err(fault)) => self.faulty(&fault),
-                Some(Ok(reuse)) => self.finish(reuse).await,
+                Some(Ok(reuse)) => self.finish(reuse, pair).await,
             },
         }
     }
 
     /// The answer has ended with the origin's connection: what is left of it goes out.
-    async fn finish(&mut self, reuse: Reuse) -> Outcome {
-        if let Some(Turn::Answered(status)) = self.machine.turn(&self.pair.out) {
+    async fn finish(&mut self, reuse: Reuse, pair: &mut StreamPair) -> Outcome {
+        if let Some(Turn::Answered(status)) = self.machine.turn(&pair.out) {
             self.answered(status);
         }
-        let rest = std::mem::take(&mut self.pair.out.to_client);
-        match self.http.write(&self.pair.client, &rest, self.session()).await {
+        let rest = std::mem::take(&mut pair.out.to_client);
+        match self.http.write(&pair.client, &rest, self.session()).await {
             Ok(()) => Outcome::Finished(reuse),
             Err(_) => Outcome::Over(End::ClientLost),
         }

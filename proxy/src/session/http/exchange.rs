@@ -14,7 +14,7 @@ use super::heads::{self, Client, Encoding};
 use super::request::Request;
 use super::room::Share;
 use crate::origin::ServerName;
-use crate::plane::relay::filter::{Filter, Passed};
+use crate::plane::relay::filter::{AtEnd, Filter, Passed};
 use crate::plane::{Leg, Outbox};
 use crate::proto::addition::Addition;
 use crate::proto::http::{
@@ -50,6 +50,8 @@ pub(super) struct Exchange {
     status: Option<u16>,
     /// The client has got a final head, and the driver has not heard of it.
     is_news: bool,
+    /// Payload in one piece from which on it need not come through here, bytes.
+    large: u64,
 }
 
 /// The parameter by which a playlist's URIs come back to their origin. It is issued only for an
@@ -72,6 +74,9 @@ pub(super) enum Turn {
     Answered(u16),
     /// From here on bytes only go to the client, and end with the origin's connection.
     Endless,
+    /// So many bytes of the answer come next of which none needs a look: [`Exchange::passed`] is told
+    /// when they have passed elsewhere.
+    Payload(u64),
     /// The answer is with the client.
     Finished(Reuse),
 }
@@ -158,6 +163,7 @@ impl Exchange {
             interim: 0,
             status: None,
             is_news: false,
+            large: u64::MAX,
         }
     }
 
@@ -168,6 +174,19 @@ impl Exchange {
         self.early = bytes.split_off(used);
         self.check_early()?;
         Ok(bytes)
+    }
+
+    /// Payload in pieces of so many bytes or more need not come through here.
+    pub(super) fn spare_large(&mut self, bytes: u64) {
+        self.large = bytes;
+    }
+
+    /// So many bytes of payload have passed elsewhere. What may have come behind the answer's end is
+    /// still in the origin's socket.
+    pub(super) fn passed(&mut self, bytes: u64, out: &mut Outbox) -> Result<(), Fault> {
+        let Stage::Body { reader, .. } = &mut self.stage else { return Ok(()) };
+        reader.skip(bytes);
+        if reader.is_done() { self.finish(true, out) } else { Ok(()) }
     }
 
     /// Whether the origin has said anything.
@@ -233,7 +252,7 @@ impl Exchange {
 
     /// Nobody would notice that the client of a live stream leaves if it were not read any more.
     fn check_early(&self) -> Result<(), Fault> {
-        if self.kind == Kind::Live && !self.has_room(Leg::Client) {
+        if self.kind == Kind::Live && self.room(Leg::Client) == 0 {
             return Err(Fault::TooEarly);
         }
         Ok(())
@@ -434,18 +453,21 @@ impl Filter for Exchange {
                 let origin = reuse.origin && is_read;
                 Some(Turn::Finished(Reuse { origin, ..reuse }))
             }
+            Stage::Body { ref reader, delivery: Delivery::Verbatim, .. }
+                if self.request.is_done() && out.waiting() == [0, 0] =>
+            {
+                Some(reader.ahead()).filter(|&ahead| ahead >= self.large).map(Turn::Payload)
+            }
             _ => None,
         }
     }
 
-    fn has_room(&self, from: Leg) -> bool {
-        match from {
-            Leg::Client => self.early.len() < MAX_HEAD,
-            Leg::Origin => true,
-        }
+    fn room(&self, from: Leg) -> usize {
+        let is_full = from == Leg::Client && self.early.len() >= MAX_HEAD;
+        if is_full { 0 } else { usize::MAX }
     }
 
-    fn outlives(&self, leg: Leg) -> bool {
+    fn at_end(&self, leg: Leg) -> AtEnd {
         // Who has asked, and says no more, still waits for the answer. A live stream does not end
         // by itself: there it means that the player has left.
         let is_watching = self.kind == Kind::Live
@@ -455,7 +477,8 @@ impl Filter for Exchange {
                 Stage::Body { reader, .. } => !matches!(reader.length(), BodyLength::Known(_)),
                 Stage::Finished(_) => false,
             };
-        leg == Leg::Client && self.request.is_done() && !is_watching
+        let goes_on = leg == Leg::Client && self.request.is_done() && !is_watching;
+        if goes_on { AtEnd::GoesOn } else { AtEnd::Over }
     }
 
     fn is_waiting(&self) -> bool {

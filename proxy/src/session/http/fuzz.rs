@@ -149,7 +149,7 @@ impl<'a> Both<'a> {
         came.taken[0] = begun;
         while came.fault.is_none() && !came.is_over() {
             let left = [0, 1].map(|side| said[side].len() - came.taken[side]);
-            let may = [left[0] > 0 && machine.has_room(Leg::Client), left[1] > 0];
+            let may = [left[0] > 0 && machine.room(Leg::Client) > 0, left[1] > 0];
             let side = match may {
                 [false, false] => break,
                 [true, true] if mixed => usize::try_from(dice.roll(2)).unwrap(),

@@ -50,7 +50,7 @@ use super::close::close;
 use super::webrtc::Webrtc;
 use crate::origin::Balancer;
 use crate::pages::{Body, Pages};
-use crate::plane::Patience;
+use crate::plane::{Patience, StreamPlane};
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
 use crate::session::{Dialer, End, Live, Progress, Protocol, Serve, Session};
 use crate::stream::{Kind, Tokens, Vhosts};
@@ -87,6 +87,8 @@ pub struct HttpPeers {
     pub balancer: Arc<Balancer>,
     /// How it is connected.
     pub dialer: Arc<Dialer>,
+    /// What moves media and large bodies.
+    pub plane: StreamPlane,
     /// By which hosts are read.
     pub vhosts: Vhosts,
     /// What is added to the URIs of playlists.
@@ -104,6 +106,7 @@ pub struct Http {
     settings: HttpSettings,
     balancer: Arc<Balancer>,
     dialer: Arc<Dialer>,
+    plane: StreamPlane,
     vhosts: Vhosts,
     tokens: Arc<Tokens>,
     pages: Arc<Pages>,
@@ -160,7 +163,7 @@ enum Door {
 impl Http {
     /// Sessions that take no new request once `draining` is cancelled.
     pub fn new(settings: HttpSettings, peers: HttpPeers, draining: CancellationToken) -> Arc<Self> {
-        let HttpPeers { balancer, dialer, vhosts, tokens, pages, webrtc, counts } = peers;
+        let HttpPeers { balancer, dialer, plane, vhosts, tokens, pages, webrtc, counts } = peers;
         // A header in front of a connection tells of one client: it cannot serve the next one.
         let per_origin = if dialer.announce.is_some() { 0 } else { settings.idle_connections };
         let pool = Pool::new(per_origin);
@@ -168,6 +171,7 @@ impl Http {
             settings,
             balancer,
             dialer,
+            plane,
             vhosts,
             tokens: Arc::new(tokens),
             pages,

@@ -29,11 +29,11 @@ use self::fault::Fault;
 use self::reach::{Reached, reach};
 use crate::origin::{Balancer, Lease};
 use crate::plane::relay::stream::{Exit, carry};
-use crate::plane::{Flow, Leg, Outbox, Patience, StreamPair, StreamPlane};
+use crate::plane::{Carried, Flow, Leg, Outbox, Patience, StreamPair, StreamPlane, StreamStanding};
 use crate::proto::rtmp::chunk::ChunkLimits;
 use crate::proto::rtmp::handshake::{Nonce, PACKET};
 use crate::session::close::{LINGER, close};
-use crate::session::{Carriage, Dialer, End, Live, Protocol, Role, Serve, Session};
+use crate::session::{Dialer, End, Live, Protocol, Role, Serve, Session};
 use crate::stream::{Ask, StreamKey, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -42,6 +42,9 @@ const HANDSHAKE: u64 = 1 + 2 * PACKET as u64;
 
 /// Bytes of one read before the hand-over.
 const READ: usize = 4 * 1024;
+
+/// Why bytes do not move by the fastest way before the origin has said yes or no.
+const WATCHED: &str = "the origin's answer is waited for";
 
 /// Questions to silent origins at a time.
 const QUESTIONS: usize = 8;
@@ -73,6 +76,7 @@ pub struct Rtmp {
     settings: RtmpSettings,
     balancer: Arc<Balancer>,
     dialer: Arc<Dialer>,
+    plane: StreamPlane,
     vhosts: Vhosts,
     /// Places for questions to silent origins.
     questions: Semaphore,
@@ -94,18 +98,20 @@ impl Serve for Rtmp {
 }
 
 impl Rtmp {
-    /// Sessions that find their origins by `balancer`, reach them by `dialer`, and end when `stop`
-    /// is cancelled.
+    /// Sessions that find their origins by `balancer`, reach them by `dialer`, and move their media
+    /// by `plane`.
     pub fn new(
         settings: RtmpSettings,
         balancer: Arc<Balancer>,
         dialer: Arc<Dialer>,
+        plane: StreamPlane,
         vhosts: Vhosts,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings,
             balancer,
             dialer,
+            plane,
             vhosts,
             questions: Semaphore::new(QUESTIONS),
             late: Seldom::default(),
@@ -174,12 +180,10 @@ impl Rtmp {
         let Joined { role, mut bridge, socket, out, lease } = joined;
         let (session, patience) = (live.session(), self.settings.patience);
         let mut pair = StreamPair { client, origin: socket, out };
-        let (plane, reason) = StreamPlane::choose();
         let mut is_established = false;
-        let end = loop {
-            let reason = bridge.obstacle().unwrap_or(reason);
-            session
-                .note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
+        let (end, pair) = loop {
+            let why = bridge.obstacle().unwrap_or(WATCHED);
+            session.carried_by(StreamStanding::relay(why));
             if bridge.is_accepted() == Some(true) && !is_established {
                 is_established = true;
                 lease.found();
@@ -189,20 +193,31 @@ impl Rtmp {
                 let is_accepted = bridge.is_accepted();
                 drop(bridge);
                 debug!("handed over as plain bytes");
-                let closed = plane.carry(&mut pair, Flow::Both, patience, &session.meter).await;
-                break if is_accepted == Some(true) { closed.into() } else { End::OriginRefused };
+                let tell = |standing| session.carried_by(standing);
+                let carried = self.plane.carry(pair, Flow::Both, patience, &session.meter, tell);
+                let Carried { pair, closed } = carried.await;
+                let end = match closed {
+                    _ if is_accepted != Some(true) => End::OriginRefused,
+                    Some(closed) => closed.into(),
+                    None => End::Aborted,
+                };
+                break (end, pair);
             }
             match carry(&mut pair, &mut *bridge, patience, &session.meter).await {
                 Exit::Turn(()) => debug!(relay = bridge.obstacle(), "origin answered"),
-                Exit::Closed(_) if bridge.is_accepted() == Some(false) => break End::OriginRefused,
-                Exit::Closed(closed) => break closed.into(),
+                Exit::Closed(_) if bridge.is_accepted() == Some(false) => {
+                    break (End::OriginRefused, Some(pair));
+                }
+                Exit::Closed(closed) => break (closed.into(), Some(pair)),
                 Exit::Fault(fault) => {
                     session.note(|progress| progress.why = Some(fault.text));
-                    break fault.end;
+                    break (fault.end, Some(pair));
                 }
             }
         };
-        Box::pin(async { tokio::join!(close(pair.client), close(pair.origin)) }).await;
+        if let Some(pair) = pair {
+            Box::pin(async { tokio::join!(close(pair.client), close(pair.origin)) }).await;
+        }
         end
     }
 }

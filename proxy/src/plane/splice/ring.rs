@@ -1,0 +1,115 @@
+//! Readiness by `io_uring`: one poll per socket that lasts as long as the socket, and one system
+//! call for all that has changed since the last.
+
+#![expect(
+    unsafe_code,
+    reason = "what is put into a ring must stay valid as long as the kernel reads it"
+)]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use io_uring::types::{Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use super::poller::{Event, News, Poller, Readiness, Token};
+
+/// A ring.
+pub(super) struct RingPoller {
+    ring: IoUring,
+}
+
+impl Poller for RingPoller {
+    fn new() -> io::Result<Self> {
+        let ring = build()?;
+        if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Self { ring })
+    }
+
+    fn watch(&mut self, token: Token, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), INTEREST).multi(true);
+        self.push(&poll.build().user_data(token.0))
+    }
+
+    fn unwatch(&mut self, token: Token, _: BorrowedFd<'_>) {
+        let removal = opcode::PollRemove::new(token.0).build().user_data(NOBODY);
+        // There is nothing to be done about a ring that takes nothing: the next wait fails, too.
+        let _unsent = self.push(&removal);
+    }
+
+    fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let submitter = self.ring.submitter();
+        let entered = match limit {
+            None => submitter.submit_and_wait(1),
+            Some(limit) => {
+                let limit = Timespec::from(limit);
+                submitter.submit_with_args(1, &SubmitArgs::new().timespec(&limit))
+            }
+        };
+        match entered {
+            Ok(_) => {}
+            // The time is over, a signal has come, or there are completions to be taken first.
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN)
+                ) => {}
+            Err(error) => return Err(error),
+        }
+        let told = self.ring.completion().filter(|entry| entry.user_data() != NOBODY);
+        events.extend(told.filter_map(|entry| event(&entry)));
+        Ok(())
+    }
+}
+
+impl RingPoller {
+    fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
+        // SAFETY: neither adding nor removing a poll gives the kernel any memory of ours, and the
+        // descriptor that it names is looked up while the entry is submitted.
+        if unsafe { self.ring.submission().push(entry) }.is_ok() {
+            return Ok(());
+        }
+        self.ring.submit()?;
+        // SAFETY: as above.
+        unsafe { self.ring.submission().push(entry) }
+            .map_err(|_full| io::ErrorKind::WouldBlock.into())
+    }
+}
+
+fn event(entry: &cqueue::Entry) -> Option<Event> {
+    let news = match entry.result() {
+        // It was removed.
+        error if error == -libc::ECANCELED => return None,
+        error if error < 0 => News::Refused(-error),
+        bits if cqueue::more(entry.flags()) => News::Ready(Readiness(bits.cast_unsigned())),
+        bits => News::Last(Readiness(bits.cast_unsigned())),
+    };
+    Some(Event { token: Token(entry.user_data()), news })
+}
+
+/// A ring that does its work when it is asked (Linux 6.1), or without interrupting anybody
+/// (5.19), or as ever.
+fn build() -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.dontfork().setup_cqsize(COMPLETIONS).setup_clamp();
+    let mut coop = builder.clone();
+    coop.setup_coop_taskrun();
+    let mut defer = coop.clone();
+    defer.setup_single_issuer().setup_defer_taskrun();
+    defer.build(ENTRIES).or_else(|_| coop.build(ENTRIES)).or_else(|_| builder.build(ENTRIES))
+}
+
+/// What is of interest: the rest is told in any case.
+const INTEREST: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+
+/// The token of what nobody waits for.
+const NOBODY: u64 = u64::MAX;
+
+/// Submissions between two calls.
+const ENTRIES: u32 = 256;
+
+/// Completions that have a place; the kernel keeps those that have none.
+const COMPLETIONS: u32 = 4096;
