@@ -50,8 +50,8 @@ pub(super) struct Exchange {
     status: Option<u16>,
     /// The client has got a final head, and the driver has not heard of it.
     is_news: bool,
-    /// Payload in one piece from which on it need not come through here, bytes.
-    large: u64,
+    /// Payload in one piece from which on it need not come through here, bytes; none if all must.
+    large: Option<u64>,
 }
 
 /// The parameter by which a playlist's URIs come back to their origin. It is issued only for an
@@ -163,7 +163,7 @@ impl Exchange {
             interim: 0,
             status: None,
             is_news: false,
-            large: u64::MAX,
+            large: None,
         }
     }
 
@@ -178,7 +178,7 @@ impl Exchange {
 
     /// Payload in pieces of so many bytes or more need not come through here.
     pub(super) fn spare_large(&mut self, bytes: u64) {
-        self.large = bytes;
+        self.large = Some(bytes);
     }
 
     /// So many bytes of payload have passed elsewhere. What may have come behind the answer's end is
@@ -456,7 +456,8 @@ impl Filter for Exchange {
             Stage::Body { ref reader, delivery: Delivery::Verbatim, .. }
                 if self.request.is_done() && out.waiting() == [0, 0] =>
             {
-                Some(reader.ahead()).filter(|&ahead| ahead >= self.large).map(Turn::Payload)
+                let ahead = reader.ahead();
+                self.large.is_some_and(|large| ahead >= large).then_some(Turn::Payload(ahead))
             }
             _ => None,
         }
