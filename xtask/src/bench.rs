@@ -31,7 +31,7 @@ struct Turns<C: ValueEnum + Send + Sync + 'static> {
     /// Rounds of each case; the contenders take turns. Six, and three of the many cases of `udp`.
     #[arg(long)]
     rounds: Option<u32>,
-    /// Seconds that are measured in each round. Eight, and three of `tcp` and `udp`.
+    /// Seconds that are measured in each round. Eight, two of `tcp`, and three of `udp`.
     #[arg(long)]
     seconds: Option<u32>,
     /// Only this case.
@@ -76,7 +76,7 @@ enum UdpCase {
 
 pub(crate) fn bench(args: &Args) -> Result<()> {
     match &args.what {
-        What::Tcp(turns) => start("bench_tcp", turns, (6, 3)),
+        What::Tcp(turns) => start("bench_tcp", turns, (6, 2)),
         What::Http(turns) => start("bench_http", turns, (6, 8)),
         What::Udp(turns) => {
             // Before the proxy, which embeds it.
