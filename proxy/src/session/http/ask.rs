@@ -96,10 +96,16 @@ impl Http {
         let is_found = machine.status().is_some_and(|status| status < 400);
         let client = Connection { socket: pair.client, buffer: machine.into_early() };
         let name = origin.name().clone();
-        if !is_found {
+        let lease = if is_found {
+            Some(lease)
+        } else {
             lease.not_found();
-        }
+            None
+        };
         let end = match outcome {
+            Outcome::Endless => {
+                return Ok(Next::Endless(StreamPair { client: client.socket, ..pair }, lease));
+            }
             Outcome::Stale => {
                 debug!(origin = &*name, "the origin had closed a connection");
                 return Err(client);

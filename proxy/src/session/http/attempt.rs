@@ -12,7 +12,7 @@ use super::request::{Request, has_no_body};
 use crate::origin::{Lease, Origin};
 use crate::plane::relay::filter::Filter;
 use crate::plane::relay::stream::{Exit, carry};
-use crate::plane::{Closed, Flow, Leg, StreamPair, StreamPlane};
+use crate::plane::{Closed, Leg, StreamPair, StreamPlane};
 use crate::session::{Carriage, End, Live, Session};
 use crate::stream::{Kind, StreamKey};
 
@@ -35,6 +35,8 @@ pub(super) struct Attempt<'a> {
 pub(super) enum Outcome {
     /// The client has its answer.
     Finished(Reuse),
+    /// What is left of the answer ends with the origin's connection.
+    Endless,
     /// Nothing was answered on a connection that had been used before.
     Stale,
     /// There is no answer: why the session ends if the client was told the beginning of one, and
@@ -48,7 +50,7 @@ impl Attempt<'_> {
     /// Moves the request and its answer.
     pub(super) async fn run(&mut self) -> Outcome {
         let Self { http, request, .. } = *self;
-        let (patience, (plane, reason)) = (http.settings.patience, StreamPlane::choose());
+        let (patience, (plane, _)) = (http.settings.patience, StreamPlane::choose());
         self.note_plane(plane, WATCHED);
         // A body takes its time, and so does a stream that is not published yet.
         let is_short = request.kind != Kind::Live && has_no_body(&request.head);
@@ -74,11 +76,7 @@ impl Attempt<'_> {
                     self.answered(status);
                     continue;
                 }
-                Exit::Turn(Turn::Endless) => {
-                    self.note_plane(plane, reason);
-                    let closed = plane.carry(&mut self.pair, Flow::ToClient, patience, meter);
-                    Outcome::Over(closed.await.into())
-                }
+                Exit::Turn(Turn::Endless) => Outcome::Endless,
                 Exit::Turn(Turn::Finished(reuse)) => Outcome::Finished(reuse),
                 Exit::Closed(closed) => self.closed(closed).await,
                 Exit::Fault(fault) => self.faulty(&fault),

@@ -48,11 +48,11 @@ use self::room::Room;
 use self::survey::Known;
 use super::close::close;
 use super::webrtc::Webrtc;
-use crate::origin::Balancer;
+use crate::origin::{Balancer, Lease};
 use crate::pages::{Body, Pages};
-use crate::plane::Patience;
+use crate::plane::{Flow, Patience, StreamPair, StreamPlane};
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
-use crate::session::{Dialer, End, Live, Progress, Protocol, Serve, Session};
+use crate::session::{Carriage, Dialer, End, Live, Progress, Protocol, Serve, Session};
 use crate::stream::{Kind, Tokens, Vhosts};
 use crate::telemetry::Seldom;
 
@@ -125,6 +125,8 @@ pub struct Http {
 enum Next {
     /// Another one.
     Another(Connection),
+    /// The rest of an answer that ends with the origin's connection.
+    Endless(StreamPair, Option<Lease>),
     /// Nothing.
     Over(End),
 }
@@ -185,6 +187,28 @@ impl Http {
 
     /// Serves a client to its last request.
     async fn serve(&self, client: TcpStream, door: Door, live: &Live) -> End {
+        // Kept off the session's own future: large, and done with before an endless answer flows.
+        let (mut pair, _lease) = match Box::pin(self.answer_all(client, door, live)).await {
+            Ok(endless) => endless,
+            Err(end) => return end,
+        };
+        let session = live.session();
+        let (plane, reason) = StreamPlane::choose();
+        session.note(|progress| progress.plane = Some(Carriage::Stream(plane.as_str(), reason)));
+        let patience = self.settings.patience;
+        let closed = plane.carry(&mut pair, Flow::ToClient, patience, &session.meter).await;
+        Box::pin(close(pair.client)).await;
+        closed.into()
+    }
+
+    /// Answers one request after the other, up to an answer without an end, of which the rest is
+    /// still to come. The lease keeps its route alive as long.
+    async fn answer_all(
+        &self,
+        client: TcpStream,
+        door: Door,
+        live: &Live,
+    ) -> Result<(StreamPair, Option<Lease>), End> {
         let mut client = Connection::new(client);
         let HttpSettings { head_timeout: head, keepalive_timeout, .. } = self.settings;
         let mut patience = HeadPatience { first_byte: head, head };
@@ -194,7 +218,7 @@ impl Http {
                 head = client.head(patience) => head,
                 () = self.draining.cancelled() => client.last_head(patience).await,
             };
-            // Kept off the session's own future: it is large, and gone between two requests.
+            // On the heap for itself: it is large, and gone between two requests.
             let next = match head {
                 Ok(head) => Box::pin(self.answer(client, head, door, live)).await,
                 Err(why) => Next::Over(Box::pin(self.give_up(client, why, live.session())).await),
@@ -205,7 +229,8 @@ impl Http {
                     live.session().note(|progress| progress.established = None);
                     client = connection;
                 }
-                Next::Over(end) => return end,
+                Next::Endless(pair, lease) => return Ok((pair, lease)),
+                Next::Over(end) => return Err(end),
             }
             patience.first_byte = keepalive_timeout;
         }
