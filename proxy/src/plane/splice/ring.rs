@@ -35,9 +35,10 @@ impl Poller for RingPoller {
     }
 
     fn unwatch(&mut self, token: Token, _: BorrowedFd<'_>) {
-        let removal = opcode::PollRemove::new(token.0).build().user_data(NOBODY);
+        // Not PollRemove, which leaves alone a poll that has just become ready.
+        let cancel = opcode::AsyncCancel::new(token.0).build().user_data(NOBODY);
         // There is nothing to be done about a ring that takes nothing: the next wait fails, too.
-        let _unsent = self.push(&removal);
+        let _unsent = self.push(&cancel);
     }
 
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
