@@ -17,6 +17,7 @@ use self::listeners::{Listeners, addresses};
 use crate::api::{self, ApiState};
 use crate::config::Config;
 use crate::drain::Stop;
+use crate::listen::media::MediaOptions;
 use crate::listen::{Arrival, Entrance, NoArrival, tcp, udp};
 use crate::metrics;
 use crate::origin::Balancer;
@@ -50,6 +51,7 @@ pub struct App {
     balancer: Arc<Balancer>,
     sessions: Arc<Sessions>,
     entrance: Arc<Entrance>,
+    options: MediaOptions,
     stop: Stop,
 }
 
@@ -102,10 +104,12 @@ impl App {
             refusals: Seldom::default(),
             draining: stop.draining.clone(),
         };
+        let options = settings::media(config);
         let dialer = Arc::new(Dialer {
             connect_timeout: config.origin.connect_timeout,
             listening: listeners.tcp_addresses()?,
             announce: config.client.send,
+            options,
         });
         let rtmp = Rtmp::new(
             settings::rtmp(config),
@@ -139,6 +143,7 @@ impl App {
             balancer,
             sessions,
             entrance,
+            options,
             stop,
         })
     }
@@ -150,6 +155,7 @@ impl App {
         let desk = Arc::new(Desk {
             entrance: Arc::clone(&self.entrance),
             sessions: self.sessions.clone(),
+            options: self.options,
             refusals: Seldom::default(),
             stop: self.stop.clone(),
         });
@@ -271,7 +277,7 @@ fn open<S: Serve>(
     desk: &Arc<Desk>,
 ) {
     for listener in listeners {
-        let draining = desk.stop.draining.clone();
+        let (options, draining) = (desk.options, desk.stop.draining.clone());
         let (service, desk) = (Arc::clone(service), Arc::clone(desk));
         let come = move |socket, peer| {
             let (desk, service) = (Arc::clone(&desk), Arc::clone(&service));
@@ -283,7 +289,7 @@ fn open<S: Serve>(
                 }
             });
         };
-        tasks.spawn(tcp::accept(listener, draining, come));
+        tasks.spawn(tcp::accept(listener, options, draining, come));
     }
 }
 
@@ -295,7 +301,7 @@ fn open_webrtc(
     desk: &Arc<Desk>,
 ) {
     for listener in listeners {
-        let draining = desk.stop.draining.clone();
+        let (options, draining) = (desk.options, desk.stop.draining.clone());
         let (webrtc, desk) = (Arc::clone(webrtc), Arc::clone(desk));
         let come = move |socket, peer| {
             let (desk, webrtc) = (Arc::clone(&desk), Arc::clone(&webrtc));
@@ -307,7 +313,7 @@ fn open_webrtc(
                 }
             });
         };
-        tasks.spawn(tcp::accept(listener, draining, come));
+        tasks.spawn(tcp::accept(listener, options, draining, come));
     }
 }
 
@@ -315,6 +321,7 @@ fn open_webrtc(
 struct Desk {
     entrance: Arc<Entrance>,
     sessions: Arc<Sessions>,
+    options: MediaOptions,
     refusals: Seldom,
     stop: Stop,
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Context;
 
 use crate::config::{Config, DefaultBackend};
+use crate::listen::media::MediaOptions;
 use crate::origin::{BalancerSettings, Listener, Origin};
 use crate::plane::kernel::Kernel;
 use crate::plane::{Patience, StreamSettings};
@@ -77,6 +78,15 @@ pub(super) fn streams(config: &Config) -> StreamSettings {
         engine: config.tcp.engine,
         threads: config.tcp.threads,
         room: config.session.max,
+    }
+}
+
+/// Of clients' connections and origins' alike.
+pub(super) fn media(config: &Config) -> MediaOptions {
+    MediaOptions {
+        stall: config.session.stall_timeout,
+        held: config.tcp.buffer,
+        max_rate: config.tcp.max_rate,
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::settings::{self as row, Setting};
 use super::source::{Effective, Source};
 use super::{Config, Error, ListenAddrs, LoadBalancer};
+use crate::listen::media::HAS_RATES;
 
 /// An error if this version cannot serve what the settings say together.
 pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> {
@@ -69,6 +70,10 @@ pub(super) fn warnings(config: &Config, said: &Effective) -> Vec<String> {
         let said = said.spell(&row::PROXY_WEBRTC_CONSENT_TIMEOUT.setting);
         warnings
             .push(format!("{said} may end sessions that go on: clients check every five seconds"));
+    }
+    if config.tcp.max_rate.is_some() && !HAS_RATES {
+        let said = said.spell(&row::PROXY_TCP_MAX_RATE.setting);
+        warnings.push(format!("{said} has no effect: this system holds no connection to a rate"));
     }
     let api = &config.system_api;
     if api.token.is_none() && api.allow.is_empty() && !api.listen.are_loopback() {

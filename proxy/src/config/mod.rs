@@ -17,6 +17,7 @@ mod source;
 mod value;
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -252,6 +253,10 @@ pub struct Tcp {
     pub engine: TcpEngine,
     /// Threads of its own; none for one per core.
     pub threads: Option<usize>,
+    /// Bytes that a session may hold for a stalled receiver, in each direction.
+    pub buffer: usize,
+    /// The most that a connection sends, in bits per second.
+    pub max_rate: Option<NonZeroU64>,
 }
 
 /// How the process ends.
@@ -360,6 +365,8 @@ impl Config {
             tcp: Tcp {
                 engine: said.get(&row::PROXY_TCP_ENGINE)?,
                 threads: said.get(&row::PROXY_TCP_THREADS)?,
+                buffer: said.get(&row::PROXY_TCP_BUFFER)?,
+                max_rate: said.get(&row::PROXY_TCP_MAX_RATE)?,
             },
             shutdown: Shutdown {
                 grace: said.get(&row::PROXY_GRACE_QUIT_TIMEOUT)?,

@@ -1,5 +1,6 @@
 //! The table of settings: one row each, from which everything else about it follows.
 
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -208,6 +209,10 @@ settings! {
         "What moves streams over TCP: `uring` for splice(2) and io_uring, `splice` for splice(2) and epoll, `relay` for copies, or `auto` for the first of these that the host allows.";
     PROXY_TCP_THREADS: Option<usize> = value::optional_count, "", OPEN,
         "Threads of `uring` and `splice`; empty for as many as there are cores.";
+    PROXY_TCP_BUFFER: usize = value::held, "2MiB", OPEN,
+        "Bytes that a session over TCP may hold for a receiver that does not read, in each direction.";
+    PROXY_TCP_MAX_RATE: Option<NonZeroU64> = value::optional_rate, "", OPEN,
+        "The most that a connection of a stream over TCP sends, such as `20mbit` per second; empty for no limit. Linux only.";
 
     PROXY_GRACE_QUIT_TIMEOUT: Duration = duration, "20s", OPEN,
         "Sessions may go on this long after SIGTERM or SIGINT.";

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use super::listen::ListenAddrs;
+use crate::listen::media::MediaOptions;
 use crate::origin::{OriginHost, Policy};
 use crate::proto::proxy_protocol::Version;
 use crate::stream::Vhosts;
@@ -140,6 +142,37 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
         _ => Err("expected a size such as 65536, 64KiB or 8MiB".into()),
     }
 }
+
+/// What a session may hold for a stalled receiver.
+pub(super) fn held(text: &str) -> Result<usize, String> {
+    match size(text)? {
+        held @ MediaOptions::LEAST_HELD..=MOST_HELD => Ok(held),
+        _ => Err("expected a size from 512KiB to 1GiB".into()),
+    }
+}
+
+/// What fits into the kernel's own numbers.
+const MOST_HELD: usize = 1 << 30;
+
+/// A rate in bits per second, or none: `500kbit`, `20mbit`, `1gbit`.
+pub(super) fn optional_rate(text: &str) -> Result<Option<NonZeroU64>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let rate = RATES.iter().find_map(|&(suffix, unit)| {
+        text.strip_suffix(suffix)?.parse::<u64>().ok()?.checked_mul(unit)
+    });
+    match rate {
+        Some(rate) if rate >= LEAST_RATE => Ok(NonZeroU64::new(rate)),
+        _ => Err("expected a rate from 100kbit on, such as 500kbit, 20mbit or 1gbit".into()),
+    }
+}
+
+/// Decimal, as rates are.
+const RATES: [(&str, u64); 3] = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+
+/// In bits per second; below it a handshake would take seconds.
+const LEAST_RATE: u64 = 100_000;
 
 /// Names of network interfaces between commas; empty for none. No interface has a longer name, or
 /// one with a slash or a space (Linux `dev_valid_name`).
@@ -408,6 +441,20 @@ mod tests {
         assert_eq!(size("8MiB"), Ok(8 * 1024 * 1024));
         for text in ["", "0", "KiB", "8MB", "8 M", "-1", "1.5MiB", "99999999999999999GiB"] {
             assert!(size(text).is_err(), "{text:?} is no size");
+        }
+    }
+
+    #[test]
+    fn rates_are_bits_with_decimal_units_and_buffers_have_bounds() {
+        assert_eq!(optional_rate("20mbit"), Ok(NonZeroU64::new(20_000_000)));
+        assert_eq!(optional_rate("100kbit"), Ok(NonZeroU64::new(100_000)));
+        assert_eq!(optional_rate(""), Ok(None));
+        for text in ["20", "0mbit", "99kbit", "20Mbit", "1.5mbit", "mbit", "99999999999gbit"] {
+            assert!(optional_rate(text).is_err(), "{text:?} is no rate");
+        }
+        assert_eq!(held("512KiB"), Ok(512 << 10));
+        for text in ["511KiB", "2GiB", "2MB"] {
+            assert!(held(text).is_err(), "{text:?} is no buffer");
         }
     }
 

@@ -1,6 +1,7 @@
 //! Sockets in.
 
 mod arrival;
+pub mod media;
 pub mod tcp;
 mod trusted;
 pub mod udp;

@@ -4,13 +4,14 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::media::MediaOptions;
 use crate::config::{ListenAddr, ListenAddrs};
 
 /// Connections that the kernel holds while the proxy is busy; the kernel caps it at its own
@@ -80,6 +81,7 @@ fn bind_socket(address: SocketAddr, dual_stack: bool) -> io::Result<Bound> {
 /// Hands every connection to `serve`, which must not block, until `stop`.
 pub async fn accept(
     listener: TcpListener,
+    options: MediaOptions,
     stop: CancellationToken,
     mut serve: impl FnMut(TcpStream, SocketAddr),
 ) {
@@ -92,7 +94,7 @@ pub async fn accept(
         match accepted {
             Ok((socket, address)) => {
                 failing = false;
-                for_media(&socket);
+                options.set(&socket);
                 serve(socket, address);
             }
             // The peer gave up between its SYN and our accept.
@@ -106,18 +108,6 @@ pub async fn accept(
             }
         }
     }
-}
-
-/// What every media socket gets: no waiting to fill segments, because media is written when it is
-/// there; and probes, so that a peer whose host is gone is found even on an idle session.
-pub fn for_media(socket: &TcpStream) {
-    let keepalive = TcpKeepalive::new()
-        .with_time(Duration::from_mins(1))
-        .with_interval(Duration::from_secs(10));
-    let socket = SockRef::from(socket);
-    // Neither is worth losing the session for.
-    let _nodelay = socket.set_tcp_nodelay(true);
-    let _keepalive = socket.set_tcp_keepalive(&keepalive);
 }
 
 /// Acknowledges what was just read without delay. nginx-rtmp writes its answers one by one and

@@ -11,7 +11,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::listen::is_served;
-use crate::listen::tcp::for_media;
+use crate::listen::media::MediaOptions;
 use crate::origin::{Listener, Origin};
 use crate::proto::proxy_protocol::{self, Ends, Header, Version};
 
@@ -35,6 +35,8 @@ pub struct Dialer {
     pub listening: Vec<SocketAddr>,
     /// The form in which origins are told of the client, if they are.
     pub announce: Option<Version>,
+    /// Of the connections on behalf of clients.
+    pub options: MediaOptions,
 }
 
 impl Dialer {
@@ -79,7 +81,7 @@ impl Dialer {
                     if self.is_own(&socket) {
                         return Err(DialError::Down("it is this proxy itself".into()));
                     }
-                    for_media(&socket);
+                    self.options.set(&socket);
                     let introduced = self.introduce(&mut socket, Header::Proxy(*client)).await;
                     introduced.map_err(|error| DialError::Down(format!("{address}: {error}")))?;
                     return Ok((socket, address));
@@ -139,7 +141,9 @@ mod tests {
     use super::*;
 
     fn dialer(listening: Vec<SocketAddr>, announce: Option<Version>) -> Dialer {
-        Dialer { connect_timeout: Duration::from_secs(5), listening, announce }
+        let limit = Duration::from_secs(5);
+        let options = MediaOptions { stall: limit, held: MediaOptions::LEAST_HELD, max_rate: None };
+        Dialer { connect_timeout: limit, listening, announce, options }
     }
 
     /// A listener on loopback, and the origin that says it is there by RTMP.

@@ -153,6 +153,8 @@ impl Peer {
     pub fn set_chunk_size(&mut self, size: u32) -> Result<()> {
         let packet = self.writer.set_max_chunk_size(size, RtmpTimestamp::new(0))?;
         self.socket.write_all(&packet.bytes)?;
+        // A message that may be dropped, and is: behind it a header is full.
+        self.encode(RtmpMessage::SetChunkSize { size }, 0)?;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ const UNSAFE: &[&str] = &[
 const SYSTEMS: &[&str] = &[
     "proxy/src/doctor/mod.rs",
     "proxy/src/drain.rs",
+    "proxy/src/listen/media.rs",
     "proxy/src/listen/tcp.rs",
     "proxy/src/listen/udp.rs",
     "proxy/src/pages/tests.rs",
