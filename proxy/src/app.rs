@@ -278,7 +278,9 @@ fn open<S: Serve>(
             let (desk, service) = (Arc::clone(&desk), Arc::clone(&service));
             tokio::spawn(async move {
                 if let Some((socket, live)) = desk.admit(socket, peer, S::PROTOCOL).await {
-                    serve(&*service, socket, live, &desk.stop.sessions).await;
+                    // A task of its own, without what letting it in has taken.
+                    let stop = desk.stop.sessions.clone();
+                    tokio::spawn(serve(service, socket, live, stop));
                 }
             });
         };

@@ -9,6 +9,7 @@
 pub mod ebpf;
 mod load;
 mod table;
+pub mod tcp;
 pub mod udp;
 
 use std::fs;
@@ -22,7 +23,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 pub use self::load::{Client, READ, Tally, drain};
-use self::load::{Load, RoundTrip, Sums};
+use self::load::{Delays, Load, Sums};
 pub use self::table::{Column, Figure};
 use crate::process::{self, Process};
 use crate::{nginx, ports, proxy, usage, wait};
@@ -108,7 +109,11 @@ pub struct Run {
     cost: Option<Cost>,
     seconds: f64,
     got: Sums,
-    round_trip: Option<RoundTrip>,
+    delays: Option<Delays>,
+    /// Bytes between the ends of the session of which most are.
+    held: u64,
+    /// By how much the kernel's slab has grown for each client, KiB.
+    slab: f64,
     /// CPU seconds of the whole machine: relay, clients, origin and all that the kernel does,
     /// beyond those of an idle machine.
     machine: f64,
@@ -121,9 +126,13 @@ pub struct Run {
 /// What a relay adds to a path.
 #[derive(Clone, Copy, Debug)]
 struct Added {
-    round_trip: Option<RoundTrip>,
+    delays: Option<Delays>,
     /// CPU seconds of the whole machine per packet that arrived.
     machine: Option<f64>,
+    /// The same per GiB that clients got.
+    machine_per_gib: Option<f64>,
+    /// KiB of the kernel's slab for each client.
+    slab: f64,
 }
 
 /// What a run cost the relay.
@@ -179,6 +188,17 @@ impl Bench {
         cases: &[Case<S::Load>],
         contenders: &[Contender<S::Origin>],
     ) -> Result<()> {
+        self.run_for(self.window, scene, cases, contenders)
+    }
+
+    /// The same, measured for another time than that of other cases.
+    pub fn run_for<S: Scene>(
+        &self,
+        window: Duration,
+        scene: &S,
+        cases: &[Case<S::Load>],
+        contenders: &[Contender<S::Origin>],
+    ) -> Result<()> {
         let is_wanted = |case: &&Case<_>| self.only.as_ref().is_none_or(|only| case.name == only);
         for case in cases.iter().filter(is_wanted) {
             let idle = idle_machine()?;
@@ -193,9 +213,11 @@ impl Bench {
             for round in 1..=self.rounds {
                 let mut direct = None;
                 for contender in contenders {
-                    let mut run = self.measure(scene, case, contender).context(contender.name)?;
+                    let mut run = self
+                        .measure(window, scene, case, contender)
+                        .with_context(|| format!("{} of {}", case.name, contender.name))?;
                     run.machine -= idle * run.seconds;
-                    let whole = Added { round_trip: run.round_trip, machine: run.machine_each() };
+                    let whole = Added::of(&run);
                     if run.cost.is_none() {
                         direct = Some(whole);
                     } else {
@@ -232,6 +254,7 @@ impl Bench {
 
     fn measure<S: Scene>(
         &self,
+        window: Duration,
         scene: &S,
         case: &Case<S::Load>,
         contender: &Contender<S::Origin>,
@@ -239,7 +262,7 @@ impl Bench {
         let origin = scene.origin(&case.load)?;
         let relay = (contender.start)(self.folder(), &origin)?;
         let hint = scene.try_out(&case.load, &origin, &relay).with_context(|| relay.log())?;
-        let idle = relay.usage()?;
+        let (idle, slab) = (relay.usage()?, usage::slab()?);
         let mut load = Load::default();
         for client in scene.clients(&hint, &relay, case.clients)? {
             load.add(client)?;
@@ -248,21 +271,24 @@ impl Bench {
         let (forwarded, before) = (relay.forwarded()?, relay.usage()?);
         let (start, machine) = (Instant::now(), usage::machine()?);
         let sums = load.tally().read();
-        load.tally().round_trip();
-        thread::sleep(self.window);
+        load.tally().delays();
+        thread::sleep(window);
         let got = load.tally().read().since(sums);
         let machine = usage::machine()?.saturating_sub(machine).as_secs_f64();
         let seconds = start.elapsed().as_secs_f64();
-        let round_trip = load.tally().round_trip();
+        let (delays, held) = (load.tally().delays(), load.tally().most_held());
         let after = relay.usage()?;
         let forwarded = relay.forwarded()?.zip(forwarded).map(|(after, before)| after - before);
+        let slab = usage::slab()? - slab;
         load.end()?;
         let clients = u64::try_from(case.clients)?;
         let cost = idle.zip(before).zip(after).map(|((idle, before), after)| Cost {
             cpu: after.cpu.saturating_sub(before.cpu),
             memory_per_client: after.memory.saturating_sub(idle.memory) / clients,
         });
-        Ok(Run { cost, seconds, got, round_trip, machine, forwarded, added: None })
+        #[expect(clippy::cast_precision_loss, reason = "some thousands")]
+        let slab = slab as f64 / case.clients as f64;
+        Ok(Run { cost, seconds, got, delays, held, slab, machine, forwarded, added: None })
     }
 }
 
@@ -273,15 +299,30 @@ impl Run {
         #[expect(clippy::cast_precision_loss, reason = "some millions")]
         (packets > 0).then(|| self.machine / packets as f64)
     }
+
+    /// The same per GiB that clients got; none if they got next to nothing.
+    fn machine_per_gib(&self) -> Option<f64> {
+        let bytes = self.got.bytes;
+        #[expect(clippy::cast_precision_loss, reason = "a benchmark's byte count needs no 53 bits")]
+        (bytes > 1 << 20).then(|| self.machine * f64::from(1 << 30) / bytes as f64)
+    }
 }
 
 impl Added {
+    /// Of a whole run.
+    fn of(run: &Run) -> Self {
+        let (machine, machine_per_gib) = (run.machine_each(), run.machine_per_gib());
+        Self { delays: run.delays, machine, machine_per_gib, slab: run.slab }
+    }
+
     fn beyond(self, direct: Self) -> Self {
-        let round_trip = self.round_trip.zip(direct.round_trip);
-        let machine = self.machine.zip(direct.machine);
+        let delays = self.delays.zip(direct.delays);
+        let less = |whole: Option<f64>, direct| Some(whole? - direct?);
         Self {
-            round_trip: round_trip.map(|(whole, direct)| whole.beyond(direct)),
-            machine: machine.map(|(whole, direct)| whole - direct),
+            delays: delays.map(|(whole, direct)| whole.beyond(direct)),
+            machine: less(self.machine, direct.machine),
+            machine_per_gib: less(self.machine_per_gib, direct.machine_per_gib),
+            slab: self.slab - direct.slab,
         }
     }
 }
@@ -355,11 +396,33 @@ pub fn nginx_udp(
     server: impl FnOnce(SocketAddr) -> String,
 ) -> Result<Relay> {
     let address = SocketAddr::new(host, ports::free()?.port());
-    let module = nginx::module("stream").map(|path| format!("load_module {};", path.display()));
-    let blocks = format!("stream {{ server {{ {} }} }}\n", server(address));
-    let home = folder.join("nginx-udp");
-    let mut command = nginx_command(&home, &module.unwrap_or_default(), &blocks)?;
+    let mut command = nginx_stream(&folder.join("nginx-udp"), &server(address))?;
     Ok(Relay::new(Process::start(&mut command, folder, "nginx-udp")?, address))
+}
+
+/// nginx, with the `server` of its `stream` for an address to listen on by TCP.
+pub fn nginx_tcp(folder: &Path, server: impl FnOnce(SocketAddr) -> String) -> Result<Relay> {
+    let address = ports::free()?;
+    let mut command = nginx_stream(&folder.join("nginx-tcp"), &server(address))?;
+    listening(&mut command, folder, "nginx-tcp", address)
+}
+
+/// socat, with a process for each client that comes by TCP.
+pub fn socat_tcp(folder: &Path, origin: SocketAddr) -> Result<Relay> {
+    let address = ports::free()?;
+    let mut command = Command::new(process::find("socat")?);
+    // Its buffer is of 8 KiB, unless somebody asks for more.
+    command.args(["-b", "65536"]);
+    command.arg(format!("TCP4-LISTEN:{},bind={},reuseaddr,fork", address.port(), address.ip()));
+    command.arg(format!("TCP4:{origin}"));
+    listening(&mut command, folder, "socat", address)
+}
+
+/// nginx in this folder, with this `server` of its `stream`.
+fn nginx_stream(home: &Path, server: &str) -> Result<Command> {
+    let module = nginx::module("stream").map(|path| format!("load_module {};", path.display()));
+    let blocks = format!("stream {{ server {{ {server} }} }}\n");
+    nginx_command(home, &module.unwrap_or_default(), &blocks)
 }
 
 /// nginx in this folder, with these lines in front of its configuration and these blocks in it.
@@ -373,7 +436,8 @@ user root;
 worker_processes auto;
 pid nginx.pid;
 error_log stderr error;
-events {{ worker_connections 4096; }}
+worker_rlimit_nofile 20000;
+events {{ worker_connections 10000; }}
 {blocks}"
     );
     fs::write(home.join("nginx.conf"), config)?;
@@ -416,4 +480,4 @@ fn idle_machine() -> Result<f64> {
 
 /// CPU seconds a second above which a machine does something else than what is measured.
 const QUIET: f64 = 0.05;
-const WARM_UP: Duration = Duration::from_secs(1);
+pub(crate) const WARM_UP: Duration = Duration::from_secs(1);

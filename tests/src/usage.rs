@@ -42,18 +42,25 @@ pub fn memory(process: u32) -> Result<u64> {
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
-/// CPU time of the process and its children, as [`cpu`] counts.
+/// Memory that the kernel has for its own objects, sockets among them (slab), KiB.
+pub fn slab() -> Result<i64> {
+    let info = fs::read_to_string("/proc/meminfo")?;
+    let line = info.lines().find_map(|line| line.strip_prefix("Slab:"));
+    let kib =
+        line.and_then(|line| line.trim().strip_suffix(" kB")).context("no Slab in meminfo")?;
+    Ok(kib.trim().parse()?)
+}
+
+/// CPU time of the process and its children, as [`cpu`] counts. Children that end meanwhile have none.
 pub fn family_cpu(process: u32) -> Result<Duration> {
-    family(process)?.into_iter().map(cpu).sum()
+    let children = children(process)?.into_iter().filter_map(|child| cpu(child).ok());
+    Ok(cpu(process)? + children.sum::<Duration>())
 }
 
-/// Memory of the process and its children, as [`memory`] counts.
+/// Memory of the process and its children, as [`memory`] counts. Children that end meanwhile have none.
 pub fn family_memory(process: u32) -> Result<u64> {
-    family(process)?.into_iter().map(memory).sum()
-}
-
-fn family(process: u32) -> Result<Vec<u32>> {
-    Ok([vec![process], children(process)?].concat())
+    let children = children(process)?.into_iter().filter_map(|child| memory(child).ok());
+    Ok(memory(process)? + children.sum::<u64>())
 }
 
 /// Ids of the children of its first thread.

@@ -16,8 +16,9 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// RTMP players, beside HAProxy: CPU seconds per GiB and memory per session.
-    Rtmp(Turns<RtmpCase>),
+    /// RTMP players by each engine, beside HAProxy, nginx and socat: CPU seconds per GiB, added
+    /// latency, memory per session, bytes held for a player that does not read.
+    Tcp(Turns<TcpCase>),
     /// HLS and HTTP-FLV players, beside nginx and HAProxy: CPU seconds per GiB and requests/s.
     Http(Turns<HttpCase>),
     /// WebRTC sessions, beside nginx, socat and the kernel's own forwarding: CPU time per packet,
@@ -30,7 +31,7 @@ struct Turns<C: ValueEnum + Send + Sync + 'static> {
     /// Rounds of each case; the contenders take turns. Six, and three of the many cases of `udp`.
     #[arg(long)]
     rounds: Option<u32>,
-    /// Seconds that are measured in each round. Eight, and three of `udp`.
+    /// Seconds that are measured in each round. Eight, two of `tcp`, and three of `udp`.
     #[arg(long)]
     seconds: Option<u32>,
     /// Only this case.
@@ -39,10 +40,14 @@ struct Turns<C: ValueEnum + Send + Sync + 'static> {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum RtmpCase {
+enum TcpCase {
     Bulk,
     Paced,
+    Many,
+    Latency,
     Memory,
+    Stalled,
+    Halted,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -71,7 +76,7 @@ enum UdpCase {
 
 pub(crate) fn bench(args: &Args) -> Result<()> {
     match &args.what {
-        What::Rtmp(turns) => start("bench_rtmp", turns, (6, 8)),
+        What::Tcp(turns) => start("bench_tcp", turns, (6, 2)),
         What::Http(turns) => start("bench_http", turns, (6, 8)),
         What::Udp(turns) => {
             // Before the proxy, which embeds it.

@@ -1,9 +1,10 @@
 //! Closes a connection in order.
 
+use std::io;
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -15,9 +16,15 @@ pub(super) const LINGER: Duration = Duration::from_secs(1);
 pub(super) async fn close(mut socket: TcpStream) {
     let drain = async {
         socket.shutdown().await?;
-        let mut nobody_reads = [0; 4096];
-        while socket.read(&mut nobody_reads).await? > 0 {}
-        Ok::<_, std::io::Error>(())
+        loop {
+            socket.readable().await?;
+            // A buffer for nobody, which is not held while nothing comes.
+            match socket.try_read(&mut [0; 4096]) {
+                Ok(0) => return Ok(()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
     };
     // Whatever goes wrong here, the socket is closed behind it.
     let _closed = timeout(LINGER, drain).await;

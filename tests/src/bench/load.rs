@@ -20,7 +20,9 @@ pub struct Tally {
     requests: AtomicU64,
     sent: AtomicU64,
     arrived: AtomicU64,
-    round_trips: Mutex<Vec<Duration>>,
+    delays: Mutex<Vec<Duration>>,
+    /// Bytes.
+    held: AtomicU64,
     over: AtomicBool,
 }
 
@@ -35,9 +37,9 @@ pub(super) struct Sums {
     pub(super) arrived: u64,
 }
 
-/// How long packets took there and back, microseconds.
+/// How long messages took, there and back or one way, microseconds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RoundTrip {
+pub(super) struct Delays {
     /// Half of them took no longer.
     pub(super) p50: f64,
     /// 99 of 100 took no longer.
@@ -65,9 +67,14 @@ impl Tally {
         self.arrived.fetch_add(packets as u64, Ordering::Relaxed);
     }
 
-    /// Adds a packet that has come back after so long.
-    pub fn echoed(&self, after: Duration) {
-        self.round_trips.lock().unwrap_or_else(PoisonError::into_inner).push(after);
+    /// Adds a message that took so long, or a packet that has come back after it.
+    pub fn took(&self, time: Duration) {
+        self.delays.lock().unwrap_or_else(PoisonError::into_inner).push(time);
+    }
+
+    /// So many bytes of one session are between its ends.
+    pub fn held(&self, bytes: u64) {
+        self.held.fetch_max(bytes, Ordering::Relaxed);
     }
 
     /// Whether clients are to come to an end.
@@ -84,16 +91,20 @@ impl Tally {
         }
     }
 
-    /// Of the packets that have come back since the last call; none without any.
-    pub(super) fn round_trip(&self) -> Option<RoundTrip> {
-        let mut all =
-            mem::take(&mut *self.round_trips.lock().unwrap_or_else(PoisonError::into_inner));
+    /// The most of all sessions so far.
+    pub(super) fn most_held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Of the messages since the last call; none without any.
+    pub(super) fn delays(&self) -> Option<Delays> {
+        let mut all = mem::take(&mut *self.delays.lock().unwrap_or_else(PoisonError::into_inner));
         all.sort_unstable();
         let share = |of_100: usize| {
             let time = all.get(all.len() * of_100 / 100);
             time.map(|time: &Duration| time.as_secs_f64() * 1e6)
         };
-        Some(RoundTrip { p50: share(50)?, p99: share(99)? })
+        Some(Delays { p50: share(50)?, p99: share(99)? })
     }
 }
 
@@ -108,7 +119,7 @@ impl Sums {
     }
 }
 
-impl RoundTrip {
+impl Delays {
     /// What it is more than another.
     pub(super) fn beyond(self, path: Self) -> Self {
         Self { p50: self.p50 - path.p50, p99: self.p99 - path.p99 }

@@ -12,10 +12,22 @@ pub enum Column {
     CpuPerRequest,
     /// Requests per second of all clients together.
     Requests,
+    /// CPU seconds of the whole machine per GiB that clients got.
+    MachinePerGib,
+    /// What the relay adds to that.
+    AddedPerGib,
     /// Gigabits per second that clients got, all together.
     Gigabits,
     /// Memory per client, KiB.
     Memory,
+    /// What the relay adds to the kernel's slab per client, KiB.
+    AddedSlab,
+    /// Bytes between the ends of the session of which most are, KiB.
+    MostHeld,
+    /// Time that half of the messages do not exceed from end to end, microseconds.
+    LatencyP50,
+    /// The same of 99 in 100.
+    LatencyP99,
     /// CPU time per packet that arrived, microseconds.
     CpuPerPacket,
     /// Packets that arrived per second of CPU time.
@@ -34,7 +46,7 @@ pub enum Column {
     AddedPerPacket,
     /// Percent of the packets that the kernel forwarded in the relay's place.
     InKernel,
-    /// What the relay adds to the round trip's p50, microseconds.
+    /// What the relay adds to the p50 of latency or round trip, microseconds.
     AddedP50,
     /// The same of its p99.
     AddedP99,
@@ -46,8 +58,14 @@ impl Column {
             Self::CpuPerGib => "CPU s/GiB",
             Self::CpuPerRequest => "CPU µs/request",
             Self::Requests => "requests/s",
+            Self::MachinePerGib => "whole machine's CPU s/GiB",
+            Self::AddedPerGib => "added CPU s/GiB",
             Self::Gigabits => "Gb/s",
             Self::Memory => "KiB per client",
+            Self::AddedSlab => "added KiB of slab per client",
+            Self::MostHeld => "KiB held of a session, at most",
+            Self::LatencyP50 => "latency µs p50",
+            Self::LatencyP99 => "latency µs p99",
             Self::CpuPerPacket => "CPU µs/packet",
             Self::PacketsPerCore => "packets/s per core",
             Self::Packets => "packets/s",
@@ -65,17 +83,20 @@ impl Column {
     /// Digits behind the point.
     fn digits(self) -> usize {
         match self {
-            Self::CpuPerGib => 3,
+            Self::CpuPerGib | Self::MachinePerGib | Self::AddedPerGib => 3,
             Self::Gigabits
             | Self::CpuPerPacket
             | Self::MachinePerPacket
             | Self::AddedPerPacket
             | Self::InKernel
             | Self::Lost => 2,
-            Self::CpuPerRequest | Self::Memory => 1,
+            Self::CpuPerRequest | Self::Memory | Self::AddedSlab => 1,
             Self::Requests
             | Self::PacketsPerCore
             | Self::Packets
+            | Self::MostHeld
+            | Self::LatencyP50
+            | Self::LatencyP99
             | Self::RoundTripP50
             | Self::RoundTripP99
             | Self::AddedP50
@@ -88,6 +109,7 @@ impl Column {
         matches!(
             self,
             Self::CpuPerGib
+                | Self::AddedPerGib
                 | Self::CpuPerRequest
                 | Self::Requests
                 | Self::CpuPerPacket
@@ -115,14 +137,18 @@ impl Column {
             }
             Self::Packets => Some(as_float(arrived) / run.seconds),
             Self::Lost => each(as_float(sent.saturating_sub(arrived)) * 100.0, sent),
-            Self::RoundTripP50 => run.round_trip.map(|it| it.p50),
-            Self::RoundTripP99 => run.round_trip.map(|it| it.p99),
+            Self::LatencyP50 | Self::RoundTripP50 => run.delays.map(|it| it.p50),
+            Self::LatencyP99 | Self::RoundTripP99 => run.delays.map(|it| it.p99),
             Self::MachinePerPacket => run.machine_each().map(|each| each * 1e6),
+            Self::MachinePerGib => run.machine_per_gib(),
+            Self::AddedPerGib => run.added?.machine_per_gib,
+            Self::AddedSlab => Some(run.added?.slab),
+            Self::MostHeld => Some(as_float(run.held) / 1024.0),
             Self::AddedPerPacket => run.added?.machine.map(|each| each * 1e6),
             // Counted around the window, and so for a moment longer.
             Self::InKernel => each(as_float(run.forwarded?.min(arrived)) * 100.0, arrived),
-            Self::AddedP50 => run.added?.round_trip.map(|it| it.p50),
-            Self::AddedP99 => run.added?.round_trip.map(|it| it.p99),
+            Self::AddedP50 => run.added?.delays.map(|it| it.p50),
+            Self::AddedP99 => run.added?.delays.map(|it| it.p99),
         }
     }
 }

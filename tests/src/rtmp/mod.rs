@@ -5,7 +5,7 @@ mod origin;
 mod peer;
 
 pub use self::client::{Client, Status};
-pub use self::origin::{Feed, Origin, Script};
+pub use self::origin::{Feed, Origin, Player, STREAM, Script, is_key_frame, key_frame};
 pub use self::peer::Peer;
 
 /// The only application there is.

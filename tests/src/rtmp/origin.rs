@@ -34,6 +34,14 @@ pub enum Script {
     Deaf,
 }
 
+/// A player that has been told that its stream begins, and gets it from somebody else.
+pub struct Player {
+    /// What it plays.
+    pub stream: String,
+    /// Its connection.
+    pub peer: Peer,
+}
+
 /// What players get.
 #[derive(Clone, Copy, Debug)]
 pub enum Feed {
@@ -50,11 +58,26 @@ struct Shared {
     over: AtomicBool,
     received: AtomicU64,
     sockets: Mutex<Vec<TcpStream>>,
+    /// Takes players instead of the script.
+    desk: Option<Desk>,
 }
+
+type Desk = Box<dyn Fn(Player) -> Result<()> + Send + Sync>;
 
 impl Origin {
     /// Listens on a free port.
     pub fn start(script: Script) -> Result<Self> {
+        Self::start_with(script, None)
+    }
+
+    /// The same; players are left to this, which feeds thousands better than a thread for each.
+    pub fn start_for(
+        players: impl Fn(Player) -> Result<()> + Send + Sync + 'static,
+    ) -> Result<Self> {
+        Self::start_with(Script::Serve(Feed::Silence), Some(Box::new(players)))
+    }
+
+    fn start_with(script: Script, desk: Option<Desk>) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -62,6 +85,7 @@ impl Origin {
             over: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sockets: Mutex::default(),
+            desk,
         });
         let inside = Arc::clone(&shared);
         thread::spawn(move || {
@@ -76,7 +100,12 @@ impl Origin {
                 let connection = Arc::clone(&inside);
                 thread::spawn(move || {
                     // An end by the other side is the usual end, and so are errors of an end.
-                    let _ = connection.serve(socket);
+                    if let Ok(Some(player)) = connection.serve(socket)
+                        && let Some(desk) = &connection.desk
+                        && desk(player).is_ok()
+                    {
+                        return;
+                    }
                     let _ = ours.shutdown(Shutdown::Both);
                 });
             }
@@ -124,12 +153,13 @@ impl Drop for Origin {
 }
 
 impl Shared {
-    fn serve(&self, socket: TcpStream) -> Result<()> {
+    /// Serves a connection to its end, or until it is that of a player for somebody else.
+    fn serve(&self, socket: TcpStream) -> Result<Option<Player>> {
         if let Script::Mute = self.script {
             while !self.over.load(Ordering::Relaxed) {
                 thread::sleep(Duration::from_millis(100));
             }
-            return Ok(());
+            return Ok(None);
         }
         let mut peer = Peer::welcome(socket)?;
         loop {
@@ -143,12 +173,20 @@ impl Shared {
                     let id = vec![Amf0Value::Number(f64::from(STREAM))];
                     peer.call(0, "_result", command.transaction, Amf0Value::Null, id)?;
                 }
+                "play" if self.desk.is_some() => {
+                    let Some(Amf0Value::Utf8String(stream)) = command.arguments.first() else {
+                        bail!("a play of no stream");
+                    };
+                    begin(&mut peer)?;
+                    return Ok(Some(Player { stream: stream.clone(), peer }));
+                }
                 "play" | "publish" => {
-                    return match self.script {
+                    match self.script {
                         Script::Refuse(code, why) => say(&mut peer, status("error", code, why)),
                         Script::Serve(feed) if command.name == "play" => serve_player(peer, feed),
                         _ => self.serve_publisher(&mut peer),
-                    };
+                    }?;
+                    return Ok(None);
                 }
                 // releaseStream, FCPublish and the like need no answer.
                 _ => {}
@@ -181,7 +219,8 @@ fn say(peer: &mut Peer, status: Amf0Value) -> Result<()> {
     peer.call(STREAM, "onStatus", 0.0, Amf0Value::Null, vec![status])
 }
 
-fn serve_player(mut peer: Peer, feed: Feed) -> Result<()> {
+/// Tells a player that its stream begins.
+fn begin(peer: &mut Peer) -> Result<()> {
     let begin = RtmpMessage::UserControl {
         event_type: UserControlEventType::StreamBegin,
         stream_id: Some(STREAM),
@@ -189,11 +228,12 @@ fn serve_player(mut peer: Peer, feed: Feed) -> Result<()> {
         timestamp: None,
     };
     peer.send(begin, 0)?;
-    say(&mut peer, status("status", "NetStream.Play.Start", "Here it comes"))?;
-    let mut frame = |bytes: usize| {
-        let data = vec![KEY_FRAME; bytes].into();
-        peer.encode(RtmpMessage::VideoData { data }, STREAM)
-    };
+    say(peer, status("status", "NetStream.Play.Start", "Here it comes"))
+}
+
+fn serve_player(mut peer: Peer, feed: Feed) -> Result<()> {
+    begin(&mut peer)?;
+    let mut frame = |bytes| peer.encode(key_frame(bytes), STREAM);
     let (bytes, pause) = match feed {
         Feed::Silence => loop {
             peer.read()?;
@@ -216,7 +256,18 @@ fn serve_player(mut peer: Peer, feed: Feed) -> Result<()> {
     }
 }
 
-const STREAM: u32 = 1;
+/// A frame of so many bytes.
+pub fn key_frame(bytes: usize) -> RtmpMessage {
+    RtmpMessage::VideoData { data: vec![KEY_FRAME; bytes].into() }
+}
+
+/// Whether this is what is in one.
+pub fn is_key_frame(data: &[u8]) -> bool {
+    data.iter().all(|&byte| byte == KEY_FRAME)
+}
+
+/// The message stream of every player and publisher.
+pub const STREAM: u32 = 1;
 const WINDOW: u32 = 2_500_000;
 const CHUNK_SIZE: u32 = 4096;
 const FRAMES_PER_SECOND: u32 = 25;

@@ -159,8 +159,10 @@ impl Peer {
     /// The chunks of a message, all headers of whole messages full (type 0).
     pub fn encode(&mut self, message: RtmpMessage, stream: u32) -> Result<Vec<u8>> {
         let payload = message.into_message_payload(RtmpTimestamp::new(0), stream)?;
-        // What may be dropped is followed by a full header.
-        Ok(self.writer.serialize(&payload, false, true)?.bytes)
+        // What may be dropped is followed by a full header, but Set Chunk Size is the library's own:
+        // behind it that has to be forced. It would be in every chunk, so only where there is one.
+        let is_control = payload.type_id <= PEER_BANDWIDTH;
+        Ok(self.writer.serialize(&payload, is_control, true)?.bytes)
     }
 
     /// The connection itself.
@@ -193,4 +195,6 @@ fn read<'a>(socket: &mut TcpStream, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
 }
 
 const SET_CHUNK_SIZE: u8 = 1;
+/// The last of the control messages, which are of few bytes.
+const PEER_BANDWIDTH: u8 = 6;
 const AMF0_COMMAND: u8 = 20;

@@ -197,7 +197,7 @@ impl Way {
             let result = pipe.fill(from, most);
             from.spliced_from(&result);
             self.took(&result)?;
-            self.habit.spliced(result.unwrap_or(0), most);
+            self.habit.spliced(result.unwrap_or(0));
             return Ok(());
         }
         let most = kit.buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -257,11 +257,11 @@ impl Habit {
         self.splices |= taken == most;
     }
 
-    fn spliced(&mut self, taken: usize, most: usize) {
+    fn spliced(&mut self, taken: usize) {
         if taken == 0 {
             return;
         }
-        self.is_bulk = taken == most;
+        self.is_bulk = taken >= BULK;
         self.small = if taken < SMALL { self.small.saturating_add(1) } else { 0 };
         if self.small >= IN_A_ROW {
             *self = Self::default();
@@ -274,12 +274,15 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Bytes below which a copy costs less than a splice.
-const SMALL: usize = 4096;
+/// Bytes below which a copy costs no more than a splice: see docs/data-plane.md for the figures.
+const SMALL: usize = 8 * 1024;
+
+/// Bytes of one splice, as many as a pipe takes as it is made, that are worth a larger one.
+const BULK: usize = 64 * 1024;
 
 /// Small splices in a row that make a stream one of small pieces. Between two pictures there are a
 /// few pieces of sound.
 const IN_A_ROW: u8 = 8;
 
 /// How often a way takes from its source before others have their turn.
-const ROUNDS: usize = 16;
+const ROUNDS: usize = 8;

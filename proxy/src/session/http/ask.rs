@@ -95,9 +95,12 @@ impl Http {
         let looks_whole = machine.ends_with_the_connection();
         let is_found = machine.status().is_some_and(|status| status < 400);
         let name = origin.name().clone();
-        if !is_found {
+        let lease = if is_found {
+            Some(lease)
+        } else {
             lease.not_found();
-        }
+            None
+        };
         let Some(pair) = pair else {
             let (Outcome::Over(end) | Outcome::Failed(end, _)) = outcome else {
                 return Ok(Next::Over(End::Aborted));
@@ -106,6 +109,9 @@ impl Http {
         };
         let client = Connection { socket: pair.client, buffer: machine.into_early() };
         let end = match outcome {
+            Outcome::Endless => {
+                return Ok(Next::Endless(StreamPair { client: client.socket, ..pair }, lease));
+            }
             Outcome::Stale => {
                 debug!(origin = &*name, "the origin had closed a connection");
                 return Err(client);

@@ -40,6 +40,8 @@ pub(super) struct Attempt<'a> {
 pub(super) enum Outcome {
     /// The client has its answer.
     Finished(Reuse),
+    /// What is left of the answer ends with the origin's connection.
+    Endless,
     /// Nothing was answered on a connection that had been used before.
     Stale,
     /// There is no answer: why the session ends if the client was told the beginning of one, and
@@ -84,14 +86,13 @@ impl Attempt<'_> {
                     self.answered(status);
                     continue;
                 }
-                Exit::Turn(Turn::Endless) => {
-                    let Carried { pair: back, closed } = self.hand_over(pair, Flow::ToClient).await;
-                    self.pair = back;
-                    return Outcome::Over(closed.map_or(End::Aborted, End::from));
-                }
+                Exit::Turn(Turn::Endless) => Outcome::Endless,
                 Exit::Turn(Turn::Payload(bytes)) => {
+                    let session = self.live.session();
                     let flow = Flow::Exactly(Leg::Origin, bytes);
-                    let Carried { pair: back, closed } = self.hand_over(pair, flow).await;
+                    let tell = |standing| session.carried_by(standing);
+                    let carried = http.plane.carry(pair, flow, patience, &session.meter, tell);
+                    let Carried { pair: back, closed } = carried.await;
                     let Some(back) = back else {
                         return Outcome::Over(closed.map_or(End::Aborted, End::from));
                     };
@@ -100,7 +101,7 @@ impl Attempt<'_> {
                         Some(closed) => self.closed(closed, &mut pair).await,
                         None => match self.machine.passed(bytes, &mut pair.out) {
                             Ok(()) => {
-                                self.session().carried_by(StreamStanding::relay(WATCHED));
+                                session.carried_by(StreamStanding::relay(WATCHED));
                                 continue;
                             }
                             Err(fault) => self.faulty(&fault),
@@ -114,13 +115,6 @@ impl Attempt<'_> {
         };
         self.pair = Some(pair);
         outcome
-    }
-
-    /// Moves bytes of which none needs a look.
-    async fn hand_over(&self, pair: StreamPair, flow: Flow) -> Carried {
-        let session = self.session();
-        let (plane, patience) = (&self.http.plane, self.http.settings.patience);
-        plane.carry(pair, flow, patience, &session.meter, |it| session.carried_by(it)).await
     }
 
     fn session(&self) -> &Session {

@@ -48,9 +48,9 @@ use self::room::Room;
 use self::survey::Known;
 use super::close::close;
 use super::webrtc::Webrtc;
-use crate::origin::Balancer;
+use crate::origin::{Balancer, Lease};
 use crate::pages::{Body, Pages};
-use crate::plane::{Patience, StreamPlane};
+use crate::plane::{Carried, Flow, Patience, StreamPair, StreamPlane};
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
 use crate::session::{Dialer, End, Live, Progress, Protocol, Serve, Session};
 use crate::stream::{Kind, Tokens, Vhosts};
@@ -128,6 +128,8 @@ pub struct Http {
 enum Next {
     /// Another one.
     Another(Connection),
+    /// The rest of an answer that ends with the origin's connection.
+    Endless(StreamPair, Option<Lease>),
     /// Nothing.
     Over(End),
 }
@@ -189,6 +191,30 @@ impl Http {
 
     /// Serves a client to its last request.
     async fn serve(&self, client: TcpStream, door: Door, live: &Live) -> End {
+        // Kept off the session's own future: large, and done with before an endless answer flows.
+        let (pair, _lease) = match Box::pin(self.answer_all(client, door, live)).await {
+            Ok(endless) => endless,
+            Err(end) => return end,
+        };
+        let session = live.session();
+        let (patience, meter) = (self.settings.patience, &session.meter);
+        let tell = |standing| session.carried_by(standing);
+        let carried = self.plane.carry(pair, Flow::ToClient, patience, meter, tell);
+        let Carried { pair, closed } = carried.await;
+        if let Some(pair) = pair {
+            Box::pin(close(pair.client)).await;
+        }
+        closed.map_or(End::Aborted, End::from)
+    }
+
+    /// Answers one request after the other, up to an answer without an end, of which the rest is
+    /// still to come. The lease keeps its route alive as long.
+    async fn answer_all(
+        &self,
+        client: TcpStream,
+        door: Door,
+        live: &Live,
+    ) -> Result<(StreamPair, Option<Lease>), End> {
         let mut client = Connection::new(client);
         let HttpSettings { head_timeout: head, keepalive_timeout, .. } = self.settings;
         let mut patience = HeadPatience { first_byte: head, head };
@@ -198,7 +224,7 @@ impl Http {
                 head = client.head(patience) => head,
                 () = self.draining.cancelled() => client.last_head(patience).await,
             };
-            // Kept off the session's own future: it is large, and gone between two requests.
+            // On the heap for itself: it is large, and gone between two requests.
             let next = match head {
                 Ok(head) => Box::pin(self.answer(client, head, door, live)).await,
                 Err(why) => Next::Over(Box::pin(self.give_up(client, why, live.session())).await),
@@ -209,7 +235,8 @@ impl Http {
                     live.session().note(|progress| progress.established = None);
                     client = connection;
                 }
-                Next::Over(end) => return end,
+                Next::Endless(pair, lease) => return Ok((pair, lease)),
+                Next::Over(end) => return Err(end),
             }
             patience.first_byte = keepalive_timeout;
         }

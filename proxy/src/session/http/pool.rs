@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use crate::origin::{Listener, Origin};
@@ -107,9 +109,11 @@ impl Waiting {
         self.is_silent() && now.saturating_duration_since(self.since) < WAIT
     }
 
+    /// The system is asked itself: the runtime may not have heard yet of a socket that has just come
+    /// back from another thread.
     fn is_silent(&self) -> bool {
-        let read = self.socket.try_read(&mut [0]);
-        matches!(read, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let peeked = SockRef::from(&self.socket).peek(&mut [MaybeUninit::uninit()]);
+        matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -88,11 +88,25 @@ pub struct Rtmp {
 impl Serve for Rtmp {
     const PROTOCOL: Protocol = Protocol::Rtmp;
 
-    async fn run(&self, mut client: TcpStream, live: &Live) -> End {
-        // Kept off the session's own future: it is large, and done with before the media flows.
-        match Box::pin(self.set_up(&mut client, live)).await {
-            Ok(joined) => self.carry(client, joined, live).await,
-            Err(fault) => Box::pin(give_up(client, fault, live.session())).await,
+    async fn run(&self, client: TcpStream, live: &Live) -> End {
+        // Kept off the session's own future: large, and done with before the media flows.
+        let Plain { pair, lease: _lease, is_accepted } =
+            match Box::pin(self.open(client, live)).await {
+                Ok(plain) => plain,
+                Err(end) => return end,
+            };
+        debug!("handed over as plain bytes");
+        let (session, patience) = (live.session(), self.settings.patience);
+        let tell = |standing| session.carried_by(standing);
+        let carried = self.plane.carry(pair, Flow::Both, patience, &session.meter, tell);
+        let Carried { pair, closed } = carried.await;
+        if let Some(pair) = pair {
+            Box::pin(close_both(pair)).await;
+        }
+        match closed {
+            _ if !is_accepted => End::OriginRefused,
+            Some(closed) => closed.into(),
+            None => End::Aborted,
         }
     }
 }
@@ -119,9 +133,18 @@ impl Rtmp {
         })
     }
 
+    /// From the first byte to two legs that have heard the same, and then until their bytes need no
+    /// look; to the session's end, if it comes to neither.
+    async fn open(&self, mut client: TcpStream, live: &Live) -> Result<Plain, End> {
+        let joined = match Box::pin(self.set_up(&mut client, live.session())).await {
+            Ok(joined) => joined,
+            Err(fault) => return Err(give_up(client, fault, live.session()).await),
+        };
+        self.bridge(client, joined, live).await
+    }
+
     /// From the first byte to two legs that have heard the same.
-    async fn set_up(&self, client: &mut TcpStream, live: &Live) -> Result<Joined, Fault> {
-        let session = live.session();
+    async fn set_up(&self, client: &mut TcpStream, session: &Session) -> Result<Joined, Fault> {
         let mut wanted = self.greet(client, session).await?;
         session.note(|progress| progress.role = Some(wanted.role));
         let ask = Ask::Rtmp { tc_url: &wanted.tc_url, app: &wanted.app, stream: &wanted.name };
@@ -175,50 +198,36 @@ impl Rtmp {
         }
     }
 
-    /// Moves the media until the end.
-    async fn carry(&self, client: TcpStream, joined: Joined, live: &Live) -> End {
+    /// Looks at what moves until nothing needs to be looked at any more, or to the end.
+    async fn bridge(&self, client: TcpStream, joined: Joined, live: &Live) -> Result<Plain, End> {
         let Joined { role, mut bridge, socket, out, lease } = joined;
         let (session, patience) = (live.session(), self.settings.patience);
         let mut pair = StreamPair { client, origin: socket, out };
         let mut is_established = false;
-        let (end, pair) = loop {
+        let end = loop {
             let why = bridge.obstacle().unwrap_or(WATCHED);
             session.carried_by(StreamStanding::relay(why));
-            if bridge.is_accepted() == Some(true) && !is_established {
+            let is_accepted = bridge.is_accepted() == Some(true);
+            if is_accepted && !is_established {
                 is_established = true;
                 lease.found();
                 live.established(role);
             }
             if bridge.is_aligned() {
-                let is_accepted = bridge.is_accepted();
-                drop(bridge);
-                debug!("handed over as plain bytes");
-                let tell = |standing| session.carried_by(standing);
-                let carried = self.plane.carry(pair, Flow::Both, patience, &session.meter, tell);
-                let Carried { pair, closed } = carried.await;
-                let end = match closed {
-                    _ if is_accepted != Some(true) => End::OriginRefused,
-                    Some(closed) => closed.into(),
-                    None => End::Aborted,
-                };
-                break (end, pair);
+                return Ok(Plain { pair, lease, is_accepted });
             }
             match carry(&mut pair, &mut *bridge, patience, &session.meter).await {
                 Exit::Turn(()) => debug!(relay = bridge.obstacle(), "origin answered"),
-                Exit::Closed(_) if bridge.is_accepted() == Some(false) => {
-                    break (End::OriginRefused, Some(pair));
-                }
-                Exit::Closed(closed) => break (closed.into(), Some(pair)),
+                Exit::Closed(_) if bridge.is_accepted() == Some(false) => break End::OriginRefused,
+                Exit::Closed(closed) => break closed.into(),
                 Exit::Fault(fault) => {
                     session.note(|progress| progress.why = Some(fault.text));
-                    break (fault.end, Some(pair));
+                    break fault.end;
                 }
             }
         };
-        if let Some(pair) = pair {
-            Box::pin(async { tokio::join!(close(pair.client), close(pair.origin)) }).await;
-        }
-        end
+        Box::pin(close_both(pair)).await;
+        Err(end)
     }
 }
 
@@ -230,6 +239,18 @@ struct Joined {
     out: Outbox,
     /// Keeps the route alive as long as the session.
     lease: Lease,
+}
+
+/// The same once their bytes need no look.
+struct Plain {
+    pair: StreamPair,
+    lease: Lease,
+    /// Whether the origin has said yes.
+    is_accepted: bool,
+}
+
+async fn close_both(pair: StreamPair) {
+    tokio::join!(close(pair.client), close(pair.origin));
 }
 
 /// Tells the client why there will be no session.

@@ -1,6 +1,7 @@
 //! Finds an origin that answers: the stream's own, or the next one before the client notices.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -237,12 +238,15 @@ fn down(error: impl Display) -> Failure {
 }
 
 /// Returns when the client has gone; keeps what it sends meanwhile, up to a bound.
-async fn client_leaves(client: &mut TcpStream, early: &mut Vec<u8>) -> Fault {
-    let mut buffer = [0; 4096];
+async fn client_leaves(client: &TcpStream, early: &mut Vec<u8>) -> Fault {
     while early.len() < BEFORE_STREAM {
-        match client.read(&mut buffer).await {
+        let ready = client.readable().await;
+        // Not held while nothing comes.
+        let mut buffer = [0; READ];
+        match ready.and_then(|()| client.try_read(&mut buffer)) {
             Ok(0) => return Fault::new(End::ClientClosed, "left before the origin answered"),
             Ok(n) => early.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Fault::new(End::ClientLost, error),
         }
     }

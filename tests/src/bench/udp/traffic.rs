@@ -166,7 +166,7 @@ impl Traffic {
                     bytes += packet.len();
                 }
                 Some(Header { kind: Kind::Echo, time, .. }) if client.is_some() => {
-                    tally.echoed(begin.elapsed().saturating_sub(Duration::from_nanos(time)));
+                    tally.took(begin.elapsed().saturating_sub(Duration::from_nanos(time)));
                 }
                 _ if client.is_none() => origin.answer(packet, from)?,
                 _ => {}
