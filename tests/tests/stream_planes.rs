@@ -15,7 +15,7 @@ use srs_proxy_tests::counter::Counter;
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::nms::Nms;
 use srs_proxy_tests::proxy::{Proxy, Session};
-use srs_proxy_tests::raw::Client;
+use srs_proxy_tests::raw::{Client, Origin};
 use srs_proxy_tests::strace::{self, Strace, Traced};
 use srs_proxy_tests::{ffmpeg, http, skip, story, wait};
 
@@ -25,7 +25,7 @@ const SOON: Duration = Duration::from_secs(15);
 fn rtmp_and_http_flv_of_ffmpeg_are_spliced_and_counted_to_the_byte() -> Result<()> {
     const ENOUGH: u64 = 32 << 20;
     story(|folder| {
-        let Some(proxy) = spliced(folder)? else { return Ok(()) };
+        let Some(proxy) = followed(folder)? else { return Ok(()) };
         let origin = Nms::start(folder, "a")?;
         let at_origin = Counter::towards(origin.rtmp())?;
         register(&proxy, at_origin.address().port(), origin.http().port())?;
@@ -95,7 +95,7 @@ fn a_large_segment_is_spliced_and_its_connection_serves_the_next_request() -> Re
     /// More than the buffers of all sockets between the files and a client who does not read.
     const SEGMENT: usize = 48 << 20;
     story(|folder| {
-        let Some(proxy) = spliced(folder)? else { return Ok(()) };
+        let Some(proxy) = followed(folder)? else { return Ok(()) };
         let origin = Nginx::start(folder, "a")?;
         origin.register_at(proxy.system_api())?;
         let way = Counter::towards(proxy.http())?;
@@ -129,19 +129,43 @@ fn a_large_segment_is_spliced_and_its_connection_serves_the_next_request() -> Re
     })
 }
 
+#[test]
+fn players_who_leave_at_once_leave_nothing_open() -> Result<()> {
+    story(|folder| {
+        let Some(proxy) = spliced(folder)? else { return Ok(()) };
+        let origin = Origin::start(|_, exchange| {
+            exchange.send("HTTP/1.1 200 OK\r\n\r\n")?;
+            exchange.hold(|| false)
+        })?;
+        origin.register_at(proxy.system_api(), "origin")?;
+        // The end is told while the thread has just begun to watch the socket.
+        for _ in 0..30 {
+            let mut player = Client::connect(proxy.http())?;
+            player.ask("GET", "/live/show.flv", "")?;
+            player.head()?;
+            player.finish_sending()?;
+            player.must_be_closed_within(SOON)?;
+        }
+        wait::until_true("the origin is free", SOON, || Ok(origin.open() == 0))
+    })
+}
+
 /// How the threads of the plane are called.
 const THREADS: &str = "splice-";
 
 /// Engine and reason of a session that nothing is in the way of.
 const SPLICED: (&str, &str) = ("uring-splice", "");
 
-/// A proxy whose engine is the fastest one; none, and a skipped test, if this host does not allow it,
-/// or does not let its threads be followed.
-fn spliced(folder: &Path) -> Result<Option<Proxy>> {
-    if let Some(obstacle) = strace::obstacle() {
-        skip(&obstacle)?;
-        return Ok(None);
+/// The same as [`spliced`], if its threads can be followed.
+fn followed(folder: &Path) -> Result<Option<Proxy>> {
+    match strace::obstacle() {
+        Some(obstacle) => skip(&obstacle).map(|()| None),
+        None => spliced(folder),
     }
+}
+
+/// A proxy whose engine is the fastest one; none, and a skipped test, if this host does not allow it.
+fn spliced(folder: &Path) -> Result<Option<Proxy>> {
     let proxy = Proxy::start(folder, &[("PROXY_TCP_ENGINE", "auto")])?;
     let planes = proxy.get("/api/v1/planes")?;
     let of_streams = |name| planes.pointer(&format!("/planes/streams/{name}"))?.as_str();
