@@ -262,7 +262,9 @@ impl Bench {
         let origin = scene.origin(&case.load)?;
         let relay = (contender.start)(self.folder(), &origin)?;
         let hint = scene.try_out(&case.load, &origin, &relay).with_context(|| relay.log())?;
-        let (idle, slab) = (relay.usage()?, usage::slab()?);
+        let has_slab = case.columns.iter().any(|column| matches!(column, Column::AddedSlab));
+        let slab_before = if has_slab { usage::settled_slab()? } else { 0 };
+        let idle = relay.usage()?;
         let mut load = Load::default();
         for client in scene.clients(&hint, &relay, case.clients)? {
             load.add(client)?;
@@ -279,7 +281,7 @@ impl Bench {
         let (delays, held) = (load.tally().delays(), load.tally().most_held());
         let after = relay.usage()?;
         let forwarded = relay.forwarded()?.zip(forwarded).map(|(after, before)| after - before);
-        let slab = usage::slab()? - slab;
+        let slab = if has_slab { usage::slab()? - slab_before } else { 0 };
         load.end()?;
         let clients = u64::try_from(case.clients)?;
         let cost = idle.zip(before).zip(after).map(|((idle, before), after)| Cost {

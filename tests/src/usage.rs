@@ -1,7 +1,7 @@
 //! What a process costs, as `/proc` of Linux tells.
 
-use std::fs;
 use std::time::Duration;
+use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
@@ -42,13 +42,32 @@ pub fn memory(process: u32) -> Result<u64> {
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
-/// Memory that the kernel has for its own objects, sockets among them (slab), KiB.
+/// Memory of the kernel's own objects that are in use, sockets among them, KiB. Needs root.
 pub fn slab() -> Result<i64> {
-    let info = fs::read_to_string("/proc/meminfo")?;
-    let line = info.lines().find_map(|line| line.strip_prefix("Slab:"));
-    let kib =
-        line.and_then(|line| line.trim().strip_suffix(" kB")).context("no Slab in meminfo")?;
-    Ok(kib.trim().parse()?)
+    let info = fs::read_to_string("/proc/slabinfo").context("only root sees /proc/slabinfo")?;
+    let mut bytes = 0;
+    // slabinfo(5): two lines of titles; then name, active objects, objects, size.
+    for line in info.lines().skip(2) {
+        let mut fields = line.split_ascii_whitespace();
+        let (active, size) = (fields.nth(1), fields.nth(1));
+        let (active, size) = active.zip(size).context("a line of slabinfo without its fields")?;
+        bytes += active.parse::<i64>()? * size.parse::<i64>()?;
+    }
+    Ok(bytes / 1024)
+}
+
+/// The same once what was freed before is gone: the kernel frees sockets a moment later.
+pub fn settled_slab() -> Result<i64> {
+    let mut before = slab()?;
+    for _ in 0..SETTLE {
+        thread::sleep(MOMENT);
+        let now = slab()?;
+        if (now - before).abs() < 64 {
+            return Ok(now);
+        }
+        before = now;
+    }
+    Ok(before)
 }
 
 /// CPU time of the process and its children, as [`cpu`] counts. Children that end meanwhile have none.
@@ -90,3 +109,7 @@ pub fn allow_descriptors(count: u64) -> Result<()> {
     ensure!(allowed >= count, "{allowed} descriptors may be open, {count} are needed");
     Ok(())
 }
+
+/// How often, and how long, it is waited for what the kernel frees.
+const SETTLE: usize = 20;
+const MOMENT: Duration = Duration::from_millis(200);

@@ -1,5 +1,6 @@
 //! What carries streams whose bytes need no look: chosen once for the host, and told of each session.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
@@ -172,57 +173,54 @@ impl StreamPlane {
 
     /// Moves bytes until a leg ends, patience does, or all that was asked for is moved. `tell` hears
     /// by what, at once and whenever it changes.
-    pub async fn carry(
+    ///
+    /// The pair is handed over here, before the future is polled: it is what a session waits with, and
+    /// has no place for what is elsewhere.
+    pub fn carry<'a>(
         &self,
-        mut pair: StreamPair,
-        mut flow: Flow,
+        pair: StreamPair,
+        flow: Flow,
         patience: Patience,
-        meter: &Arc<Meter>,
-        tell: impl Fn(StreamStanding),
-    ) -> Carried {
-        let mut why = self.0.why.clone();
-        if let Some(splice) = &self.0.splice {
-            match splice.reserve() {
-                Ok(place) => {
-                    tell(StreamStanding::now(self.0.engine, why.take()));
-                    match place.take(pair, flow, patience, meter).await {
-                        Arrival::Over(pair, closed) => return Carried { pair, closed },
-                        Arrival::Refused(back, rest, refused) => {
-                            (pair, flow, why) = (back, rest, Some(refused));
-                        }
-                    }
-                }
-                Err(refused) => why = Some(refused),
+        meter: &'a Arc<Meter>,
+        tell: impl Fn(StreamStanding) + Send + 'a,
+    ) -> impl Future<Output = Carried> + Send + 'a {
+        let Inner { engine, why, splice } = &*self.0;
+        let boarded = match splice.as_ref().map(Splice::reserve) {
+            Some(Ok(place)) => {
+                tell(StreamStanding::now(*engine, why.clone()));
+                Ok(place.take(pair, flow, patience, meter))
             }
+            Some(Err(refused)) => Err(Box::new((pair, flow, Some(refused)))),
+            None => Err(Box::new((pair, flow, why.clone()))),
+        };
+        async move {
+            let left = match boarded {
+                Err(left) => left,
+                Ok(journey) => match journey.await {
+                    Arrival::Over(pair, closed) => return Carried { pair, closed },
+                    Arrival::Refused(pair, flow, why) => Box::new((pair, flow, Some(why))),
+                },
+            };
+            let (pair, flow, why) = *left;
+            debug!(reason = why.as_ref().map(tracing::field::display), "carried by the relay");
+            tell(StreamStanding::now(StreamEngine::Relay, why));
+            Box::pin(relayed(pair, flow, patience, meter)).await
         }
-        debug!(reason = why.as_ref().map(tracing::field::display), "carried by the relay");
-        tell(StreamStanding::now(StreamEngine::Relay, why));
-        // Kept off the session's own future, which is small where threads carry it.
-        let closed = Box::pin(relayed(&mut pair, flow, patience, meter)).await;
-        Carried { pair: Some(pair), closed }
     }
 }
 
 /// The same by the relay.
-async fn relayed(
-    pair: &mut StreamPair,
-    flow: Flow,
-    patience: Patience,
-    meter: &Meter,
-) -> Option<Closed> {
-    let exit = match flow {
-        Flow::Both => carry(pair, &mut Plain, patience, meter).await,
-        Flow::ToClient => carry(pair, &mut Listening, patience, meter).await,
+async fn relayed(mut pair: StreamPair, flow: Flow, patience: Patience, meter: &Meter) -> Carried {
+    let closed = match flow {
+        Flow::Both => carry(&mut pair, &mut Plain, patience, meter).await.into_closed(),
+        Flow::ToClient => carry(&mut pair, &mut Listening, patience, meter).await.into_closed(),
         Flow::Exactly(from, left) => {
-            match carry(pair, &mut Counted { from, left }, patience, meter).await {
-                Exit::Turn(()) => return None,
-                Exit::Closed(closed) => Exit::Closed(closed),
+            match carry(&mut pair, &mut Counted { from, left }, patience, meter).await {
+                Exit::Turn(()) => None,
+                Exit::Closed(closed) => Some(closed),
                 Exit::Fault(never) => match never {},
             }
         }
     };
-    match exit {
-        Exit::Closed(closed) => Some(closed),
-        Exit::Turn(never) | Exit::Fault(never) => match never {},
-    }
+    Carried { pair: Some(pair), closed }
 }

@@ -48,7 +48,7 @@ mod tests {
     /// Bytes of what a session waits with. It aims at 2 KiB in all, and half of them are its record,
     /// its route and its sockets; a buffer held across an await, or a stage that is not boxed, shows
     /// here.
-    const MOST: usize = 1024;
+    const MOST: usize = 768;
 
     fn size<S, F>(_: impl FnOnce(Arc<S>, TcpStream, Live, CancellationToken) -> F) -> usize {
         size_of::<F>()

@@ -49,6 +49,16 @@ pub enum Exit<T, F> {
     Fault(F),
 }
 
+impl Exit<Infallible, Infallible> {
+    /// All that is left of an exit for a filter that has nothing to tell.
+    pub fn into_closed(self) -> Option<Closed> {
+        match self {
+            Self::Closed(closed) => Some(closed),
+            Self::Turn(never) | Self::Fault(never) => match never {},
+        }
+    }
+}
+
 /// No look at all.
 #[derive(Debug)]
 pub struct Plain;

@@ -83,9 +83,9 @@ enum Outcome {
     Refused(Refused, Flow),
 }
 
-/// Where a session goes back to.
+/// Where a session goes back to. It comes boxed, so that those that wait take no room for it.
 #[derive(Debug)]
-struct Reply(oneshot::Sender<Returned>);
+struct Reply(oneshot::Sender<Box<Returned>>);
 
 impl Reply {
     /// Whether nobody waits for it.
@@ -95,7 +95,7 @@ impl Reply {
 
     fn give(self, returned: Returned) {
         // If nobody waits the sockets are closed here.
-        let _left = self.0.send(returned);
+        let _left = self.0.send(Box::new(returned));
     }
 }
 
@@ -242,7 +242,7 @@ impl Job {
 
 /// A session while a thread has it. Dropped before its end, it closes both sockets.
 pub(super) struct Journey {
-    receiver: oneshot::Receiver<Returned>,
+    receiver: oneshot::Receiver<Box<Returned>>,
     inbox: Inbox,
 }
 
@@ -260,9 +260,8 @@ impl Future for Journey {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Arrival> {
         let returned = ready!(Pin::new(&mut self.receiver).poll(cx));
         let lost = Arrival::Over(None, None);
-        let Ok(Returned { legs: [origin, client], out, outcome }) = returned else {
-            return Poll::Ready(lost);
-        };
+        let Ok(returned) = returned else { return Poll::Ready(lost) };
+        let Returned { legs: [origin, client], out, outcome } = *returned;
         let (origin, client) =
             (tokio::net::TcpStream::from_std(origin), tokio::net::TcpStream::from_std(client));
         let pair = match (origin, client) {

@@ -114,4 +114,4 @@ const NOBODY: u64 = u64::MAX;
 const ENTRIES: u32 = 256;
 
 /// Completions that have a place; the kernel keeps those that have none.
-const COMPLETIONS: u32 = 4096;
+const COMPLETIONS: u32 = 1024;
