@@ -82,6 +82,8 @@ impl App {
             kernel.clone(),
             stop.clone(),
         );
+        let streams = StreamPlane::start(&settings::streams(config));
+        streams.introduce();
         let counts = Arc::new(http::Counts::default());
         let metrics = metrics::registry(
             Arc::clone(&sessions),
@@ -89,9 +91,8 @@ impl App {
             Arc::clone(&counts),
             [Arc::clone(webrtc.drops()), Arc::clone(srt.drops())],
             kernel.clone(),
+            streams.clone(),
         );
-        let streams = StreamPlane::start(&settings::streams(config));
-        streams.introduce();
         let api = ApiState {
             balancer: Arc::clone(&balancer),
             sessions: Arc::clone(&sessions),

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
             }
         },
         Ok(Command::Doctor { config }) => {
-            let found = doctor::examine(&config.kernel);
+            let found = doctor::examine(&config.kernel, &config.tcp);
             let _gone = io::stdout().write_all(found.text.as_bytes());
             if found.works { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }

@@ -15,6 +15,26 @@ pub fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/media-12s.flv")
 }
 
+/// Packs some seconds of noise into this file of the folder: each picture has more than 100 KB, and
+/// there is no sound.
+pub fn heavy(folder: &Path, file: &str) -> Result<PathBuf> {
+    let mut ffmpeg = ffmpeg();
+    ffmpeg.args(["-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25,noise=alls=60:allf=t"]);
+    ffmpeg.args(["-t", "4", "-c:v", "libx264", "-preset", "ultrafast", "-profile:v", "baseline"]);
+    ffmpeg.args(["-pix_fmt", "yuv420p", "-qp", "20", "-g", "25", file]);
+    let mut packer = Process::start(ffmpeg.current_dir(folder), folder, &format!("pack-{file}"))?;
+    let status = packer.wait(Duration::from_mins(1))?;
+    ensure!(status.success(), "{file} was not packed: {}", packer.log());
+    Ok(folder.join(file))
+}
+
+/// Starts a publisher that sends the packets of this file to `url`, in real time, again and again.
+pub fn publish_file(folder: &Path, name: &str, file: &Path, url: &str) -> Result<Process> {
+    let mut ffmpeg = ffmpeg();
+    ffmpeg.args(["-re", "-stream_loop", "-1", "-i"]).arg(file).args(["-c", "copy"]);
+    Process::start(ffmpeg.args(["-f", "flv", url]), folder, name)
+}
+
 /// What a publisher sends.
 #[derive(Clone, Copy, Debug)]
 pub enum Source {
@@ -34,9 +54,7 @@ pub fn publish(folder: &Path, name: &str, source: Source, url: &str) -> Result<P
             let seconds = seconds.to_string();
             ffmpeg.arg("-re").arg("-i").arg(fixture()).args(["-c", "copy", "-t", &seconds]);
         }
-        Source::FixtureForEver => {
-            ffmpeg.args(["-re", "-stream_loop", "-1", "-i"]).arg(fixture()).args(["-c", "copy"]);
-        }
+        Source::FixtureForEver => return publish_file(folder, name, &fixture(), url),
         Source::Picture => {
             ffmpeg
                 .args(["-re", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25"])

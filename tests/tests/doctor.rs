@@ -30,6 +30,8 @@ fn what_was_asked_for_has_to_be_possible() -> Result<()> {
         examine(&[("PROXY_EBPF_MODE", "off")], false, off)?;
         let absent = "NO  absent              not there, though PROXY_EBPF_INTERFACES names it";
         examine(&[("PROXY_EBPF_INTERFACES", "here,absent")], false, absent)?;
+        let copied = "-   streams             relay, which copies: PROXY_TCP_ENGINE=relay";
+        examine(&[("PROXY_TCP_ENGINE", "relay")], true, copied)?;
         let lo = "NO  lo                  loopback";
         examine(&[("PROXY_EBPF_INTERFACES", "lo")], false, lo)?;
         run("ip link del here")?;

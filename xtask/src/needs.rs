@@ -33,6 +33,7 @@ pub(crate) const TESTS: &[Need] = &[
         package: "srt-tools",
         is_here: || find("srt-live-transmit").is_some(),
     },
+    Need { what: "strace", package: "strace", is_here: || find("strace").is_some() },
     Need { what: "bpftool", package: "bpftool", is_here: || find("bpftool").is_some() },
     IP,
     ETHTOOL,

@@ -58,6 +58,7 @@ async fn start_behind(
         Arc::default(),
         Default::default(),
         Kernel::off("a test"),
+        StreamPlane::none("a test"),
     );
     let allow: Vec<IpNet> = allow.iter().map(|net| net.parse().unwrap()).collect();
     let router = router(ApiState {

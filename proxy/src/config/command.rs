@@ -107,7 +107,7 @@ fn command_line() -> clap::Command {
         .after_help("A flag wins over the environment, the environment over .env in the working directory, .env over the file of --config.")
         .subcommand(
             clap::Command::new(DOCTOR)
-                .about("Print what the kernel path needs and finds on this host, and exit")
+                .about("Print what the fast paths need and find on this host, and exit")
                 .after_help("The exit code is 0 if media can be forwarded in the kernel, and else 1. Settings stand in front: srs-proxy --ebpf-pin /sys/fs/bpf/srs-proxy doctor."),
         )
         .disable_help_subcommand(true)

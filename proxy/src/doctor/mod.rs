@@ -1,7 +1,9 @@
-//! What this host has of that which the kernel path needs, as a table for the operator.
+//! What this host has of that which the fast paths need, as a table for the operator.
 
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+mod streams;
 #[cfg(target_os = "linux")]
 mod table;
 
@@ -16,15 +18,19 @@ pub struct Report {
     pub works: bool,
 }
 
-/// Examines this host. Loads the programs, if it may, and attaches nothing.
+/// Examines this host. Loads the programs, if it may, and attaches nothing; then gives up the rights
+/// that the proxy gives up, and starts the threads of streams for a moment.
 #[cfg(target_os = "linux")]
-pub fn examine(settings: &config::Kernel) -> Report {
-    table::report(&linux::examine(settings))
+pub fn examine(kernel: &config::Kernel, tcp: &config::Tcp) -> Report {
+    let mut findings = linux::examine(kernel);
+    findings.extend(streams::examine(tcp));
+    table::report(&findings)
 }
 
 /// Examines nothing.
 #[cfg(not(target_os = "linux"))]
-pub fn examine(_: &config::Kernel) -> Report {
-    let text = "Media is forwarded in the kernel on Linux alone; the relay carries it here.\n";
+pub fn examine(_: &config::Kernel, _: &config::Tcp) -> Report {
+    let text =
+        "Media is forwarded or spliced in the kernel on Linux alone; the relay carries it here.\n";
     Report { text: text.into(), works: false }
 }

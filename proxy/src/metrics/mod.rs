@@ -13,8 +13,8 @@ use prometheus_client::registry::Registry;
 use proxy_ebpf::Reason;
 
 use crate::origin::Balancer;
-use crate::plane::Leg;
 use crate::plane::kernel::{Kernel, KernelView};
+use crate::plane::{Leg, StreamEngine, StreamPlane, StreamsView, ThreadView};
 use crate::session::flow::{Dropped, Drops};
 use crate::session::http::{Counts as HttpCounts, StatusClass};
 use crate::session::{End, Protocol, Role, Sessions};
@@ -27,9 +27,11 @@ pub fn registry(
     http: Arc<HttpCounts>,
     drops: [Arc<Drops>; 2],
     kernel: Kernel,
+    streams: StreamPlane,
 ) -> Registry {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot { sessions, balancer, http, drops, kernel }));
+    let snapshot = Snapshot { sessions, balancer, http, drops, kernel, streams };
+    registry.register_collector(Box::new(snapshot));
     registry
 }
 
@@ -128,11 +130,29 @@ const KERNEL_INTERFACES: Family = Family {
     counter: false,
     help: "Always 1: what forwards media that comes by this interface",
 };
+const STREAM_SESSIONS: Family = Family {
+    name: "srs_proxy_stream_sessions",
+    labels: &["engine"],
+    counter: false,
+    help: "Live sessions of RTMP and HTTP by what carries them now",
+};
+const STREAM_THREADS: Family = Family {
+    name: "srs_proxy_stream_threads",
+    labels: &["engine"],
+    counter: false,
+    help: "Threads of the engine that carries streams here; the relay has none of its own",
+};
+const STREAM_BYTES: Family = Family {
+    name: "srs_proxy_stream_bytes",
+    labels: &["by"],
+    counter: true,
+    help: "Bytes that these threads have written, by splice(2) or by a copy",
+};
 const BUILD_INFO: Family =
     Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
 
 /// Every family, in the order in which they are written.
-pub const TABLE: [Family; 13] = [
+pub const TABLE: [Family; 16] = [
     SESSIONS,
     SETUPS,
     ENDS,
@@ -143,6 +163,9 @@ pub const TABLE: [Family; 13] = [
     KERNEL_PACKETS,
     KERNEL_FLOWS,
     KERNEL_INTERFACES,
+    STREAM_SESSIONS,
+    STREAM_THREADS,
+    STREAM_BYTES,
     ORIGINS,
     ROUTES,
     BUILD_INFO,
@@ -157,6 +180,7 @@ struct Snapshot {
     /// Of WebRTC and SRT.
     drops: [Arc<Drops>; 2],
     kernel: Kernel,
+    streams: StreamPlane,
 }
 
 impl Collector for Snapshot {
@@ -190,6 +214,16 @@ impl Collector for Snapshot {
         write(&mut encoder, KERNEL_FLOWS, by_state([("carried", flows), ("free", free)]))?;
         let interfaces = interfaces.iter().map(|view| ([view.name.as_str(), view.engine], 1));
         write(&mut encoder, KERNEL_INTERFACES, interfaces)?;
+        let engines = StreamEngine::ALL.map(|engine| [engine.as_str(), ""]);
+        write(&mut encoder, STREAM_SESSIONS, engines.into_iter().zip(totals.streams))?;
+        let StreamsView { engine, threads, .. } = self.streams.view();
+        let sum = |of: fn(&ThreadView) -> u64| threads.iter().map(of).sum();
+        write(&mut encoder, STREAM_THREADS, [([engine, ""], sum(|_| 1))])?;
+        let bytes = [
+            (["splice", ""], sum(|thread| thread.spliced_bytes)),
+            (["copy", ""], sum(|thread| thread.copied_bytes)),
+        ];
+        write(&mut encoder, STREAM_BYTES, bytes)?;
         let counts = self.balancer.counts(Instant::now());
         let states = [("up", counts.up), ("down", counts.down)];
         write(&mut encoder, ORIGINS, by_state(states))?;
@@ -247,6 +281,7 @@ mod tests {
     use super::*;
     use crate::listen::TrustedProxies;
     use crate::origin::{BalancerSettings, Listener, Origin};
+    use crate::plane::StreamStanding;
     use crate::proto::proxy_protocol::Ends;
     use crate::session::SessionLimits;
 
@@ -266,6 +301,7 @@ mod tests {
             Arc::default(),
             Default::default(),
             Kernel::off("a test"),
+            StreamPlane::none("a test"),
         );
         let client = "192.0.2.1:5000".parse().unwrap();
         let ends = Ends { source: client, destination: client };
@@ -273,6 +309,7 @@ mod tests {
         assert!(sessions.admit(ends, Protocol::Rtmp).is_err());
         live.established(Role::Publish);
         live.session().meter.wrote(Leg::Origin, 1500);
+        live.session().carried_by(StreamStanding::now(StreamEngine::UringSplice, None));
         let text = text(&registry).unwrap();
         for line in [
             "# TYPE srs_proxy_sessions gauge",
@@ -283,6 +320,10 @@ mod tests {
             "srs_proxy_session_ends_total{protocol=\"rtmp\",reason=\"too_many_sessions\"} 1",
             "srs_proxy_bytes_total{protocol=\"rtmp\",direction=\"to_origin\"} 1500",
             "srs_proxy_http_requests_total{kind=\"live\",status=\"2xx\"} 0",
+            "srs_proxy_stream_sessions{engine=\"uring-splice\"} 1",
+            "srs_proxy_stream_sessions{engine=\"relay\"} 0",
+            "srs_proxy_stream_threads{engine=\"relay\"} 0",
+            "srs_proxy_stream_bytes_total{by=\"splice\"} 0",
             "srs_proxy_origins{state=\"up\"} 1",
             "srs_proxy_origins{state=\"down\"} 0",
             "srs_proxy_routes{state=\"in_use\"} 0",

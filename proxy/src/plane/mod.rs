@@ -17,6 +17,8 @@ use tokio::net::TcpStream;
 pub use self::datagram::Refused;
 pub use self::meter::Meter;
 pub use self::relay::watch::Patience;
+#[cfg(target_os = "linux")]
+pub use self::splice::pipe_pages;
 pub use self::stream::{
     Carried, StreamEngine, StreamPlane, StreamSettings, StreamStanding, StreamsView, ThreadView,
 };

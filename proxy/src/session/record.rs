@@ -11,7 +11,7 @@ use tracing::Level;
 
 use super::{End, Protocol, Role};
 use crate::plane::datagram::{Amounts, Course, Standing};
-use crate::plane::{Meter, StreamStanding};
+use crate::plane::{Meter, StreamEngine, StreamStanding};
 use crate::proto::proxy_protocol::Ends;
 use crate::stream::{Kind, StreamKey};
 use crate::telemetry::seconds;
@@ -118,6 +118,14 @@ impl Session {
     pub fn published(&self) -> Option<StreamKey> {
         let progress = self.progress.lock();
         progress.stream.clone().filter(|_| progress.established == Some(Role::Publish))
+    }
+
+    /// What carries its stream, if it has one and something does.
+    pub fn stream_engine(&self) -> Option<StreamEngine> {
+        match &self.progress.lock().plane {
+            Some(Carriage::Stream(standing)) => Some(standing.engine),
+            Some(Carriage::Datagrams(_)) | None => None,
+        }
     }
 
     /// Time since the client was admitted.
@@ -274,6 +282,7 @@ pub(super) fn summarize(view: &SessionView, end: End) {
                 stream = view.stream,
                 origin = view.origin.as_deref(),
                 plane = view.carried.as_ref().map(|carried| carried.plane),
+                plane_reason = view.carried.as_ref().and_then(|it| it.plane_reason.as_deref()),
                 bytes_to_origin = view.bytes_to_origin,
                 bytes_to_client = view.bytes_to_client,
                 seconds = view.seconds,

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::record::summarize;
 use super::{End, Progress, Protocol, Role, Session, SessionId};
 use crate::listen::{TrustedProxies, source};
-use crate::plane::Leg;
+use crate::plane::{Leg, StreamEngine};
 use crate::proto::proxy_protocol::Ends;
 use crate::stream::StreamKey;
 
@@ -39,6 +39,8 @@ pub struct Totals {
     pub lost: [u64; Protocol::ALL.len()],
     /// Live sessions, by protocol.
     pub live: [u64; Protocol::ALL.len()],
+    /// Live sessions of streams, by what carries them, in the order of [`StreamEngine::ALL`].
+    pub streams: [u64; StreamEngine::ALL.len()],
 }
 
 /// Every live session, and the counts of those that ended.
@@ -150,6 +152,11 @@ impl Sessions {
             totals.count_bytes(session);
             if let Some(live) = totals.live.get_mut(session.protocol as usize) {
                 *live += 1;
+            }
+            let engine = session.stream_engine();
+            let place = StreamEngine::ALL.into_iter().position(|one| Some(one) == engine);
+            if let Some(streams) = place.and_then(|place| totals.streams.get_mut(place)) {
+                *streams += 1;
             }
         }
         totals

@@ -12,6 +12,7 @@ const UNSAFE: &[&str] = &[
     "proxy-ebpf/src/programs/tc_udp.rs",
     "proxy-ebpf/src/programs/xdp_udp.rs",
     "proxy/src/plane/kernel/programs/shared.rs",
+    "proxy/src/plane/splice/ring.rs",
 ];
 
 /// Files that ask which system they are built for.
@@ -24,11 +25,13 @@ const SYSTEMS: &[&str] = &[
     "proxy/src/pages/tests.rs",
     "proxy/src/plane/datagram/system.rs",
     "proxy/src/plane/kernel/mod.rs",
+    "proxy/src/plane/mod.rs",
     "tests/tests/attach.rs",
     "tests/tests/doctor.rs",
     "tests/tests/ebpf/main.rs",
     "tests/tests/next_hops.rs",
     "tests/tests/privileges.rs",
+    "tests/tests/stream_planes.rs",
     "xtask/src/command.rs",
     "xtask/src/verify_ebpf.rs",
 ];

@@ -22,6 +22,7 @@ impl Place {
 pub(super) type Journey = std::future::Ready<Arrival>;
 
 /// What comes of it.
+#[expect(dead_code, reason = "no thread has a session, and none comes back")]
 pub(super) enum Arrival {
     Over(Option<StreamPair>, Option<Closed>),
     Refused(StreamPair, Flow, Refused),

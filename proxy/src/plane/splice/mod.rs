@@ -287,7 +287,7 @@ impl Drop for Journey {
 
 /// Pages that all pipes together may take: half of what the system lets a user have before it makes
 /// pipes smaller, so that others of the same user have theirs.
-fn pipe_pages() -> usize {
+pub fn pipe_pages() -> usize {
     let limit = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
     let limit = limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     if limit == 0 { PIPE_PAGES } else { PIPE_PAGES.min(limit / 2) }

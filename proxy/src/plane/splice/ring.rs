@@ -35,7 +35,8 @@ impl Poller for RingPoller {
     }
 
     fn unwatch(&mut self, token: Token, _: BorrowedFd<'_>) {
-        // Not PollRemove, which leaves alone a poll that has just become ready.
+        // Not `PollRemove`, which leaves a poll alone of which something is to be told at the moment:
+        // it would keep the socket open when everybody else has closed it.
         let cancel = opcode::AsyncCancel::new(token.0).build().user_data(NOBODY);
         // There is nothing to be done about a ring that takes nothing: the next wait fails, too.
         let _unsent = self.push(&cancel);
@@ -68,7 +69,7 @@ impl Poller for RingPoller {
 
 impl RingPoller {
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: neither adding nor removing a poll gives the kernel any memory of ours, and the
+        // SAFETY: neither a poll nor its cancellation gives the kernel any memory of ours, and the
         // descriptor that it names is looked up while the entry is submitted.
         if unsafe { self.ring.submission().push(entry) }.is_ok() {
             return Ok(());
