@@ -17,7 +17,7 @@ pub(super) fn examine(settings: &Tcp) -> Vec<Finding> {
 }
 
 fn io_uring() -> Finding {
-    let ring = started(&Tcp { engine: TcpEngine::Uring, threads: Some(1) });
+    let ring = started(TcpEngine::Uring, Some(1));
     match ring.reason {
         None => Finding::ok("io_uring", "allowed"),
         Some(reason) => Finding::note("io_uring", reason),
@@ -38,7 +38,7 @@ fn pipes(settings: &Tcp) -> Finding {
 }
 
 fn streams(settings: &Tcp) -> Finding {
-    let StreamsView { engine, reason, threads } = started(settings);
+    let StreamsView { engine, reason, threads } = started(settings.engine, settings.threads);
     let words = match threads.len() {
         0 => engine.to_owned(),
         1 => format!("{engine}, 1 thread"),
@@ -53,9 +53,8 @@ fn streams(settings: &Tcp) -> Finding {
     }
 }
 
-/// The plane with these settings, as it was for a moment.
-fn started(settings: &Tcp) -> StreamsView {
-    let Tcp { engine, threads } = *settings;
+/// The plane with so many threads, as it was for a moment.
+fn started(engine: TcpEngine, threads: Option<usize>) -> StreamsView {
     StreamPlane::start(&StreamSettings { engine, threads, room: 0 }).view()
 }
 
