@@ -26,6 +26,8 @@ pub struct Origin {
 pub enum Script {
     /// Players are fed, publishers may send.
     Serve(Feed),
+    /// The same with full headers alone, as SRS has them: such a session can be plain bytes.
+    ServePlainly(Feed),
     /// Says no to publishers and players, with this code and description.
     Refuse(&'static str, &'static str),
     /// Takes connections and never says a word.
@@ -132,6 +134,9 @@ impl Shared {
             return Ok(());
         }
         let mut peer = Peer::welcome(socket)?;
+        if let Script::ServePlainly(_) = self.script {
+            peer.write_full_headers();
+        }
         loop {
             let command = peer.command()?;
             if let Script::Deaf = self.script {
@@ -146,7 +151,11 @@ impl Shared {
                 "play" | "publish" => {
                     return match self.script {
                         Script::Refuse(code, why) => say(&mut peer, status("error", code, why)),
-                        Script::Serve(feed) if command.name == "play" => serve_player(peer, feed),
+                        Script::Serve(feed) | Script::ServePlainly(feed)
+                            if command.name == "play" =>
+                        {
+                            serve_player(peer, feed)
+                        }
                         _ => self.serve_publisher(&mut peer),
                     };
                 }

@@ -19,6 +19,8 @@ pub struct Peer {
     early: Vec<u8>,
     chunks: ChunkDeserializer,
     writer: ChunkSerializer,
+    /// Every message has a full header.
+    is_plain: bool,
 }
 
 /// A command message.
@@ -70,10 +72,16 @@ impl Peer {
                         early: remaining_bytes,
                         chunks: ChunkDeserializer::new(),
                         writer: ChunkSerializer::new(),
+                        is_plain: false,
                     });
                 }
             }
         }
+    }
+
+    /// Compresses no headers from here on.
+    pub fn write_full_headers(&mut self) {
+        self.is_plain = true;
     }
 
     /// The next message; a change of the chunk size is obeyed on the way.
@@ -126,7 +134,7 @@ impl Peer {
 
     /// Sends a message as it is.
     pub fn send_payload(&mut self, message: &MessagePayload) -> Result<()> {
-        let bytes = self.writer.serialize(message, false, true)?.bytes;
+        let bytes = self.writer.serialize(message, self.is_plain, true)?.bytes;
         self.socket.write_all(&bytes)?;
         Ok(())
     }
@@ -160,7 +168,7 @@ impl Peer {
     pub fn encode(&mut self, message: RtmpMessage, stream: u32) -> Result<Vec<u8>> {
         let payload = message.into_message_payload(RtmpTimestamp::new(0), stream)?;
         // What may be dropped is followed by a full header.
-        Ok(self.writer.serialize(&payload, false, true)?.bytes)
+        Ok(self.writer.serialize(&payload, self.is_plain, true)?.bytes)
     }
 
     /// The connection itself.

@@ -123,13 +123,8 @@ pub(crate) async fn a_reset_of_either_is_told(stage: &Stage) -> Result<()> {
             }
             session.reset(lost).await?;
             if lost != from {
-                // Who is not read is known to be lost by writing to it, at the latest.
-                while session.far(from).write_all(&body).await.is_ok() {
-                    tokio::task::yield_now().await;
-                    if session.carrying.is_over() {
-                        break;
-                    }
-                }
+                // A sink is known to be lost by writing to it, at the latest.
+                session.far(from).write_all(&body).await?;
             }
             let case = || format!("from {from:?}, {lost:?} is lost");
             session.must_end(Closed::Lost(lost)).await.with_context(case)?;

@@ -40,8 +40,7 @@ on_every_engine! {
     ]
     ends: [
         the_end_of_a_leg_is_passed_on_and_the_other_goes_on,
-        a_half_closed_session_in_which_nothing_moves_ends,
-        a_half_closed_session_waits_for_who_reads_late,
+        a_half_closed_session_ends_in_silence_and_waits_for_who_reads_late,
         what_a_leg_sent_before_its_reset_is_delivered,
         a_leg_that_is_reset_under_a_flood_is_noticed,
         a_reset_behind_a_reader_that_has_stopped_is_noticed,

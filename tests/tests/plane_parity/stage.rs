@@ -1,6 +1,6 @@
 //! A session of the plane between two peers that a scenario plays.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -48,11 +48,7 @@ pub(crate) fn play(
     company: Company,
     scenario: impl AsyncFnOnce(&Stage) -> Result<()>,
 ) -> Result<()> {
-    static TURNS: RwLock<()> = RwLock::new(());
-    let (_one_of_some, _only) = match company {
-        Company::Others => (Some(TURNS.read().unwrap_or_else(PoisonError::into_inner)), None),
-        Company::Nobody => (None, Some(TURNS.write().unwrap_or_else(PoisonError::into_inner))),
-    };
+    let _turn = turn(company);
     let runtime = runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         let plane = start(engine, 2, 10_000);
@@ -63,6 +59,26 @@ pub(crate) fn play(
         let played = timeout(LIMIT, scenario(&stage)).await;
         played.context("the scenario does not come to its end").flatten()
     })
+}
+
+/// A turn in this company, as long as it is held.
+pub(crate) fn turn(company: Company) -> Turn {
+    static TURNS: RwLock<()> = RwLock::new(());
+    match company {
+        Company::Others => {
+            Turn::Shared { _turn: TURNS.read().unwrap_or_else(PoisonError::into_inner) }
+        }
+        Company::Nobody => {
+            Turn::Alone { _turn: TURNS.write().unwrap_or_else(PoisonError::into_inner) }
+        }
+    }
+}
+
+/// The right to play.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    Shared { _turn: RwLockReadGuard<'static, ()> },
+    Alone { _turn: RwLockWriteGuard<'static, ()> },
 }
 
 /// The plane by one engine.
