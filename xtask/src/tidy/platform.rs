@@ -30,6 +30,7 @@ const SYSTEMS: &[&str] = &[
     "tests/tests/doctor.rs",
     "tests/tests/ebpf/main.rs",
     "tests/tests/next_hops.rs",
+    "tests/tests/plane_parity/main.rs",
     "tests/tests/privileges.rs",
     "tests/tests/stream_planes.rs",
     "xtask/src/command.rs",

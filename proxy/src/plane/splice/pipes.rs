@@ -110,14 +110,14 @@ impl Pipes {
     }
 
     fn widened(&mut self) -> Option<Pipe> {
-        let room = self.room.checked_sub(LARGE)?;
         let mut pipe = self.spare.pop().or_else(|| self.made())?;
+        let Some(room) = self.room.checked_sub(LARGE - pipe.pages) else { return Some(pipe) };
         let bytes = i32::try_from(LARGE * PAGE).ok()?;
         if fcntl(&pipe.entrance, FcntlArg::F_SETPIPE_SZ(bytes)).is_err() {
             // The user's limit (`pipe-user-pages-soft`) is reached.
             return Some(pipe);
         }
-        self.room = room + pipe.pages;
+        self.room = room;
         pipe.pages = LARGE;
         Some(pipe)
     }

@@ -121,7 +121,7 @@ impl Pump {
 
     /// Why it ends, if it takes too long.
     pub(super) fn look(&mut self, now: Instant) -> Option<Closed> {
-        let mut held = self.ways.each_ref().map(Way::held);
+        let held = self.ways.each_ref().map(Way::held);
         if let Some(ending) = &mut self.ending {
             ending.next = now + LOOK;
             let written = self.meter.read();
@@ -130,8 +130,8 @@ impl Pump {
             }
             let patience = match ending.closed {
                 Closed::Lost(_) => LAST_WORDS,
-                Closed::InOrder(leg) if *of(&mut held, leg) == 0 => HALF_CLOSED,
-                // The other leg has the usual time to take them.
+                _ if held == [0; 2] => HALF_CLOSED,
+                // Who is to take them has the usual time.
                 _ => Duration::MAX,
             };
             if now - ending.still >= patience {
