@@ -1,6 +1,6 @@
 //! One end of an RTMP connection after its handshake: messages in, messages out.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::mem;
 use std::net::TcpStream;
 use std::time::Duration;
@@ -189,7 +189,13 @@ pub(super) fn status(level: &str, code: &str, description: &str) -> Amf0Value {
 }
 
 fn read<'a>(socket: &mut TcpStream, buffer: &'a mut [u8]) -> Result<&'a [u8]> {
-    let length = socket.read(buffer)?;
+    let length = loop {
+        match socket.read(buffer) {
+            // With a time limit it is not begun anew by the system.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            length => break length?,
+        }
+    };
     if length == 0 {
         bail!("the other end closed the connection");
     }

@@ -144,8 +144,10 @@ impl Splice {
     /// A place for a session in the thread that has the fewest, or why there is none.
     pub(super) fn reserve(&self) -> Result<Place, Refused> {
         let least = self.threads.iter().min_by_key(|thread| thread.inbox.sessions());
-        match least.map(|thread| &thread.inbox).filter(|inbox| inbox.reserve(self.room)) {
-            Some(inbox) => Ok(Place(inbox.clone())),
+        // Others may have taken its last places meanwhile.
+        let mut threads = least.into_iter().chain(&self.threads);
+        match threads.find(|thread| thread.inbox.reserve(self.room)) {
+            Some(thread) => Ok(Place(thread.inbox.clone())),
             None => Err("the threads have as many sessions as they take".into()),
         }
     }
