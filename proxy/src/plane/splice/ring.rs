@@ -43,8 +43,14 @@ impl Poller for RingPoller {
     }
 
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        let queue = self.ring.submission();
+        let has_work = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+        drop(queue);
         let submitter = self.ring.submitter();
         let entered = match limit {
+            // Whether there is anything to be asked for can be seen without asking.
+            Some(Duration::ZERO) if !has_work => Ok(0),
+            Some(Duration::ZERO) => submitter.submit(),
             None => submitter.submit_and_wait(1),
             Some(limit) => {
                 let limit = Timespec::from(limit);
@@ -98,7 +104,7 @@ fn build() -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.dontfork().setup_cqsize(COMPLETIONS).setup_clamp();
     let mut coop = builder.clone();
-    coop.setup_coop_taskrun();
+    coop.setup_coop_taskrun().setup_taskrun_flag();
     let mut defer = coop.clone();
     defer.setup_single_issuer().setup_defer_taskrun();
     defer.build(ENTRIES).or_else(|_| coop.build(ENTRIES)).or_else(|_| builder.build(ENTRIES))
