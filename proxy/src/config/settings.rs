@@ -163,7 +163,7 @@ settings! {
     PROXY_IDLE_TIMEOUT: Duration = positive_duration, "5m", OPEN,
         "A session in which no byte moves ends after this time.";
     PROXY_STALL_TIMEOUT: Duration = positive_duration, "30s", OPEN,
-        "A session whose peer takes no byte of those that wait for it ends after this time.";
+        "A session whose peer takes too few of the bytes that wait for it in this time, not all and less than 16 KiB, ends.";
     PROXY_RTMP_HANDSHAKE_TIMEOUT: Duration = positive_duration, "5s", OPEN,
         "Time for the RTMP handshake of a client.";
     PROXY_RTMP_COMMAND_TIMEOUT: Duration = positive_duration, "10s", OPEN,

@@ -6,7 +6,7 @@ use std::thread::available_parallelism;
 use super::table::Finding;
 use crate::config::{Tcp, TcpEngine};
 use crate::plane::kernel::privilege;
-use crate::plane::{StreamEngine, StreamPlane, StreamSettings, StreamsView, pipe_pages};
+use crate::plane::{StreamEngine, StreamPlane, StreamSettings, StreamsView, pipe_bytes};
 
 /// None of these is in the way of a session: the relay carries it in any case.
 pub(super) fn examine(settings: &Tcp) -> Vec<Finding> {
@@ -26,7 +26,7 @@ fn io_uring() -> Finding {
 
 fn pipes(settings: &Tcp) -> Finding {
     let threads = settings.threads.unwrap_or_else(|| available_parallelism().map_or(1, Into::into));
-    let kib = pipe_pages() * PAGE_KIB;
+    let kib = pipe_bytes() / 1024;
     let limit = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").unwrap_or_default();
     let limit = limit.trim();
     let words = format!("{kib} KiB of memory for all threads; fs.pipe-user-pages-soft is {limit}");
@@ -57,9 +57,6 @@ fn streams(settings: &Tcp) -> Finding {
 fn started(engine: TcpEngine, threads: Option<usize>) -> StreamsView {
     StreamPlane::start(&StreamSettings { engine, threads, room: 0 }).view()
 }
-
-/// KiB of what the kernel counts pipes in.
-const PAGE_KIB: usize = 4;
 
 /// KiB of pipes of one thread that are few: some sessions with bytes to move at the same moment use
 /// them up.

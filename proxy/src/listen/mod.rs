@@ -14,9 +14,15 @@ use tracing::{info, warn};
 pub use self::arrival::{Arrival, Entrance, NoArrival};
 pub use self::trusted::TrustedProxies;
 
-/// Descriptors that are not sessions': listeners, runtime, API connections, logs, and connections
-/// that wait for a PROXY header.
+/// Descriptors that are neither sessions' nor pipes: listeners, runtime, API connections, logs, rings
+/// and bells of threads, and connections that wait for a PROXY header.
 const OWN_DESCRIPTORS: u64 = 768;
+
+/// How many of so many open files may be pipes of the plane of streams, two each. They are a cache:
+/// sessions and the API go before.
+pub fn pipes_among(files: u64) -> u64 {
+    (files / 16).min(512)
+}
 
 /// What counts as one client: an IPv4 address, or the IPv6 network that one subscriber gets.
 pub fn source(ip: IpAddr) -> IpAddr {
@@ -40,7 +46,8 @@ pub fn is_served(listeners: &[SocketAddr], address: SocketAddr, near: IpAddr) ->
 /// system allows.
 pub fn raise_file_limit(sessions: usize) -> io::Result<u64> {
     let wanted = u64::try_from(sessions).unwrap_or(u64::MAX);
-    rlimit::increase_nofile_limit(wanted.saturating_mul(2).saturating_add(OWN_DESCRIPTORS))
+    let wanted = wanted.saturating_mul(2).saturating_add(OWN_DESCRIPTORS);
+    rlimit::increase_nofile_limit(wanted.saturating_add(2 * pipes_among(u64::MAX)))
 }
 
 /// How many of these sessions there are files for: they must not take those that the API needs.
@@ -52,7 +59,7 @@ pub fn room_for(sessions: usize, files: io::Result<u64>) -> usize {
             return sessions;
         }
     };
-    let room = allowed.saturating_sub(OWN_DESCRIPTORS) / 2;
+    let room = allowed.saturating_sub(OWN_DESCRIPTORS + 2 * pipes_among(allowed)) / 2;
     let room = usize::try_from(room).unwrap_or(usize::MAX).max(1);
     if room < sessions {
         info!(

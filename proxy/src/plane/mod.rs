@@ -18,7 +18,7 @@ pub use self::datagram::Refused;
 pub use self::meter::Meter;
 pub use self::relay::watch::Patience;
 #[cfg(target_os = "linux")]
-pub use self::splice::pipe_pages;
+pub use self::splice::pipe_bytes;
 pub use self::stream::{
     Carried, StreamEngine, StreamPlane, StreamSettings, StreamStanding, StreamsView, ThreadView,
 };
@@ -42,6 +42,14 @@ impl Leg {
         match self {
             Self::Client => Self::Origin,
             Self::Origin => Self::Client,
+        }
+    }
+
+    /// This leg's of two things in the order of [`Self::ALL`].
+    pub(crate) const fn of<T>(self, [origin, client]: &mut [T; Self::ALL.len()]) -> &mut T {
+        match self {
+            Self::Origin => origin,
+            Self::Client => client,
         }
     }
 

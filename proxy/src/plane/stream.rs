@@ -155,19 +155,22 @@ impl StreamPlane {
 
     /// Says in the log what carries streams.
     pub fn introduce(&self) {
-        let Inner { engine, why, splice } = &*self.0;
-        let reason = why.as_ref().map(tracing::field::display);
-        let threads = splice.as_ref().map(|splice| splice.view().len());
-        info!(engine = engine.as_str(), reason, threads, "streams");
+        let StreamsView { engine, reason, threads } = self.view();
+        let threads = Some(threads.len()).filter(|&count| count > 0);
+        info!(engine, reason, threads, "streams");
     }
 
     /// What there is.
     pub fn view(&self) -> StreamsView {
         let Inner { engine, why, splice } = &*self.0;
+        let (threads, failed) = splice.as_ref().map(Splice::view).unwrap_or_default();
+        let failure = (failed > 0).then(|| format!("{failed} of its threads have failed"));
+        let engine =
+            if splice.is_some() && threads.is_empty() { StreamEngine::Relay } else { *engine };
         StreamsView {
             engine: engine.as_str(),
-            reason: why.as_ref().map(ToString::to_string),
-            threads: splice.as_ref().map(Splice::view).unwrap_or_default(),
+            reason: failure.or_else(|| why.as_ref().map(ToString::to_string)),
+            threads,
         }
     }
 

@@ -19,6 +19,11 @@ pub trait Filter {
         None
     }
 
+    /// Whether it has all that it was for: what becomes of the legs behind that is not its concern.
+    fn is_complete(&self) -> bool {
+        false
+    }
+
     /// For how many bytes from this leg it has room; what it has not stays in the leg's socket.
     fn room(&self, _from: Leg) -> usize {
         usize::MAX

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::filter::{AtEnd, Filter, Passed};
-use super::watch::{Patience, Watch};
+use super::watch::{HALF_CLOSED, LAST_LOOKS, LAST_WORDS, Patience, Stillness, Watch};
 use crate::listen::tcp::acknowledge_now;
 use crate::plane::{Closed, Leg, Meter, Outbox, StreamPair};
 
@@ -28,15 +28,7 @@ use crate::plane::{Closed, Leg, Meter, Outbox, StreamPair};
 const READ: usize = 64 * 1024;
 
 /// How often a session whose bytes wait is asked whether its legs still live.
-const PROBE: Duration = Duration::from_secs(1);
-
-/// Probes that a leg may take nothing of what the other sent before it was lost. Behind a leg that
-/// closed in order the stall time counts.
-const LAST_PROBES: u32 = 2;
-
-/// Probes for which nothing may move in a session of which one leg has ended in order, and the other
-/// was told.
-const HALF_CLOSED_PROBES: u32 = 5;
+const PROBE: Duration = LAST_LOOKS;
 
 /// How a run of the relay ended.
 #[derive(Debug)]
@@ -96,6 +88,10 @@ impl Filter for Counted {
 
     fn turn(&mut self, out: &Outbox) -> Option<()> {
         (self.left == 0 && out.waiting() == [0, 0]).then_some(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.left == 0
     }
 
     fn room(&self, from: Leg) -> usize {
@@ -160,8 +156,7 @@ struct Ending {
     closed: Closed,
     /// It takes no more, but what it sent before may still have to be read.
     read_on: bool,
-    /// What waited for the other leg at the last probe, and for how many it has not changed.
-    left: (usize, u32),
+    still: Stillness,
 }
 
 /// A leg has ended in order, and the other hears of it.
@@ -170,8 +165,7 @@ struct Half {
     leg: Leg,
     /// Which legs have been told that the other has ended.
     told: [bool; Leg::ALL.len()],
-    /// What was written at the last probe, and for how many it has not changed.
-    seen: ([u64; Leg::ALL.len()], u32),
+    still: Stillness,
 }
 
 impl<F: Filter> Relay<'_, F> {
@@ -182,6 +176,11 @@ impl<F: Filter> Relay<'_, F> {
                 moved |= self.flush(cx, to);
             }
             self.pass_on_ends();
+            if self.filter.is_complete()
+                && let Some(turn) = self.filter.turn(&self.pair.out)
+            {
+                return Poll::Ready(Exit::Turn(turn));
+            }
             if let Some(closed) = self.ended() {
                 return Poll::Ready(Exit::Closed(closed));
             }
@@ -243,9 +242,12 @@ impl<F: Filter> Relay<'_, F> {
     /// nobody is left to write to.
     fn end(&mut self, leg: Leg, closed: Closed, read_on: bool) {
         let closed = self.half.as_ref().map_or(closed, |half| Closed::InOrder(half.leg));
-        let read_on = read_on && !of(self.silent, leg);
+        let read_on = read_on && !self.is_silent(leg);
         match &mut self.ending {
-            None => self.ending = Some(Ending { leg, closed, read_on, left: (0, 0) }),
+            None => {
+                let still = Stillness::new(self.meter, Instant::now());
+                self.ending = Some(Ending { leg, closed, read_on, still });
+            }
             Some(ending) if ending.leg == leg => ending.read_on = false,
             Some(ending) => {
                 ending.read_on = false;
@@ -258,8 +260,8 @@ impl<F: Filter> Relay<'_, F> {
     fn pass_on_ends(&mut self) {
         let Some(half) = &mut self.half else { return };
         for leg in Leg::ALL {
-            let told = of_mut(&mut half.told, leg);
-            if !*told && of(self.silent, leg.other()) && self.pair.out.waiting_for(leg) == 0 {
+            let told = leg.of(&mut half.told);
+            if !*told && *leg.other().of(&mut self.silent) && self.pair.out.waiting_for(leg) == 0 {
                 *told = true;
                 // If it is gone there is nobody to tell.
                 let _told = SockRef::from(&*self.pair.leg(leg).0).shutdown(Shutdown::Write);
@@ -278,13 +280,17 @@ impl<F: Filter> Relay<'_, F> {
         (!ending.read_on && waiting == 0).then_some(ending.closed)
     }
 
+    fn is_silent(&self, leg: Leg) -> bool {
+        *leg.of(&mut self.silent.clone())
+    }
+
     fn may_read(&self, from: Leg) -> bool {
         let out = &self.pair.out;
         let is_over = self.ending.as_ref().is_some_and(|e| e.leg != from || !e.read_on);
         // While bytes wait for the other leg, reading more would only fill memory. What waits
         // for this one are the filter's answers to what it sent.
         !is_over
-            && !of(self.silent, from)
+            && !self.is_silent(from)
             && out.waiting_for(from.other()) == 0
             && out.waiting_for(from) <= READ
             && self.filter.room(from) > 0
@@ -302,11 +308,11 @@ impl<F: Filter> Relay<'_, F> {
             match ready!(Pin::new(socket).poll_read(cx, &mut buffer)) {
                 Ok(()) if buffer.filled().is_empty() => match self.filter.at_end(from) {
                     AtEnd::Over => self.end(from, Closed::InOrder(from), false),
-                    AtEnd::GoesOn => *of_mut(&mut self.silent, from) = true,
+                    AtEnd::GoesOn => *from.of(&mut self.silent) = true,
                     AtEnd::PassedOn => {
-                        *of_mut(&mut self.silent, from) = true;
-                        let seen = (self.meter.read(), 0);
-                        self.half.get_or_insert(Half { leg: from, told: [false; 2], seen });
+                        *from.of(&mut self.silent) = true;
+                        let still = Stillness::new(self.meter, Instant::now());
+                        self.half.get_or_insert(Half { leg: from, told: [false; 2], still });
                     }
                 },
                 Ok(()) => return Poll::Ready(self.pass(cx, from, buffer.filled())),
@@ -348,21 +354,17 @@ impl<F: Filter> Relay<'_, F> {
         }
         // Fires again at the next turn of the loop, or is dropped there.
         timer.set(sleep(PROBE));
-        if let Some(half) = self.half.as_mut().filter(|_| is_idle && self.ending.is_none()) {
-            let written = self.meter.read();
-            let (seen, unchanged) = half.seen;
-            half.seen = (written, if written == seen { unchanged + 1 } else { 0 });
-            if half.seen.1 >= HALF_CLOSED_PROBES {
-                half.told = [true; 2];
-                return true;
-            }
+        let now = Instant::now();
+        if let Some(half) = self.half.as_mut().filter(|_| is_idle && self.ending.is_none())
+            && half.still.lasts(self.meter, now) >= HALF_CLOSED
+        {
+            half.told = [true; 2];
+            return true;
         }
         match &mut self.ending {
             Some(ending) => {
-                let waiting = self.pair.out.waiting_for(ending.leg.other());
-                let (seen, unchanged) = ending.left;
-                ending.left = (waiting, if waiting == seen { unchanged + 1 } else { 0 });
-                if ending.left.1 >= LAST_PROBES && matches!(ending.closed, Closed::Lost(_)) {
+                let is_late = ending.still.lasts(self.meter, now) >= LAST_WORDS;
+                if is_late && matches!(ending.closed, Closed::Lost(_)) {
                     ending.read_on = false;
                     self.pair.out.towards(ending.leg.other()).clear();
                 }
@@ -376,21 +378,6 @@ impl<F: Filter> Relay<'_, F> {
             }
         }
         true
-    }
-}
-
-/// What is kept of this leg.
-fn of<T: Copy>([origin, client]: [T; Leg::ALL.len()], leg: Leg) -> T {
-    match leg {
-        Leg::Origin => origin,
-        Leg::Client => client,
-    }
-}
-
-fn of_mut<T>([origin, client]: &mut [T; Leg::ALL.len()], leg: Leg) -> &mut T {
-    match leg {
-        Leg::Origin => origin,
-        Leg::Client => client,
     }
 }
 

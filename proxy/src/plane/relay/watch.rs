@@ -12,7 +12,7 @@ use crate::plane::{Closed, Leg, Meter};
 pub struct Patience {
     /// No byte in either direction.
     pub idle: Duration,
-    /// A leg takes none of the bytes that wait for it.
+    /// A leg takes too few of the bytes that wait for it: not all, and less than [`LEAST`].
     pub stall: Duration,
 }
 
@@ -23,23 +23,22 @@ impl Patience {
     }
 }
 
+/// Looks after one session.
 #[derive(Debug)]
 pub(in crate::plane) struct Watch {
     patience: Patience,
     /// When to look again.
     pub(in crate::plane) next: Instant,
-    /// What was written to each leg at the last look.
-    seen: [u64; Leg::ALL.len()],
-    /// Since when nothing moved at all.
-    still: Instant,
-    /// Since when each leg takes nothing of what waits for it.
-    stuck: [Instant; Leg::ALL.len()],
+    still: Stillness,
+    /// What each leg for which bytes wait has to take, counted from the session's beginning, and since
+    /// when; in the order of [`Leg::ALL`].
+    due: [Option<(u64, Instant)>; Leg::ALL.len()],
 }
 
 impl Watch {
     pub(in crate::plane) fn new(patience: Patience, meter: &Meter, now: Instant) -> Self {
         let next = now + patience.look_again_after();
-        Self { patience, next, seen: meter.read(), still: now, stuck: [now; Leg::ALL.len()] }
+        Self { patience, next, still: Stillness::new(meter, now), due: [None; 2] }
     }
 
     /// `waiting` is how many bytes wait for each leg, in the order of [`Leg::ALL`].
@@ -50,23 +49,59 @@ impl Watch {
         now: Instant,
     ) -> Option<Closed> {
         self.next = now + self.patience.look_again_after();
-        let written = meter.read();
-        if written != self.seen {
-            self.still = now;
-        }
-        let legs = self.seen.iter().zip(&written).zip(waiting);
-        for (since, ((seen, written), waiting)) in self.stuck.iter_mut().zip(legs) {
-            if seen != written || waiting == 0 {
-                *since = now;
+        for (due, (written, waiting)) in self.due.iter_mut().zip(meter.read().iter().zip(waiting)) {
+            let is_taken = due.is_none_or(|(due, _)| *written >= due);
+            if waiting == 0 {
+                *due = None;
+            } else if is_taken {
+                *due = Some((written + waiting.min(LEAST) as u64, now));
             }
         }
-        self.seen = written;
-        if self.stuck.iter().any(|since| now - *since >= self.patience.stall) {
+        let is_late = |due: &Option<(u64, Instant)>| {
+            due.is_some_and(|(_, since)| now - since >= self.patience.stall)
+        };
+        if self.due.iter().any(is_late) {
             Some(Closed::Stalled)
-        } else if now - self.still >= self.patience.idle {
+        } else if self.still.lasts(meter, now) >= self.patience.idle {
             Some(Closed::Idle)
         } else {
             None
         }
     }
 }
+
+/// For how long nothing was written to either leg.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::plane) struct Stillness {
+    written: [u64; Leg::ALL.len()],
+    since: Instant,
+}
+
+impl Stillness {
+    pub(in crate::plane) fn new(meter: &Meter, now: Instant) -> Self {
+        Self { written: meter.read(), since: now }
+    }
+
+    /// For how long it lasts, as far as one knows who looks now and then.
+    pub(in crate::plane) fn lasts(&mut self, meter: &Meter, now: Instant) -> Duration {
+        let written = meter.read();
+        if written != self.written {
+            (self.written, self.since) = (written, now);
+        }
+        now - self.since
+    }
+}
+
+/// Bytes that a leg has to take within the stall time, if so many wait: some hundred a second, which is
+/// less than any media has. Who takes less holds memory and pipes as if it took nothing.
+pub const LEAST: usize = 16 * 1024;
+
+/// How often a session is looked at that is coming to its end.
+pub(in crate::plane) const LAST_LOOKS: Duration = Duration::from_secs(1);
+
+/// For a leg to take anything of what the other had sent before it was lost. Behind a leg that closed
+/// in order the stall time counts.
+pub(in crate::plane) const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// For the rest of a session of which one leg has ended in order to move, or to end as well.
+pub(in crate::plane) const HALF_CLOSED: Duration = Duration::from_secs(5);

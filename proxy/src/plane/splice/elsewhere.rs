@@ -44,7 +44,7 @@ impl Splice {
         match *self {}
     }
 
-    pub(super) fn view(&self) -> Vec<ThreadView> {
+    pub(super) fn view(&self) -> (Vec<ThreadView>, usize) {
         match *self {}
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-use super::poller::{Event, News, Poller, Readiness, Token};
+use super::poller::{Event, Interest, News, Poller, Readiness, Token};
 
 /// An epoll instance.
 #[derive(Debug)]
@@ -21,12 +21,9 @@ impl Poller for EpollPoller {
         Ok(Self { epoll, events: vec![EpollEvent::empty(); AT_ONCE].into() })
     }
 
-    fn watch(&mut self, token: Token, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let flags = EpollFlags::EPOLLIN
-            | EpollFlags::EPOLLOUT
-            | EpollFlags::EPOLLRDHUP
-            | EpollFlags::EPOLLET;
-        Ok(self.epoll.add(socket, EpollEvent::new(flags, token.0))?)
+    fn watch(&mut self, token: Token, file: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        let flags = EpollFlags::from_bits_truncate(interest.bits().cast_signed());
+        Ok(self.epoll.add(file, EpollEvent::new(flags | EpollFlags::EPOLLET, token.0))?)
     }
 
     fn unwatch(&mut self, _: Token, socket: BorrowedFd<'_>) {

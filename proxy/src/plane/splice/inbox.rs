@@ -1,14 +1,15 @@
 //! How sessions come to a thread that waits for sockets.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{io, mem};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
 
-use super::Job;
+use super::journey::Job;
+use crate::plane::Refused;
 
 /// The door of one thread. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -100,18 +101,28 @@ impl Inbox {
         // It was rung, or there is nothing in here: either is fine.
         let _silent = self.0.bell.read();
         door.is_told = false;
-        std::mem::take(&mut door.mail)
+        mem::take(&mut door.mail)
     }
 
-    /// Takes no more; gives what has come.
-    pub(super) fn close(&self) -> Vec<Job> {
+    /// Takes no more, and refuses what has come.
+    pub(super) fn close(&self, why: &Refused) {
         let mut door = self.0.door.lock();
         door.is_closed = true;
-        std::mem::take(&mut door.mail.jobs)
+        let jobs = mem::take(&mut door.mail.jobs);
+        drop(door);
+        for job in jobs {
+            self.release();
+            job.refuse(why.clone());
+        }
+    }
+
+    /// Whether the thread has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.door.lock().is_closed
     }
 
     fn ring(&self, door: &mut Door) {
-        if !std::mem::replace(&mut door.is_told, true) {
+        if !mem::replace(&mut door.is_told, true) {
             // It can only fail when it rings already.
             let _rung = self.0.bell.write(1);
         }

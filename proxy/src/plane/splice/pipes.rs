@@ -3,13 +3,18 @@
 //! A pipe belongs to a session only while there are bytes in it, and comes back empty: what was in
 //! one session's pipe is never written to another's socket.
 
-use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{fs, io};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
-use nix::unistd::{pipe2, read};
+use nix::unistd::{SysconfVar, pipe2, read, sysconf};
+use rlimit::Resource;
 
 use super::side::Side;
+use crate::listen::pipes_among;
 
 /// A pipe, and how many bytes are in it.
 #[derive(Debug)]
@@ -17,7 +22,9 @@ pub(super) struct Pipe {
     entrance: OwnedFd,
     exit: OwnedFd,
     held: usize,
-    pages: usize,
+    slots: usize,
+    /// Bytes of full pages.
+    capacity: usize,
 }
 
 impl Pipe {
@@ -41,9 +48,17 @@ impl Pipe {
         let mut filled = into.len();
         into.resize(filled + self.held, 0);
         while self.held > 0 {
-            let read = read(&self.exit, into.get_mut(filled..).unwrap_or_default())?;
-            filled += read;
-            self.held -= read;
+            match read(&self.exit, into.get_mut(filled..).unwrap_or_default()) {
+                Ok(read) if read > 0 => {
+                    filled += read;
+                    self.held -= read;
+                }
+                Err(Errno::EINTR) => {}
+                result => {
+                    into.truncate(filled);
+                    return Err(result.err().unwrap_or(Errno::EIO).into());
+                }
+            }
         }
         Ok(())
     }
@@ -55,7 +70,7 @@ impl Pipe {
 
     /// Bytes that it can hold of full pages.
     pub(super) fn capacity(&self) -> usize {
-        self.pages * PAGE
+        self.capacity
     }
 }
 
@@ -64,34 +79,74 @@ impl Pipe {
 pub(super) struct Pipes {
     spare: Vec<Pipe>,
     large: Vec<Pipe>,
-    /// Pages of memory that its pipes may still take.
-    room: usize,
+    budget: Arc<Budget>,
     /// How many there are, those in use included.
     count: usize,
 }
 
-impl Pipes {
-    /// None yet, and at most for so many pages of memory.
-    pub(super) fn new(pages: usize) -> Self {
-        Self { spare: Vec::new(), large: Vec::new(), room: pages, count: 0 }
+/// What the pipes of all threads together may take.
+#[derive(Debug)]
+pub(super) struct Budget {
+    /// Slots, each of which holds a page or a reference to a piece of one.
+    slots: AtomicUsize,
+    /// Bytes of a page.
+    page: usize,
+}
+
+impl Budget {
+    /// What this host lets them have: half of what a user may have before the kernel makes pipes
+    /// smaller, so that others of the same user have theirs, and a share of the open files.
+    pub(super) fn of_host() -> Self {
+        let limit = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft");
+        let limit = limit.ok().and_then(|text| text.trim().parse().ok()).filter(|&soft| soft > 0);
+        let files = rlimit::getrlimit(Resource::NOFILE).map_or(0, |(soft, _)| soft);
+        let by_files = usize::try_from(pipes_among(files)).unwrap_or(usize::MAX);
+        Self::new(limit.map_or(usize::MAX, |soft: usize| soft / 2).min(by_files * SLOTS))
     }
 
-    /// An empty pipe, a large one if there is much to move; none if there is no room or descriptor
-    /// for it: copying needs neither.
+    fn new(slots: usize) -> Self {
+        let page = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+        let page = page.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(4096);
+        Self { slots: slots.into(), page }
+    }
+
+    /// Bytes of full pages.
+    pub(super) fn bytes(&self) -> usize {
+        self.slots.load(Ordering::Relaxed).saturating_mul(self.page)
+    }
+
+    fn take(&self, slots: usize) -> bool {
+        let rest = |left: usize| left.checked_sub(slots);
+        self.slots.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest).is_ok()
+    }
+
+    fn give(&self, slots: usize) {
+        self.slots.fetch_add(slots, Ordering::Relaxed);
+    }
+}
+
+impl Pipes {
+    /// None yet.
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        Self { spare: Vec::new(), large: Vec::new(), budget, count: 0 }
+    }
+
+    /// An empty pipe, rather a large one if there is much to move; none if there is no room or
+    /// descriptor for it: copying needs neither.
     pub(super) fn take(&mut self, is_much: bool) -> Option<Pipe> {
         if is_much && let Some(pipe) = self.large.pop().or_else(|| self.widened()) {
             return Some(pipe);
         }
-        self.spare.pop().or_else(|| self.made())
+        self.spare.pop().or_else(|| self.made()).or_else(|| self.large.pop())
     }
 
     /// Takes back a pipe. One with bytes in it is closed, and they are gone.
     pub(super) fn give(&mut self, pipe: Pipe) {
-        let spare = if pipe.pages > PAGES { &mut self.large } else { &mut self.spare };
+        let spare = if pipe.slots > SLOTS { &mut self.large } else { &mut self.spare };
         if pipe.held == 0 && spare.len() < SPARE {
             spare.push(pipe);
         } else {
-            self.room += pipe.pages;
+            self.budget.give(pipe.slots);
             self.count -= 1;
         }
     }
@@ -102,37 +157,49 @@ impl Pipes {
     }
 
     fn made(&mut self) -> Option<Pipe> {
-        let room = self.room.checked_sub(PAGES)?;
-        let (exit, entrance) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).ok()?;
-        self.room = room;
+        if !self.budget.take(SLOTS) {
+            return None;
+        }
+        let Ok((exit, entrance)) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK) else {
+            self.budget.give(SLOTS);
+            return None;
+        };
         self.count += 1;
-        Some(Pipe { entrance, exit, held: 0, pages: PAGES })
+        Some(Pipe { entrance, exit, held: 0, slots: SLOTS, capacity: SLOTS * self.budget.page })
     }
 
     fn widened(&mut self) -> Option<Pipe> {
         let mut pipe = self.spare.pop().or_else(|| self.made())?;
-        let Some(room) = self.room.checked_sub(LARGE - pipe.pages) else { return Some(pipe) };
-        let bytes = i32::try_from(LARGE * PAGE).ok()?;
-        if fcntl(&pipe.entrance, FcntlArg::F_SETPIPE_SZ(bytes)).is_err() {
-            // The user's limit (`pipe-user-pages-soft`) is reached.
+        let more = LARGE - pipe.slots;
+        if !self.budget.take(more) {
             return Some(pipe);
         }
-        self.room = room;
-        pipe.pages = LARGE;
+        let capacity = LARGE * self.budget.page;
+        let bytes = i32::try_from(capacity).unwrap_or(i32::MAX);
+        if fcntl(&pipe.entrance, FcntlArg::F_SETPIPE_SZ(bytes)).is_err() {
+            // The user's limit (`pipe-user-pages-soft`) is reached.
+            self.budget.give(more);
+            return Some(pipe);
+        }
+        (pipe.slots, pipe.capacity) = (LARGE, capacity);
         Some(pipe)
+    }
+}
+
+impl Drop for Pipes {
+    fn drop(&mut self) {
+        let slots = self.spare.iter().chain(&self.large).map(|pipe| pipe.slots).sum();
+        self.budget.give(slots);
     }
 }
 
 /// Never `MORE`: it would keep the end of a picture in the kernel until the next one comes.
 const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_MOVE.union(SpliceFFlags::SPLICE_F_NONBLOCK);
 
-/// What the kernel counts pipes in.
-const PAGE: usize = 4096;
+/// Slots of a pipe as it is made (`PIPE_DEF_BUFFERS` of Linux).
+const SLOTS: usize = 16;
 
-/// Pages of a pipe as it is made.
-const PAGES: usize = 16;
-
-/// Pages of a pipe for bulk.
+/// Slots of a pipe for bulk.
 const LARGE: usize = 64;
 
 /// Pipes of each size that are kept for use.

@@ -9,8 +9,8 @@ pub(super) trait Poller: Sized {
     /// One for this thread.
     fn new() -> io::Result<Self>;
 
-    /// Tells of this socket by this token from here on, and first of all how it is now.
-    fn watch(&mut self, token: Token, socket: BorrowedFd<'_>) -> io::Result<()>;
+    /// Tells by this token from here on when something is of interest, and first of all how it is now.
+    fn watch(&mut self, token: Token, file: BorrowedFd<'_>, interest: Interest) -> io::Result<()>;
 
     /// Tells of it no more, but what was on its way already. The socket may be closed or go
     /// elsewhere behind the next [`Self::wait`], or at once where nobody waits for that.
@@ -18,6 +18,26 @@ pub(super) trait Poller: Sized {
 
     /// Waits until there are events, or for so long, and appends them.
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()>;
+}
+
+/// What is to be told; that a connection is lost is told in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interest {
+    /// That there is something to read.
+    Input,
+    /// Everything about a socket.
+    All,
+}
+
+impl Interest {
+    /// In the bits of poll(2).
+    pub(super) fn bits(self) -> u32 {
+        let bits = match self {
+            Self::Input => libc::POLLIN,
+            Self::All => libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP,
+        };
+        bits.cast_unsigned().into()
+    }
 }
 
 /// Which socket an event is about. Tokens that were taken out of use are not used again soon.

@@ -4,6 +4,7 @@
 //! goes on. What a leg had sent before it was lost is still written to the other, as long as that
 //! one takes it.
 
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::poller::Readiness;
 use super::side::Side;
 use super::way::{Broken, Kit, Rest, Source, Way};
-use crate::plane::relay::watch::{Patience, Watch};
+use crate::plane::relay::watch::{HALF_CLOSED, LAST_LOOKS, LAST_WORDS, Patience, Stillness, Watch};
 use crate::plane::{Closed, Flow, Leg, Meter, Outbox};
 
 /// One session's sockets, and what is on its way between them.
@@ -34,9 +35,7 @@ pub(super) struct Pump {
 struct Ending {
     /// The first leg to end, and how.
     closed: Closed,
-    /// What was written to both legs at the last look, and since when it is the same.
-    written: [u64; Leg::ALL.len()],
-    still: Instant,
+    still: Stillness,
     next: Instant,
 }
 
@@ -92,7 +91,7 @@ impl Pump {
 
     /// The system tells of a leg's socket.
     pub(super) fn heard(&mut self, leg: Leg, readiness: Readiness, kit: &mut Kit, now: Instant) {
-        of(&mut self.sides, leg).heard(readiness);
+        leg.of(&mut self.sides).heard(readiness);
         if readiness.is_broken() {
             // What it had sent may still be there to be read, and the error behind it.
             self.lost(leg, kit, now);
@@ -105,7 +104,10 @@ impl Pump {
         for from in Leg::ALL {
             is_tired |= self.advance(from, kit, now) == Rest::Tired;
         }
-        if self.is_over() {
+        if self.has_moved_all() {
+            // Whatever has become of the legs since.
+            Turn::Over(None)
+        } else if self.is_over() {
             Turn::Over(self.ending.map(|ending| ending.closed))
         } else if is_tired {
             Turn::Tired
@@ -123,18 +125,14 @@ impl Pump {
     pub(super) fn look(&mut self, now: Instant) -> Option<Closed> {
         let held = self.ways.each_ref().map(Way::held);
         if let Some(ending) = &mut self.ending {
-            ending.next = now + LOOK;
-            let written = self.meter.read();
-            if ending.written != written {
-                (ending.written, ending.still) = (written, now);
-            }
+            ending.next = now + LAST_LOOKS;
             let patience = match ending.closed {
                 Closed::Lost(_) => LAST_WORDS,
                 _ if held == [0; 2] => HALF_CLOSED,
                 // Who is to take them has the usual time.
                 _ => Duration::MAX,
             };
-            if now - ending.still >= patience {
+            if ending.still.lasts(&self.meter, now) >= patience {
                 return Some(ending.closed);
             }
         }
@@ -152,15 +150,18 @@ impl Pump {
     }
 
     /// Everything, for somebody else to go on with.
-    pub(super) fn into_parts(self, kit: &mut Kit) -> ([TcpStream; Leg::ALL.len()], Outbox, Flow) {
-        let [(to_client, from_origin), (to_origin, from_client)] =
-            self.ways.map(|way| way.into_rest(kit));
+    pub(super) fn into_parts(
+        self,
+        kit: &mut Kit,
+    ) -> io::Result<([TcpStream; Leg::ALL.len()], Outbox, Flow)> {
+        let [from_origin, from_client] = self.ways.map(|way| way.into_rest(kit));
+        let ((to_client, from_origin), (to_origin, from_client)) = (from_origin?, from_client?);
         let flow = match self.flow {
             Flow::Exactly(Leg::Origin, _) => Flow::Exactly(Leg::Origin, from_origin),
             Flow::Exactly(Leg::Client, _) => Flow::Exactly(Leg::Client, from_client),
             endless => endless,
         };
-        (self.sides.map(Side::into_socket), Outbox { to_origin, to_client }, flow)
+        Ok((self.sides.map(Side::into_socket), Outbox { to_origin, to_client }, flow))
     }
 
     fn advance(&mut self, from: Leg, kit: &mut Kit, now: Instant) -> Rest {
@@ -169,7 +170,7 @@ impl Pump {
             Leg::Origin => (origin, client),
             Leg::Client => (client, origin),
         };
-        let (way, to) = (of(&mut self.ways, from), from.other());
+        let (way, to) = (from.of(&mut self.ways), from.other());
         let was_dry = way.is_dry();
         match way.run(source, sink, kit, |bytes| self.meter.wrote(to, bytes)) {
             Ok(rest) => {
@@ -197,16 +198,16 @@ impl Pump {
         if self.flow != Flow::Both {
             return;
         }
-        let way = of(&mut self.ways, from);
+        let way = from.of(&mut self.ways);
         if way.has_just_ended() {
-            of(&mut self.sides, from.other()).end();
+            from.other().of(&mut self.sides).end();
         }
     }
 
     /// A leg takes nothing any more. What it has sent may still be read.
     fn lost(&mut self, leg: Leg, kit: &mut Kit, now: Instant) {
-        of(&mut self.ways, leg.other()).give_up(kit);
-        let way = of(&mut self.ways, leg);
+        leg.other().of(&mut self.ways).give_up(kit);
+        let way = leg.of(&mut self.ways);
         if way.is_unheard() {
             way.dry_up();
         }
@@ -215,9 +216,14 @@ impl Pump {
 
     /// The first one to end is the reason.
     fn end(&mut self, closed: Closed, now: Instant) {
-        let written = self.meter.read();
-        let next = now + LOOK;
-        self.ending.get_or_insert(Ending { closed, written, still: now, next });
+        let (still, next) = (Stillness::new(&self.meter, now), now + LAST_LOOKS);
+        self.ending.get_or_insert(Ending { closed, still, next });
+    }
+
+    /// Whether it was asked for so many bytes, and they are written.
+    fn has_moved_all(&self) -> bool {
+        let is_done = |way: &Way| way.is_complete() && way.is_over();
+        matches!(self.flow, Flow::Exactly(..)) && self.ways.iter().all(is_done)
     }
 
     fn is_over(&self) -> bool {
@@ -227,29 +233,10 @@ impl Pump {
             Leg::Client => from_client,
         };
         match (self.ending.map(|ending| ending.closed), self.flow) {
-            (None, Flow::Exactly(..)) | (Some(Closed::InOrder(_)), Flow::Both) => {
-                from_origin && from_client
-            }
+            (Some(Closed::InOrder(_)), Flow::Both) => from_origin && from_client,
             (None, _) => false,
             (Some(Closed::InOrder(leg) | Closed::Lost(leg)), _) => is_over(leg),
             (Some(Closed::Idle | Closed::Stalled), _) => true,
         }
     }
 }
-
-/// The one of this leg.
-fn of<T>([origin, client]: &mut [T; Leg::ALL.len()], leg: Leg) -> &mut T {
-    match leg {
-        Leg::Origin => origin,
-        Leg::Client => client,
-    }
-}
-
-/// How often a session is looked at that is coming to its end.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// For the rest of a session of which one leg has ended in order to move, or to end as well.
-const HALF_CLOSED: Duration = Duration::from_secs(5);
-
-/// For a leg to take anything of what the other had sent before it was lost.
-const LAST_WORDS: Duration = Duration::from_secs(2);

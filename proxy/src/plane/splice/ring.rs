@@ -6,18 +6,21 @@
     reason = "what is put into a ring must stay valid as long as the kernel reads it"
 )]
 
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
+use std::{fs, io};
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::poller::{Event, News, Poller, Readiness, Token};
+use super::poller::{Event, Interest, News, Poller, Readiness, Token};
+use crate::plane::Refused;
 
 /// A ring.
 pub(super) struct RingPoller {
     ring: IoUring,
+    /// Cancels for which there was no room.
+    unsent: Vec<squeue::Entry>,
 }
 
 impl Poller for RingPoller {
@@ -26,11 +29,11 @@ impl Poller for RingPoller {
         if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        Ok(Self { ring })
+        Ok(Self { ring, unsent: Vec::new() })
     }
 
-    fn watch(&mut self, token: Token, socket: BorrowedFd<'_>) -> io::Result<()> {
-        let poll = opcode::PollAdd::new(Fd(socket.as_raw_fd()), INTEREST).multi(true);
+    fn watch(&mut self, token: Token, file: BorrowedFd<'_>, interest: Interest) -> io::Result<()> {
+        let poll = opcode::PollAdd::new(Fd(file.as_raw_fd()), interest.bits()).multi(true);
         self.push(&poll.build().user_data(token.0))
     }
 
@@ -38,11 +41,18 @@ impl Poller for RingPoller {
         // Not `PollRemove`, which leaves a poll alone of which something is to be told at the moment:
         // it would keep the socket open when everybody else has closed it.
         let cancel = opcode::AsyncCancel::new(token.0).build().user_data(NOBODY);
-        // There is nothing to be done about a ring that takes nothing: the next wait fails, too.
-        let _unsent = self.push(&cancel);
+        if self.push(&cancel).is_err() {
+            self.unsent.push(cancel);
+        }
     }
 
     fn wait(&mut self, limit: Option<Duration>, events: &mut Vec<Event>) -> io::Result<()> {
+        while let Some(cancel) = self.unsent.pop() {
+            if self.push(&cancel).is_err() {
+                self.unsent.push(cancel);
+                break;
+            }
+        }
         let queue = self.ring.submission();
         let has_work = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
         drop(queue);
@@ -68,7 +78,7 @@ impl Poller for RingPoller {
             Err(error) => return Err(error),
         }
         let told = self.ring.completion().filter(|entry| entry.user_data() != NOBODY);
-        events.extend(told.filter_map(|entry| event(&entry)));
+        events.extend(told.map(|entry| event(&entry)));
         Ok(())
     }
 }
@@ -87,15 +97,16 @@ impl RingPoller {
     }
 }
 
-fn event(entry: &cqueue::Entry) -> Option<Event> {
+fn event(entry: &cqueue::Entry) -> Event {
     let news = match entry.result() {
-        // It was removed.
-        error if error == -libc::ECANCELED => return None,
+        // It was cancelled. Where not by us, as by kernels that are short of memory, everything may have
+        // become ready; where by us, the token is not in use any more.
+        error if error == -libc::ECANCELED => News::Last(Readiness(Interest::All.bits())),
         error if error < 0 => News::Refused(-error),
         bits if cqueue::more(entry.flags()) => News::Ready(Readiness(bits.cast_unsigned())),
         bits => News::Last(Readiness(bits.cast_unsigned())),
     };
-    Some(Event { token: Token(entry.user_data()), news })
+    Event { token: Token(entry.user_data()), news }
 }
 
 /// A ring that does its work when it is asked (Linux 6.1), or without interrupting anybody
@@ -110,8 +121,20 @@ fn build() -> io::Result<IoUring> {
     defer.build(ENTRIES).or_else(|_| coop.build(ENTRIES)).or_else(|_| builder.build(ENTRIES))
 }
 
-/// What is of interest: the rest is told in any case.
-const INTEREST: u32 = (libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP) as u32;
+/// What the system says when it does not let a ring be made, in words.
+pub(super) fn why_no_ring(error: &io::Error) -> Refused {
+    let switch = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
+    let switch = switch.trim();
+    match (error.raw_os_error(), switch) {
+        (Some(libc::ENOSYS), _) => "the kernel has no io_uring".into(),
+        (Some(libc::EPERM | libc::EACCES), "1" | "2") => {
+            format!("io_uring is not allowed here (kernel.io_uring_disabled={switch})").into()
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => "io_uring is not allowed here (seccomp?)".into(),
+        (Some(libc::EINVAL) | None, _) => "the kernel's io_uring is too old".into(),
+        _ => format!("io_uring: {error}").into(),
+    }
+}
 
 /// The token of what nobody waits for.
 const NOBODY: u64 = u64::MAX;

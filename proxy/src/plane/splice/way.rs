@@ -24,7 +24,7 @@ pub(super) struct Moved {
 
 impl Kit {
     pub(super) fn new(pipes: Pipes) -> Self {
-        Self { pipes, buffer: vec![0; SMALL].into(), moved: Moved::default() }
+        Self { pipes, buffer: vec![0; COPY].into(), moved: Moved::default() }
     }
 }
 
@@ -39,6 +39,10 @@ pub(super) struct Way {
     /// There only while it holds bytes.
     pipe: Option<Pipe>,
     habit: Habit,
+    /// How often the pipe was filled in this turn.
+    fills: u8,
+    /// Something that was taken goes nowhere.
+    is_cut: bool,
     /// Its end was asked for when it had come.
     is_ended: bool,
 }
@@ -73,7 +77,8 @@ pub(super) enum Rest {
 impl Way {
     /// `rest` goes out first, then what comes from the source, `left` bytes of it.
     pub(super) fn new(source: Source, left: u64, rest: Vec<u8>) -> Self {
-        Self { source, left, rest, pipe: None, habit: Habit::default(), is_ended: false }
+        let habit = Habit::default();
+        Self { source, left, rest, pipe: None, habit, fills: 0, is_cut: false, is_ended: false }
     }
 
     /// Moves what can be moved now, up to a fair share; `count` is told of bytes that were written.
@@ -84,6 +89,7 @@ impl Way {
         kit: &mut Kit,
         count: impl Fn(usize),
     ) -> Result<Rest, Broken> {
+        self.fills = 0;
         for _ in 0..ROUNDS {
             self.flush(to, kit, &count).map_err(|_| Broken::Sink)?;
             if self.held() > 0 || !from.is_readable() || self.is_dry() {
@@ -106,9 +112,9 @@ impl Way {
         self.source == Source::Ended || self.left == 0
     }
 
-    /// Whether all that was to be taken was taken.
+    /// Whether all that was to be taken was taken, and none of it given up.
     pub(super) fn is_complete(&self) -> bool {
-        self.left == 0
+        self.left == 0 && !self.is_cut
     }
 
     /// Whether nothing more comes out of it.
@@ -134,6 +140,7 @@ impl Way {
     /// Takes nothing more, and what is held goes nowhere.
     pub(super) fn give_up(&mut self, kit: &mut Kit) {
         self.dry_up();
+        self.is_cut |= self.held() > 0;
         self.rest = Vec::new();
         if let Some(pipe) = self.pipe.take() {
             kit.pipes.give(pipe);
@@ -141,13 +148,13 @@ impl Way {
     }
 
     /// What is held, taken out of the pipe, and how many bytes are still to be taken.
-    pub(super) fn into_rest(mut self, kit: &mut Kit) -> (Vec<u8>, u64) {
+    pub(super) fn into_rest(mut self, kit: &mut Kit) -> io::Result<(Vec<u8>, u64)> {
         if let Some(mut pipe) = self.pipe.take() {
-            // A pipe's own bytes can always be read.
-            let _read = pipe.drain(&mut self.rest);
+            let drained = pipe.drain(&mut self.rest);
             kit.pipes.give(pipe);
+            drained?;
         }
-        (self.rest, self.left)
+        Ok((self.rest, self.left))
     }
 
     fn flush(&mut self, to: &mut Side, kit: &mut Kit, count: &impl Fn(usize)) -> io::Result<()> {
@@ -197,10 +204,14 @@ impl Way {
             let result = pipe.fill(from, most);
             from.spliced_from(&result);
             self.took(&result)?;
-            self.habit.spliced(result.unwrap_or(0));
+            let taken = result.unwrap_or(0);
+            self.fills += u8::from(taken > 0);
+            self.habit.spliced(taken);
             return Ok(());
         }
-        let most = kit.buffer.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        // Small pieces, or all that there is where no pipe is to be had.
+        let most = if self.habit.splices() { COPY } else { SMALL };
+        let most = most.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let buffer = kit.buffer.get_mut(..most).unwrap_or_default();
         let result = from.read(buffer);
         self.took(&result)?;
@@ -228,6 +239,11 @@ impl Way {
 
     /// Gives an empty pipe to whoever needs one next.
     fn put_away(&mut self, kit: &mut Kit) {
+        if self.fills > 0 {
+            // One filling was not all that there was: how many bytes a pipe holds depends on the
+            // network's pieces, so their number does not tell.
+            self.habit.is_bulk = self.fills > 1;
+        }
         if let Some(pipe) = self.pipe.take_if(|pipe| pipe.held() == 0) {
             kit.pipes.give(pipe);
         }
@@ -261,7 +277,6 @@ impl Habit {
         if taken == 0 {
             return;
         }
-        self.is_bulk = taken >= BULK;
         self.small = if taken < SMALL { self.small.saturating_add(1) } else { 0 };
         if self.small >= IN_A_ROW {
             *self = Self::default();
@@ -277,8 +292,8 @@ fn is_passing(error: &io::Error) -> bool {
 /// Bytes below which a copy costs no more than a splice: see docs/data-plane.md for the figures.
 const SMALL: usize = 8 * 1024;
 
-/// Bytes of one splice, as many as a pipe takes as it is made, that are worth a larger one.
-const BULK: usize = 64 * 1024;
+/// Bytes of one copy where there is no pipe.
+const COPY: usize = 64 * 1024;
 
 /// Small splices in a row that make a stream one of small pieces. Between two pictures there are a
 /// few pieces of sound.

@@ -1,17 +1,19 @@
 //! One thread with its sessions: waits for their sockets, and gives each its turn.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{io, mem};
 
 use tokio::time::Instant;
+use tracing::error;
 
 use super::inbox::Inbox;
-use super::poller::{Event, News, Poller, Token};
+use super::journey::{Job, Outcome, Reply, Returned};
+use super::poller::{Event, Interest, News, Poller, Token};
 use super::pump::{Pump, Turn};
+use super::thread::Tally;
 use super::way::Kit;
-use super::{Job, Outcome, Reply, Returned, Tally};
 use crate::plane::{Leg, Outbox, Refused};
 
 /// A thread's state.
@@ -22,8 +24,8 @@ pub(super) struct Worker<P> {
     kit: Kit,
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// Slots whose session has something to do.
-    queue: VecDeque<u32>,
+    /// Slots whose session has something to do, with its generation.
+    queue: VecDeque<(u32, u32)>,
     /// When to look at each session.
     looks: BTreeSet<(Instant, u32)>,
 }
@@ -47,7 +49,7 @@ impl<P: Poller> Worker<P> {
     /// A thread's worker, watching its inbox.
     pub(super) fn new(inbox: Inbox, kit: Kit, tally: Arc<Tally>) -> io::Result<Self> {
         let mut poller = P::new()?;
-        poller.watch(BELL, inbox.bell())?;
+        poller.watch(BELL, inbox.bell(), Interest::Input)?;
         // A kernel that does not know what was asked for says so here.
         let mut events = Vec::new();
         poller.wait(Some(Duration::ZERO), &mut events)?;
@@ -74,10 +76,8 @@ impl<P: Poller> Worker<P> {
             Ok(()) => "the proxy stops".into(),
             Err(error) => Refused::from(format!("its thread has failed: {error}")),
         };
-        for job in self.inbox.close() {
-            self.inbox.release();
-            job.refuse(why.clone());
-        }
+        // From here on nobody hands anything over.
+        self.inbox.close(&why);
         for slot in 0..self.slots.len() {
             self.give_back(u32::try_from(slot).unwrap_or(u32::MAX), &why);
         }
@@ -101,12 +101,12 @@ impl<P: Poller> Worker<P> {
             // Those that are queued by others wait for the next round, so that sockets are heard in
             // between.
             for _ in 0..self.queue.len() {
-                if let Some(slot) = self.queue.pop_front() {
-                    self.turn(slot, now);
+                if let Some((slot, generation)) = self.queue.pop_front() {
+                    self.turn(slot, generation, now);
                 }
             }
             self.look(now);
-            self.tally.add(std::mem::take(&mut self.kit.moved), self.kit.pipes.count());
+            self.tally.add(mem::take(&mut self.kit.moved), self.kit.pipes.count());
         }
     }
 
@@ -123,7 +123,7 @@ impl<P: Poller> Worker<P> {
     fn open_inbox(&mut self, news: News, now: Instant) -> io::Result<bool> {
         match news {
             News::Ready(_) => {}
-            News::Last(_) => self.poller.watch(BELL, self.inbox.bell())?,
+            News::Last(_) => self.poller.watch(BELL, self.inbox.bell(), Interest::Input)?,
             News::Refused(errno) => return Err(io::Error::from_raw_os_error(errno)),
         }
         let mail = self.inbox.open();
@@ -170,7 +170,8 @@ impl<P: Poller> Worker<P> {
     fn watch(&mut self, slot: u32, leg: Leg) -> io::Result<()> {
         let Some(place) = self.slots.get(slot as usize) else { return Ok(()) };
         let Some(session) = &place.session else { return Ok(()) };
-        self.poller.watch(token(slot, place.generation, leg), session.pump.socket(leg))
+        let token = token(slot, place.generation, leg);
+        self.poller.watch(token, session.pump.socket(leg), Interest::All)
     }
 
     fn session(&mut self, slot: u32) -> Option<&mut Session> {
@@ -178,9 +179,10 @@ impl<P: Poller> Worker<P> {
     }
 
     fn enqueue(&mut self, slot: u32) {
-        let Some(session) = self.session(slot) else { return };
-        if !std::mem::replace(&mut session.is_queued, true) {
-            self.queue.push_back(slot);
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(session) = &mut place.session else { return };
+        if !mem::replace(&mut session.is_queued, true) {
+            self.queue.push_back((slot, place.generation));
         }
     }
 
@@ -207,12 +209,13 @@ impl<P: Poller> Worker<P> {
         }
     }
 
-    fn turn(&mut self, slot: u32, now: Instant) {
-        let Some(session) =
-            self.slots.get_mut(slot as usize).and_then(|s| s.session.as_deref_mut())
-        else {
+    fn turn(&mut self, slot: u32, generation: u32, now: Instant) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let Some(session) = place.session.as_deref_mut() else { return };
+        if place.generation != generation {
+            // It was another one's turn.
             return;
-        };
+        }
         session.is_queued = false;
         match session.pump.run(&mut self.kit, now) {
             Turn::Waiting => {}
@@ -226,7 +229,7 @@ impl<P: Poller> Worker<P> {
     fn look_again(&mut self, slot: u32) {
         let Some(session) = self.session(slot) else { return };
         let next = session.pump.next_look();
-        let before = std::mem::replace(&mut session.look, next);
+        let before = mem::replace(&mut session.look, next);
         if before != next {
             self.looks.remove(&(before, slot));
             self.looks.insert((next, slot));
@@ -258,9 +261,14 @@ impl<P: Poller> Worker<P> {
     fn give_back(&mut self, slot: u32, why: &Refused) {
         let Some(session) = self.take_out(slot) else { return };
         let Session { pump, reply, .. } = *session;
-        let (legs, out, flow) = pump.into_parts(&mut self.kit);
-        let outcome = Outcome::Refused(why.clone(), flow);
-        reply.give(Returned { legs, out, outcome });
+        match pump.into_parts(&mut self.kit) {
+            Ok((legs, out, flow)) => {
+                let outcome = Outcome::Refused(why.clone(), flow);
+                reply.give(Returned { legs, out, outcome });
+            }
+            // What was in its pipes is lost, and the session with it.
+            Err(error) => error!(%error, "a pipe could not be read"),
+        }
     }
 
     fn take_out(&mut self, slot: u32) -> Option<Box<Session>> {

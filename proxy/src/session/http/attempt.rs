@@ -100,10 +100,9 @@ impl Attempt<'_> {
                     match closed {
                         Some(closed) => self.closed(closed, &mut pair).await,
                         None => match self.machine.passed(bytes, &mut pair.out) {
-                            Ok(()) => {
-                                session.carried_by(StreamStanding::relay(WATCHED));
-                                continue;
-                            }
+                            // What moved the last large piece stays what has carried it: of the rest
+                            // there is little.
+                            Ok(()) => continue,
                             Err(fault) => self.faulty(&fault),
                         },
                     }

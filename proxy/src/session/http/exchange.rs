@@ -454,7 +454,7 @@ impl Filter for Exchange {
                 Some(Turn::Finished(Reuse { origin, ..reuse }))
             }
             Stage::Body { ref reader, delivery: Delivery::Verbatim, .. }
-                if self.request.is_done() && out.waiting() == [0, 0] =>
+                if self.at_end(Leg::Client) == AtEnd::GoesOn && out.waiting() == [0, 0] =>
             {
                 let ahead = reader.ahead();
                 self.large.is_some_and(|large| ahead >= large).then_some(Turn::Payload(ahead))
