@@ -147,7 +147,7 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
 pub(super) fn held(text: &str) -> Result<usize, String> {
     match size(text)? {
         held @ MediaOptions::LEAST_HELD..=MOST_HELD => Ok(held),
-        _ => Err("expected a size from 512KiB to 1GiB".into()),
+        _ => Err("expected a size from 768KiB to 1GiB".into()),
     }
 }
 
@@ -452,7 +452,7 @@ mod tests {
         for text in ["20", "0mbit", "99kbit", "20Mbit", "1.5mbit", "mbit", "99999999999gbit"] {
             assert!(optional_rate(text).is_err(), "{text:?} is no rate");
         }
-        assert_eq!(held("512KiB"), Ok(512 << 10));
+        assert_eq!(held("768KiB"), Ok(768 << 10));
         for text in ["511KiB", "2GiB", "2MB"] {
             assert!(held(text).is_err(), "{text:?} is no buffer");
         }

@@ -26,7 +26,7 @@ pub struct MediaOptions {
 
 impl MediaOptions {
     /// Bytes of [`Self::held`] below which too little would be left to receive into.
-    pub const LEAST_HELD: usize = 512 * 1024;
+    pub const LEAST_HELD: usize = 768 * 1024;
 
     /// Sets them on a connection. What the system does not have, it does without: no option is worth
     /// losing the session for.
@@ -52,7 +52,7 @@ impl MediaOptions {
 
     /// Bytes that a socket takes beyond those that are on their way to the peer.
     fn unsent(&self) -> usize {
-        self.held / 16
+        self.held / 4
     }
 }
 
