@@ -453,7 +453,7 @@ mod tests {
             assert!(optional_rate(text).is_err(), "{text:?} is no rate");
         }
         assert_eq!(held("768KiB"), Ok(768 << 10));
-        for text in ["511KiB", "2GiB", "2MB"] {
+        for text in ["767KiB", "2GiB", "2MB"] {
             assert!(held(text).is_err(), "{text:?} is no buffer");
         }
     }
