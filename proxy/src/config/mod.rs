@@ -229,7 +229,7 @@ pub struct Session {
     pub max_per_client: usize,
     /// A session in which no byte moves ends after this time.
     pub idle_timeout: Duration,
-    /// A session whose peer takes none of the bytes that wait for it ends after this time.
+    /// A session whose peer takes too few of the bytes that wait for it in this time ends.
     pub stall_timeout: Duration,
 }
 

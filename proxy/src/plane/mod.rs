@@ -124,7 +124,7 @@ pub enum Closed {
     Lost(Leg),
     /// No byte moved in either direction for the idle time.
     Idle,
-    /// A leg took no byte for the stall time while some were waiting for it.
+    /// A leg took too few of the bytes that waited for it in the stall time.
     Stalled,
 }
 

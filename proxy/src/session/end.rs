@@ -16,7 +16,7 @@ pub enum End {
     OriginLost,
     /// No byte moved in either direction for the idle time.
     Idle,
-    /// A peer took no byte for the stall time while some were waiting for it.
+    /// A peer took too few of the bytes that waited for it in the stall time.
     Stalled,
     /// The proxy is shutting down.
     Shutdown,
