@@ -19,7 +19,8 @@ pub struct Patience {
 impl Patience {
     /// A session ends at most a quarter of its time late.
     fn look_again_after(self) -> Duration {
-        self.idle.min(self.stall) / 4
+        // Never at once, or a loop would do nothing else.
+        (self.idle.min(self.stall) / 4).max(Duration::from_millis(1))
     }
 }
 
