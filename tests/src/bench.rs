@@ -24,7 +24,7 @@ use tempfile::TempDir;
 
 pub use self::load::{Client, READ, Tally, drain};
 use self::load::{Delays, Load, Sums};
-pub use self::table::{Column, Figure};
+pub use self::table::{Aim, Column, Figure, Limit};
 use crate::process::{self, Process};
 use crate::{nginx, ports, proxy, usage, wait};
 
@@ -71,8 +71,10 @@ pub struct Case<L> {
     pub load: L,
     /// Clients of the load.
     pub clients: usize,
-    /// What is shown.
-    pub columns: &'static [Column],
+    /// What is shown: the columns of each table.
+    pub tables: &'static [&'static [Column]],
+    /// What some of it is held to.
+    pub aims: &'static [Aim],
 }
 
 /// What carries the load to an origin `O`.
@@ -156,6 +158,11 @@ impl Bench {
             only: arguments.next(),
             folder: tempfile::Builder::new().prefix("srs-proxy-bench-").tempdir()?,
         })
+    }
+
+    /// How long a case is measured in each round, unless it is said otherwise.
+    pub fn window(&self) -> Duration {
+        self.window
     }
 
     /// A folder that is gone with the bench.
@@ -262,7 +269,7 @@ impl Bench {
         let origin = scene.origin(&case.load)?;
         let relay = (contender.start)(self.folder(), &origin)?;
         let hint = scene.try_out(&case.load, &origin, &relay).with_context(|| relay.log())?;
-        let has_slab = case.columns.iter().any(|column| matches!(column, Column::AddedSlab));
+        let has_slab = case.tables.iter().any(|columns| columns.contains(&Column::AddedSlab));
         let slab_before = if has_slab { usage::settled_slab()? } else { 0 };
         let idle = relay.usage()?;
         let mut load = Load::default();

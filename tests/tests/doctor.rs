@@ -32,6 +32,9 @@ fn what_was_asked_for_has_to_be_possible() -> Result<()> {
         examine(&[("PROXY_EBPF_INTERFACES", "here,absent")], false, absent)?;
         let copied = "-   streams             relay, which copies: PROXY_TCP_ENGINE=relay";
         examine(&[("PROXY_TCP_ENGINE", "relay")], true, copied)?;
+        let splice = [("PROXY_TCP_ENGINE", "splice"), ("PROXY_TCP_THREADS", "3")];
+        let epoll = "-   streams             splice, 3 threads: PROXY_TCP_ENGINE=splice";
+        examine(&splice, true, epoll)?;
         let lo = "NO  lo                  loopback";
         examine(&[("PROXY_EBPF_INTERFACES", "lo")], false, lo)?;
         run("ip link del here")?;

@@ -31,7 +31,8 @@ struct Turns<C: ValueEnum + Send + Sync + 'static> {
     /// Rounds of each case; the contenders take turns. Six, and three of the many cases of `udp`.
     #[arg(long)]
     rounds: Option<u32>,
-    /// Seconds that are measured in each round. Eight, two of `tcp`, and three of `udp`.
+    /// Seconds that are measured in each round; `tcp` takes twice that for `paced` and `many`, one for
+    /// `memory` and `stalled`. Eight, two of `tcp`, and three of `udp`.
     #[arg(long)]
     seconds: Option<u32>,
     /// Only this case.
@@ -44,10 +45,8 @@ enum TcpCase {
     Bulk,
     Paced,
     Many,
-    Latency,
     Memory,
     Stalled,
-    Halted,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -206,7 +206,7 @@ settings! {
         "Sessions that can be forwarded in the kernel at once.";
 
     PROXY_TCP_ENGINE: TcpEngine = value::word, "auto", OPEN,
-        "What moves streams over TCP: `uring` for splice(2) and io_uring, `splice` for splice(2) and epoll, `relay` for copies, or `auto` for the first of these that the host allows.";
+        "What moves streams over TCP: `auto` and `uring` for the first of splice(2) with io_uring, splice(2) with epoll, and copies that the host allows; `splice` without the first, `relay` for copies.";
     PROXY_TCP_THREADS: Option<usize> = value::optional_count, "", OPEN,
         "Threads of `uring` and `splice`; empty for as many as there are cores.";
     PROXY_TCP_BUFFER: usize = value::held, "2MiB", OPEN,

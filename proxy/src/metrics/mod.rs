@@ -136,11 +136,17 @@ const STREAM_SESSIONS: Family = Family {
     counter: false,
     help: "Live sessions of RTMP and HTTP by what carries them now",
 };
-const STREAM_THREADS: Family = Family {
-    name: "srs_proxy_stream_threads",
+const STREAM_ENGINE: Family = Family {
+    name: "srs_proxy_stream_engine",
     labels: &["engine"],
     counter: false,
-    help: "Threads of the engine that carries streams here; the relay has none of its own",
+    help: "1 for the engine that carries streams here, 0 for the others",
+};
+const STREAM_THREADS: Family = Family {
+    name: "srs_proxy_stream_threads",
+    labels: &[],
+    counter: false,
+    help: "Threads of that engine; the relay has none of its own",
 };
 const STREAM_BYTES: Family = Family {
     name: "srs_proxy_stream_bytes",
@@ -152,7 +158,7 @@ const BUILD_INFO: Family =
     Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
 
 /// Every family, in the order in which they are written.
-pub const TABLE: [Family; 16] = [
+pub const TABLE: [Family; 17] = [
     SESSIONS,
     SETUPS,
     ENDS,
@@ -164,6 +170,7 @@ pub const TABLE: [Family; 16] = [
     KERNEL_FLOWS,
     KERNEL_INTERFACES,
     STREAM_SESSIONS,
+    STREAM_ENGINE,
     STREAM_THREADS,
     STREAM_BYTES,
     ORIGINS,
@@ -218,7 +225,9 @@ impl Collector for Snapshot {
         write(&mut encoder, STREAM_SESSIONS, engines.into_iter().zip(totals.streams))?;
         let StreamsView { engine, threads, .. } = self.streams.view();
         let sum = |of: fn(&ThreadView) -> u64| threads.iter().map(of).sum();
-        write(&mut encoder, STREAM_THREADS, [([engine, ""], sum(|_| 1))])?;
+        let engines = engines.map(|labels @ [name, _]| (labels, u64::from(name == engine)));
+        write(&mut encoder, STREAM_ENGINE, engines)?;
+        write(&mut encoder, STREAM_THREADS, [(["", ""], sum(|_| 1))])?;
         let bytes = [
             (["splice", ""], sum(|thread| thread.spliced_bytes)),
             (["copy", ""], sum(|thread| thread.copied_bytes)),
@@ -322,7 +331,9 @@ mod tests {
             "srs_proxy_http_requests_total{kind=\"live\",status=\"2xx\"} 0",
             "srs_proxy_stream_sessions{engine=\"uring-splice\"} 1",
             "srs_proxy_stream_sessions{engine=\"relay\"} 0",
-            "srs_proxy_stream_threads{engine=\"relay\"} 0",
+            "srs_proxy_stream_engine{engine=\"relay\"} 1",
+            "srs_proxy_stream_engine{engine=\"uring-splice\"} 0",
+            "srs_proxy_stream_threads{} 0",
             "srs_proxy_stream_bytes_total{by=\"splice\"} 0",
             "srs_proxy_origins{state=\"up\"} 1",
             "srs_proxy_origins{state=\"down\"} 0",

@@ -115,7 +115,8 @@ pub struct ThreadView {
     pub pipes: usize,
     /// Bytes that went by a pipe.
     pub spliced_bytes: u64,
-    /// Bytes that were copied, because they came in small pieces.
+    /// Bytes that were copied: those that came in small pieces, the first of each session, and all for
+    /// which there was no pipe.
     pub copied_bytes: u64,
 }
 

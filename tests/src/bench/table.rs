@@ -153,46 +153,86 @@ impl Column {
     }
 }
 
-/// One row for each contender: least, middle and most of each figure, and the middle in proportion
-/// to that of each reference.
+/// What the median of one figure of a contender should come to.
+#[derive(Clone, Copy, Debug)]
+pub struct Aim {
+    /// Of which contender.
+    pub of: &'static str,
+    /// Which figure.
+    pub column: Column,
+    /// By whose it is divided first; none for the figure itself.
+    pub beside: Option<&'static str>,
+    /// The bound.
+    pub limit: Limit,
+}
+
+/// The tables of a case, and what they are held to.
 pub(super) fn print<L, O>(
     case: &Case<L>,
     contenders: &[Contender<O>],
     runs: &[(&'static str, Run)],
 ) {
-    let spread = |name, column: Column| {
-        let own = runs.iter().filter(|(other, _)| *other == name);
-        Spread::of(own.filter_map(|(_, run)| column.of(run)).collect())
-    };
+    println!("\n{}:", case.title);
+    for columns in case.tables {
+        print_table(columns, contenders, runs);
+    }
+    if !case.aims.is_empty() {
+        print_aims(case.aims, runs);
+    }
+}
+
+/// One row for each contender: least, middle and most of each figure, and the middle in proportion
+/// to that of each reference.
+fn print_table<O>(columns: &[Column], contenders: &[Contender<O>], runs: &[(&'static str, Run)]) {
     let references: Vec<_> =
         contenders.iter().filter(|it| it.is_reference).map(|it| it.name).collect();
     let mut titles = vec!["relay".to_owned()];
-    for column in case.columns {
+    for column in columns {
         titles.push(format!("{} min / median / max", column.title()));
         if column.is_compared() {
             titles.extend(references.iter().map(|name| format!("of {name}")));
         }
     }
-    println!("\n{}:\n", case.title);
-    println!("| {} |", titles.join(" | "));
+    println!("\n| {} |", titles.join(" | "));
     println!("|{}", "---|".repeat(titles.len()));
     for Contender { name, .. } in contenders {
         let mut row = vec![(*name).to_owned()];
-        for &column in case.columns {
-            let own = spread(*name, column);
+        for &column in columns {
+            let own = Spread::among(runs, name, column);
             let digits = column.digits();
             row.push(own.as_ref().map_or("-".to_owned(), |Spread { least, median, most }| {
                 format!("{least:.digits$} / {median:.digits$} / {most:.digits$}")
             }));
             if column.is_compared() {
                 row.extend(references.iter().map(|reference| {
-                    let ratio = own.as_ref().zip(spread(*reference, column));
-                    let ratio = ratio.map(|(own, reference)| own.median / reference.median);
+                    let reference = Spread::among(runs, reference, column);
+                    let ratio = own.as_ref().zip(reference.as_ref());
+                    let ratio = ratio.and_then(|(own, reference)| own.beside(reference));
                     ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.2}"))
                 }));
             }
         }
         println!("| {} |", row.join(" | "));
+    }
+}
+
+/// One row for each aim.
+fn print_aims(aims: &[Aim], runs: &[(&'static str, Run)]) {
+    println!("\n| what | of | beside | median | aim |");
+    println!("|---|---|---|---|---|");
+    for Aim { of, column, beside, limit } in aims {
+        let own = Spread::among(runs, of, *column);
+        let (value, digits) = match beside {
+            None => (own.map(|own| own.median), column.digits()),
+            Some(beside) => {
+                let pair = own.zip(Spread::among(runs, beside, *column));
+                (pair.and_then(|(own, beside)| own.beside(&beside)), 2)
+            }
+        };
+        let (what, beside) = (column.title(), beside.unwrap_or_default());
+        let figure = value.map_or("-".to_owned(), |value| format!("{value:.digits$}"));
+        let verdict = value.map_or("not measured".to_owned(), |value| limit.held_to(value));
+        println!("| {what} | {of} | {beside} | {figure} | {verdict} |");
     }
 }
 
@@ -202,13 +242,18 @@ pub struct Figure {
     name: String,
     unit: &'static str,
     value: f64,
-    aim: Option<Aim>,
+    aim: Option<Limit>,
 }
 
+/// A bound of a figure.
 #[derive(Clone, Copy, Debug)]
-enum Aim {
+pub enum Limit {
+    /// Not above this.
     AtMost(f64),
+    /// Not below this.
     AtLeast(f64),
+    /// Below this.
+    Below(f64),
 }
 
 impl Figure {
@@ -220,22 +265,23 @@ impl Figure {
     /// That should not be above this.
     #[must_use]
     pub fn at_most(self, aim: f64) -> Self {
-        Self { aim: Some(Aim::AtMost(aim)), ..self }
+        Self { aim: Some(Limit::AtMost(aim)), ..self }
     }
 
     /// That should not be below this.
     #[must_use]
     pub fn at_least(self, aim: f64) -> Self {
-        Self { aim: Some(Aim::AtLeast(aim)), ..self }
+        Self { aim: Some(Limit::AtLeast(aim)), ..self }
     }
 }
 
-impl Aim {
-    /// The aim, and whether it is met by this.
-    fn of(self, value: f64) -> String {
+impl Limit {
+    /// The bound, and whether this figure keeps it.
+    fn held_to(self, value: f64) -> String {
         let (sign, aim, is_met) = match self {
             Self::AtMost(aim) => ("at most", aim, value <= aim),
             Self::AtLeast(aim) => ("at least", aim, value >= aim),
+            Self::Below(aim) => ("below", aim, value < aim),
         };
         let by = 100.0 * (value / aim - 1.0);
         let verdict =
@@ -255,7 +301,7 @@ pub(super) fn print_figures(title: &str, rounds: &[Vec<Figure>]) {
         let Some(spread) = Spread::of(same.map(|figure| figure.value).collect()) else { continue };
         let Spread { least, median, most } = spread;
         let digits = [10.0, 1000.0].iter().filter(|limit| median.abs() < **limit).count();
-        let aim = aim.map(|aim| aim.of(median)).unwrap_or_default();
+        let aim = aim.map(|aim| aim.held_to(median)).unwrap_or_default();
         println!(
             "| {name} | {unit} | {least:.digits$} / {median:.digits$} / {most:.digits$} | {aim} |"
         );
@@ -270,6 +316,17 @@ struct Spread {
 }
 
 impl Spread {
+    /// Of one contender's figures; none without any.
+    fn among(runs: &[(&'static str, Run)], name: &str, column: Column) -> Option<Self> {
+        let own = runs.iter().filter(|(other, _)| *other == name);
+        Self::of(own.filter_map(|(_, run)| column.of(run)).collect())
+    }
+
+    /// The median in proportion to another; none beside what the machine's noise has made nothing.
+    fn beside(&self, other: &Self) -> Option<f64> {
+        (other.median > 0.0).then(|| self.median / other.median)
+    }
+
     fn of(mut figures: Vec<f64>) -> Option<Self> {
         figures.sort_by(f64::total_cmp);
         let middle = figures.len() / 2;
@@ -283,4 +340,26 @@ impl Spread {
 #[expect(clippy::cast_precision_loss, reason = "a benchmark's byte count needs no 53 bits")]
 fn as_float(count: u64) -> f64 {
     count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_at_its_limit_is_at_most_that_and_not_below() {
+        assert_eq!(Limit::AtMost(0.5).held_to(0.5), "at most 0.5: met");
+        assert_eq!(Limit::AtLeast(4.0).held_to(2.0), "at least 4: missed by 50 %");
+        assert_eq!(Limit::Below(1.0).held_to(0.99), "below 1: met");
+        assert_eq!(Limit::Below(1.0).held_to(1.0), "below 1: missed by 0 %");
+    }
+
+    #[test]
+    fn medians_are_compared_and_nothing_with_nothing() {
+        let spread = |figures: &[f64]| Spread::of(figures.to_vec());
+        let pair = spread(&[1.0, 9.0, 2.0]).zip(spread(&[3.0, 5.0]));
+        assert_eq!(pair.and_then(|(own, other)| own.beside(&other)), Some(0.5));
+        let noise = spread(&[1.0]).zip(spread(&[-1.0, 0.0, 1.0]));
+        assert_eq!(noise.and_then(|(own, other)| own.beside(&other)), None);
+    }
 }

@@ -43,11 +43,9 @@ pub enum Feed {
 pub enum Reading {
     /// All that comes.
     All,
-    /// Nothing.
-    Nothing,
-    /// All that comes until the bench begins to count, and then nothing: buffers have grown to what
-    /// the stream needs.
-    AtFirst,
+    /// Of half of the players nothing; of the others all that comes until the bench begins to count,
+    /// and then nothing: their buffers have grown to what the stream needs.
+    Stalled,
 }
 
 /// The origin. Its connections close when dropped.

@@ -57,11 +57,11 @@ impl Opener {
         let held = Held::new(self.origin, relay.address, Arc::clone(&self.feeder));
         let reading = self.load.reading;
         clients.push(Box::new(move |tally| {
-            match reading {
-                Reading::All => return drain(&players, tally, None),
-                Reading::AtFirst => drain(&players, tally, Some(Instant::now() + WARM_UP))?,
-                Reading::Nothing => {}
+            if reading == Reading::All {
+                return drain(&players, tally, None);
             }
+            let (readers, _) = players.split_at(players.len() / 2);
+            drain(readers, tally, Some(Instant::now() + WARM_UP))?;
             while !tally.is_over() {
                 thread::sleep(LOOK);
                 tally.held(held.most(&players)?);

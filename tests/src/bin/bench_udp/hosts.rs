@@ -24,14 +24,16 @@ const CASES: &[Case<Load>] = &[
         title: "Between hosts: 200 players of 2 Mb/s, 30 frames a second of 8 packets each",
         load: Load { way: Way::ToClients, pace: VIDEO, has_echo: false },
         clients: 200,
-        columns: COST,
+        tables: &[COST],
+        aims: &[],
     },
     Case {
         name: "paths-publish",
         title: "Between hosts: 200 publishers of 2 Mb/s, 30 frames a second of 8 packets each",
         load: Load { way: Way::ToOrigin, pace: VIDEO, has_echo: false },
         clients: 200,
-        columns: COST,
+        tables: &[COST],
+        aims: &[],
     },
     Case {
         name: "paths-latency",
@@ -43,14 +45,15 @@ const CASES: &[Case<Load>] = &[
             has_echo: true,
         },
         clients: 1,
-        columns: &[
+        tables: &[&[
             Column::RoundTripP50,
             Column::RoundTripP99,
             Column::AddedP50,
             Column::AddedP99,
             Column::InKernel,
             Column::Lost,
-        ],
+        ]],
+        aims: &[],
     },
 ];
 

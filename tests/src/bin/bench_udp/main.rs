@@ -64,21 +64,24 @@ const MANY: &[Case<Load>] = &[
         title: "200 players of 2 Mb/s, 30 frames a second of 8 packets each",
         load: Load { way: Way::ToClients, pace: VIDEO, has_echo: false },
         clients: 200,
-        columns: COST,
+        tables: &[COST],
+        aims: &[],
     },
     Case {
         name: "publish",
         title: "200 publishers of 2 Mb/s, 30 frames a second of 8 packets each",
         load: Load { way: Way::ToOrigin, pace: VIDEO, has_echo: false },
         clients: 200,
-        columns: COST,
+        tables: &[COST],
+        aims: &[],
     },
     Case {
         name: "flood",
         title: "4 players, as fast as they go, 64 packets of each on the way",
         load: Load { way: Way::ToClients, pace: AS_FAST_AS_THEY_GO, has_echo: false },
         clients: 4,
-        columns: FLOOD,
+        tables: &[FLOOD],
+        aims: &[],
     },
 ];
 
@@ -88,7 +91,8 @@ const ONE: &[Case<Load>] = &[
         title: "1 player, as fast as it goes, 64 packets on the way",
         load: Load { way: Way::ToClients, pace: AS_FAST_AS_THEY_GO, has_echo: false },
         clients: 1,
-        columns: FLOOD,
+        tables: &[FLOOD],
+        aims: &[],
     },
     Case {
         name: "latency",
@@ -99,14 +103,15 @@ const ONE: &[Case<Load>] = &[
             has_echo: true,
         },
         clients: 1,
-        columns: &[
+        tables: &[&[
             Column::RoundTripP50,
             Column::RoundTripP99,
             Column::AddedP50,
             Column::AddedP99,
             Column::CpuPerPacket,
             Column::Lost,
-        ],
+        ]],
+        aims: &[],
     },
 ];
 
