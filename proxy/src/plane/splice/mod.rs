@@ -312,3 +312,6 @@ fn why_no_ring(error: &io::Error) -> Refused {
 
 /// Pages that all pipes together take at most: 64 MiB.
 const PIPE_PAGES: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests;

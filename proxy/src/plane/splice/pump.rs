@@ -253,3 +253,6 @@ const HALF_CLOSED: Duration = Duration::from_secs(5);
 
 /// For a leg to take anything of what the other had sent before it was lost.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests;
