@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::session::{Session, Terms};
 use crate::stage::{Company, Stage};
-use crate::traffic::{eventually, Dice, SOON, media, must_receive};
+use crate::traffic::{Dice, SOON, eventually, media, must_receive};
 
 pub(crate) const COMPANY: Company = Company::Others;
 

@@ -49,7 +49,9 @@ async fn must_have_few_pipes(plane: &StreamPlane) -> Result<()> {
     const SPARE: usize = 2 * 64;
     let threads = || plane.view().threads;
     let are_few = || threads().iter().all(|thread| thread.pipes <= SPARE);
-    eventually("silent sessions hold no pipe", are_few).await.with_context(|| format!("{:?}", threads()))?;
+    eventually("silent sessions hold no pipe", are_few)
+        .await
+        .with_context(|| format!("{:?}", threads()))?;
     let is_spliced = threads().iter().all(|thread| thread.pipes > 0 && thread.spliced_bytes > 0);
     ensure!(is_spliced, "there never was a pipe: {:?}", threads());
     Ok(())
@@ -162,7 +164,8 @@ async fn must_be_closed(session: &mut Session) -> Result<()> {
     use tokio::io::AsyncReadExt;
     for leg in Leg::ALL {
         let mut rest = Vec::new();
-        let end = tokio::time::timeout(traffic::SOON, session.far(leg).read_to_end(&mut rest)).await;
+        let end =
+            tokio::time::timeout(traffic::SOON, session.far(leg).read_to_end(&mut rest)).await;
         let _end_or_reset = end.with_context(|| format!("{leg:?} is not closed"))?;
     }
     Ok(())

@@ -69,15 +69,19 @@ impl Full {
         let tail = media(1 << 26, usize::try_from(LENGTH).unwrap() - sent);
         all.extend(&tail);
         let moved = [all.len() as u64, back.len() as u64];
+        // The relay reads of a leg only while little waits for it.
+        let mut reading = source.try_clone().unwrap();
         let at_source = thread::spawn(move || {
+            let mut received = vec![0; back.len()];
+            reading.read_exact(&mut received).unwrap();
+            assert!(received == back, "the source got other bytes");
+        });
+        let sending = thread::spawn(move || {
             source.write_all(&tail).unwrap();
             match flow {
                 Flow::Exactly(..) => source.write_all(NEXT).unwrap(),
                 _ => source.shutdown(Shutdown::Write).unwrap(),
             }
-            let mut received = vec![0; back.len()];
-            source.read_exact(&mut received).unwrap();
-            assert!(received == back, "the source got other bytes");
             source
         });
         let at_sink = thread::spawn(move || {
@@ -102,12 +106,14 @@ impl Full {
                 assert_eq!(next, NEXT);
             }
             _ => {
-                let carried = carry(&mut pair, &mut Plain, PATIENT, &meter);
+                let mut filter = Plain;
+                let carried = carry(&mut pair, &mut filter, PATIENT, &meter);
                 let closed = timeout(SOON, carried).await.unwrap().into_closed();
                 assert_eq!(closed, Some(Closed::InOrder(from)));
             }
         }
-        let _open = (at_source.join().unwrap(), at_sink.join().unwrap());
+        at_source.join().unwrap();
+        let _open = (sending.join().unwrap(), at_sink.join().unwrap());
         let [to_sink, to_source] = moved;
         let counted = match from {
             Leg::Origin => [to_source, to_sink],
@@ -139,7 +145,9 @@ async fn the_relay_goes_on_where_a_thread_has_ended() {
             full.fill(|| {});
             drop(splice);
             let arrival = timeout(SOON, journey).await.unwrap();
-            let Arrival::Refused(pair, flow, why) = arrival else { panic!("it was not given back") };
+            let Arrival::Refused(pair, flow, why) = arrival else {
+                panic!("it was not given back")
+            };
             assert_eq!(why.to_string(), "the proxy stops");
             full.must_go_on(pair, flow).await;
         }

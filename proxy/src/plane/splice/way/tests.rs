@@ -193,7 +193,7 @@ fn what_is_unheard_goes_nowhere_until_its_end() {
 fn a_sink_that_is_lost_is_told() {
     let mut rig = Rig::open(u64::MAX);
     rig.fill();
-    drop(std::mem::replace(&mut rig.sink, connection().0));
+    drop(mem::replace(&mut rig.sink, connection().0));
     assert_eq!(rig.run_until(|rig| rig.run().err()), Broken::Sink);
     rig.way.give_up(&mut rig.kit);
     assert_eq!((rig.way.held(), rig.kit.pipes.count()), (0, 0), "its pipe is closed");
