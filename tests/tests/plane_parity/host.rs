@@ -114,7 +114,7 @@ fn what_the_host_refuses_decides_the_engine() -> Result<()> {
 
 #[test]
 fn a_host_without_pipes_has_its_bytes_copied() -> Result<()> {
-    bulk_where_the_host_refuses([(libc::SYS_pipe2, Vec::new())], |thread| {
+    bulk_where_the_host_refuses(&(libc::SYS_pipe2, Vec::new()), |thread| {
         ensure!((thread.pipes, thread.spliced_bytes) == (0, 0), "{thread:?}");
         Ok(())
     })
@@ -125,7 +125,7 @@ fn a_host_that_makes_no_pipe_larger_has_its_bytes_spliced_by_small_ones() -> Res
     let set_size = u64::try_from(libc::F_SETPIPE_SZ)?;
     let is_set_size = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, set_size);
     let rule = SeccompRule::new(vec![is_set_size?])?;
-    bulk_where_the_host_refuses([(libc::SYS_fcntl, vec![rule])], |thread| {
+    bulk_where_the_host_refuses(&(libc::SYS_fcntl, vec![rule]), |thread| {
         ensure!(thread.spliced_bytes > BULK as u64 / 100 * 95, "{thread:?}");
         ensure!((1..=2).contains(&thread.pipes), "one for each direction at most: {thread:?}");
         Ok(())
@@ -137,13 +137,13 @@ const BULK: usize = 16 << 20;
 
 /// Such a session by each engine whose one thread may not do this, and what is to come of it.
 fn bulk_where_the_host_refuses(
-    refused: [(libc::c_long, Vec<SeccompRule>); 1],
+    refused: &(libc::c_long, Vec<SeccompRule>),
     must_be: impl Fn(ThreadView) -> Result<()>,
 ) -> Result<()> {
     let _turn = stage::turn(COMPANY);
     let runtime = tokio::runtime::Runtime::new()?;
     for engine in [StreamEngine::Splice, StreamEngine::UringSplice] {
-        let plane = under(refused.clone(), || stage::start(engine, 1, 10))?;
+        let plane = under([refused.clone()], || stage::start(engine, 1, 10))?;
         if plane.engine() != engine {
             skip(&format!("{}: {:?}", engine.as_str(), plane.view().reason))?;
             continue;

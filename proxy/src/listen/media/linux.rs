@@ -125,9 +125,9 @@ mod tests {
         let socket = SockRef::from(&near);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_mins(1));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(60)));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_mins(1)));
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), 128 << 10);
         assert_eq!(getsockopt(&near, PacingRate).unwrap(), 2_000_000);
     }

@@ -94,23 +94,20 @@ impl Full {
             }
             sink
         });
-        match flow {
-            Flow::Exactly(leg, left) => {
-                let mut filter = Counted { from: leg, left };
-                let carried = carry(&mut pair, &mut filter, PATIENT, &meter);
-                let exit = timeout(SOON, carried).await.unwrap();
-                assert!(matches!(exit, Exit::Turn(())), "{exit:?}");
-                let mut next = vec![0; NEXT.len()];
-                let (near_source, _) = pair.leg(from);
-                timeout(SOON, near_source.read_exact(&mut next)).await.unwrap().unwrap();
-                assert_eq!(next, NEXT);
-            }
-            _ => {
-                let mut filter = Plain;
-                let carried = carry(&mut pair, &mut filter, PATIENT, &meter);
-                let closed = timeout(SOON, carried).await.unwrap().into_closed();
-                assert_eq!(closed, Some(Closed::InOrder(from)));
-            }
+        if let Flow::Exactly(leg, left) = flow {
+            let mut filter = Counted { from: leg, left };
+            let carried = carry(&mut pair, &mut filter, PATIENT, &meter);
+            let exit = timeout(SOON, carried).await.unwrap();
+            assert!(matches!(exit, Exit::Turn(())), "{exit:?}");
+            let mut next = vec![0; NEXT.len()];
+            let (near_source, _) = pair.leg(from);
+            timeout(SOON, near_source.read_exact(&mut next)).await.unwrap().unwrap();
+            assert_eq!(next, NEXT);
+        } else {
+            let mut filter = Plain;
+            let carried = carry(&mut pair, &mut filter, PATIENT, &meter);
+            let closed = timeout(SOON, carried).await.unwrap().into_closed();
+            assert_eq!(closed, Some(Closed::InOrder(from)));
         }
         at_source.join().unwrap();
         let _open = (sending.join().unwrap(), at_sink.join().unwrap());
