@@ -34,6 +34,7 @@ pub mod rtmp;
 mod skip;
 pub mod srt;
 pub mod srt_call;
+pub mod ss;
 pub mod story;
 pub mod strace;
 pub mod stun;

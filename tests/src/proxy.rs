@@ -7,12 +7,12 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::netns::Namespace;
 use crate::process::Process;
-use crate::{http, ports};
+use crate::{http, ports, wait};
 
 /// A running proxy. Killed when dropped.
 #[derive(Debug)]
@@ -154,6 +154,31 @@ impl Proxy {
         Ok(sessions)
     }
 
+    /// What carries streams.
+    pub fn stream_engine(&self) -> Result<StreamEngine> {
+        let planes = self.get("/api/v1/planes")?;
+        let streams = planes.pointer("/planes/streams").context("no streams among the planes")?;
+        let text = |name| streams.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let threads = streams.get("threads").and_then(Value::as_array);
+        Ok(StreamEngine {
+            word: text("engine"),
+            reason: text("reason"),
+            threads: threads.context("no threads of streams")?.len(),
+        })
+    }
+
+    /// Waits until a session of the stream `live/<stream>` is carried by this engine: until its origin
+    /// has said yes, the relay has it.
+    pub fn must_carry(&self, stream: &str, engine: &str) -> Result<Session> {
+        wait::until(&format!("{stream} is carried by {engine}"), SOON, || {
+            let sessions = self.media_of(stream)?;
+            let carried =
+                sessions.iter().find(|it| it.plane == engine && it.plane_reason != UNANSWERED);
+            ensure!(carried.is_some(), "{sessions:?}");
+            Ok(carried.cloned())
+        })
+    }
+
     /// The sum of all samples of this metric whose labels have these values; 0 without any.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<u64> {
         let text = self.within(|| http::get(self.system_api, "/metrics"))?.body;
@@ -179,6 +204,17 @@ pub fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> u64 {
         *sample == name && labels.iter().all(|(label, value)| has.get(label) == Some(value))
     });
     matching.map(|(_, _, value)| value).sum()
+}
+
+/// What carries the streams of sessions that nothing is in the way of, as the API shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamEngine {
+    /// Its name.
+    pub word: String,
+    /// Why it is not the fastest; empty if it is.
+    pub reason: String,
+    /// Threads of its own.
+    pub threads: usize,
 }
 
 /// One live session, as the API shows it; empty where nothing is known yet.
@@ -249,6 +285,12 @@ pub fn command(folder: &Path) -> Result<Command> {
     command.current_dir(folder);
     Ok(command)
 }
+
+/// Why the relay has a session that is not established yet.
+const UNANSWERED: &str = "the origin's answer is waited for";
+
+/// Within which a session is handed over.
+const SOON: Duration = Duration::from_secs(15);
 
 /// The program that `SRS_PROXY_BIN` names, else one built with the profile of this program and
 /// into its folder.

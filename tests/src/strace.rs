@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Uid;
 
 use crate::process::{self, Process};
-use crate::wait;
+use crate::usage;
 
 /// Why a process that is no child of strace's cannot be followed, if it cannot.
 pub fn obstacle() -> Option<String> {
@@ -40,7 +40,7 @@ pub struct Traced {
 impl Strace {
     /// Follows the threads of this process whose names begin so, of which there have to be some.
     pub fn follow(folder: &Path, process: u32, prefix: &str) -> Result<Self> {
-        let threads = threads(process, prefix)?;
+        let threads = usage::threads_called(process, prefix)?;
         ensure!(!threads.is_empty(), "no thread is called {prefix}");
         let trace = folder.join("calls");
         let mut strace = Command::new(process::find("strace")?);
@@ -90,22 +90,6 @@ impl Traced {
         }
         Ok(())
     }
-}
-
-/// Ids of the threads whose names begin so.
-fn threads(process: u32, prefix: &str) -> Result<Vec<String>> {
-    let mut found = wait::until("threads", Duration::from_secs(1), || {
-        let mut found = Vec::new();
-        for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-            let thread = thread?;
-            if fs::read_to_string(thread.path().join("comm"))?.starts_with(prefix) {
-                found.push(thread.file_name().to_string_lossy().into_owned());
-            }
-        }
-        Ok(Some(found))
-    })?;
-    found.sort();
-    Ok(found)
 }
 
 /// The calls by which bytes can move.

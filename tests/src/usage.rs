@@ -103,6 +103,21 @@ pub fn threads(process: u32) -> Result<usize> {
     Ok(fs::read_dir(format!("/proc/{process}/task"))?.count())
 }
 
+/// Ids of the threads whose names begin so, sorted.
+pub fn threads_called(process: u32, prefix: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+        let thread = thread?;
+        // It may end meanwhile.
+        let name = fs::read_to_string(thread.path().join("comm")).unwrap_or_default();
+        if name.starts_with(prefix) {
+            found.push(thread.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 /// Lets this process have so many descriptors; fails if the system does not.
 pub fn allow_descriptors(count: u64) -> Result<()> {
     let allowed = rlimit::increase_nofile_limit(count)?;

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
-use serde_json::{Value, json};
+use serde_json::Value;
 use srs_proxy_tests::counter::Counter;
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::nms::Nms;
 use srs_proxy_tests::proxy::{Proxy, Session};
 use srs_proxy_tests::raw::{Client, Origin};
 use srs_proxy_tests::strace::{self, Strace, Traced};
-use srs_proxy_tests::{ffmpeg, http, skip, story, wait};
+use srs_proxy_tests::{ffmpeg, heartbeat, skip, story, usage, wait};
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -28,7 +28,11 @@ fn rtmp_and_http_flv_of_ffmpeg_are_spliced_and_counted_to_the_byte() -> Result<(
         let Some(proxy) = followed(folder)? else { return Ok(()) };
         let origin = Nms::start(folder, "a")?;
         let at_origin = Counter::towards(origin.rtmp())?;
-        register(&proxy, at_origin.address().port(), origin.http().port())?;
+        let listeners = [
+            ("rtmp", at_origin.address().port().to_string()),
+            ("http", origin.http().port().to_string()),
+        ];
+        heartbeat::register(proxy.system_api(), "counted", &listeners)?;
         let media = ffmpeg::heavy(folder, "heavy.flv")?;
         let mut publisher = ffmpeg::publish_file(folder, "publisher", &media, &proxy.url("show"))?;
         wait::until_true("a publisher", SOON, || origin.has_publisher("show"))?;
@@ -120,7 +124,10 @@ fn a_large_segment_is_spliced_and_its_connection_serves_the_next_request() -> Re
             assert!(answer.body == media, "{name}: other bytes than the origin's");
             wait::until_true("it is back, and counted to the byte", SOON, || {
                 let session = session(&proxy, &spliced.id)?;
-                ensure!(session["requests"] == number && session["plane"] == SPLICED.0, "{session}");
+                ensure!(
+                    session["requests"] == number && session["plane"] == SPLICED.0,
+                    "{session}"
+                );
                 ensure!(session["bytes_to_client"] == way.to_client(), "{session}");
                 Ok(true)
             })?;
@@ -150,6 +157,22 @@ fn players_who_leave_at_once_leave_nothing_open() -> Result<()> {
     })
 }
 
+#[test]
+fn there_are_as_many_threads_as_were_asked_for() -> Result<()> {
+    for count in [1, 3] {
+        story(|folder| {
+            let said = count.to_string();
+            let variables = [("PROXY_TCP_ENGINE", "splice"), ("PROXY_TCP_THREADS", &*said)];
+            let proxy = Proxy::start(folder, &variables)?;
+            assert_eq!(proxy.stream_engine()?.threads, count);
+            let threads = usage::threads_called(proxy.process.id(), THREADS)?;
+            ensure!(threads.len() == count, "{threads:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 /// How the threads of the plane are called.
 const THREADS: &str = "splice-";
 
@@ -167,24 +190,13 @@ fn followed(folder: &Path) -> Result<Option<Proxy>> {
 /// A proxy whose engine is the fastest one; none, and a skipped test, if this host does not allow it.
 fn spliced(folder: &Path) -> Result<Option<Proxy>> {
     let proxy = Proxy::start(folder, &[("PROXY_TCP_ENGINE", "auto")])?;
-    let planes = proxy.get("/api/v1/planes")?;
-    let of_streams = |name| planes.pointer(&format!("/planes/streams/{name}"))?.as_str();
-    if let Some(reason) = of_streams("reason") {
-        skip(reason)?;
+    let engine = proxy.stream_engine()?;
+    if !engine.reason.is_empty() {
+        skip(&engine.reason)?;
         return Ok(None);
     }
-    assert_eq!(of_streams("engine"), Some(SPLICED.0));
+    assert_eq!(engine.word, SPLICED.0);
     Ok(Some(proxy))
-}
-
-fn register(proxy: &Proxy, rtmp: u16, http: u16) -> Result<()> {
-    let heartbeat = json!({
-        "ip": "127.0.0.1", "server": "counted", "service": "1", "pid": "1",
-        "rtmp": [rtmp.to_string()], "http": [http.to_string()],
-    });
-    let answer = http::post(proxy.system_api(), "/api/v1/srs/register", &heartbeat.to_string())?;
-    ensure!(answer.status == 200, "{}", answer.body);
-    Ok(())
 }
 
 fn session(proxy: &Proxy, id: &str) -> Result<Value> {

@@ -1,7 +1,6 @@
 //! What the options of sockets bound, by each engine: bytes held for a player that stops reading, and
 //! the rate of a session.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::thread;
@@ -9,13 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use nix::unistd::Uid;
-use serde_json::Value;
 use srs_proxy_tests::netns::Namespace;
-use srs_proxy_tests::proxy::Proxy;
+use srs_proxy_tests::proxy::{Proxy, StreamEngine};
 use srs_proxy_tests::rtmp::{Client, Feed, Origin, Script};
+use srs_proxy_tests::ss::{self, Bytes};
 use srs_proxy_tests::{skip, story, wait};
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// `PROXY_STALL_TIMEOUT` of a stalled player.
 const STALL: Duration = Duration::from_secs(4);
@@ -26,41 +23,36 @@ const HELD: u64 = 2 << 20;
 /// `PROXY_TCP_MAX_RATE` as bytes per second.
 const RATE: f64 = 16e6 / 8.0;
 
-#[test]
-fn a_player_that_stops_reading_costs_so_much_memory_and_ends_as_stalled_by_uring() -> Result<()> {
-    a_stalled_player("uring", "uring-splice")
+/// Makes a test of each story for each `PROXY_TCP_ENGINE`, as `uring::story`.
+macro_rules! by_every_engine {
+    ($($story:ident),+ $(,)?) => {
+        by_every_engine!(@ uring "uring-splice" $($story)+);
+        by_every_engine!(@ splice "splice" $($story)+);
+        by_every_engine!(@ relay "relay" $($story)+);
+    };
+    (@ $setting:ident $engine:literal $($story:ident)+) => {
+        mod $setting {
+            $(#[test]
+            fn $story() -> anyhow::Result<()> {
+                super::$story(stringify!($setting), $engine)
+            })+
+        }
+    };
 }
 
-#[test]
-fn a_player_that_stops_reading_costs_so_much_memory_and_ends_as_stalled_by_splice() -> Result<()> {
-    a_stalled_player("splice", "splice")
+by_every_engine! {
+    a_player_that_stops_reading_costs_so_much_memory_and_ends_as_stalled,
+    a_session_keeps_to_its_rate_both_ways,
 }
 
-#[test]
-fn a_player_that_stops_reading_costs_so_much_memory_and_ends_as_stalled_by_the_relay() -> Result<()>
-{
-    a_stalled_player("relay", "relay")
-}
-
-#[test]
-fn a_session_keeps_to_its_rate_both_ways_by_uring() -> Result<()> {
-    a_rate("uring", "uring-splice")
-}
-
-#[test]
-fn a_session_keeps_to_its_rate_both_ways_by_splice() -> Result<()> {
-    a_rate("splice", "splice")
-}
-
-#[test]
-fn a_session_keeps_to_its_rate_both_ways_by_the_relay() -> Result<()> {
-    a_rate("relay", "relay")
-}
-
-fn a_stalled_player(engine: &str, plane: &str) -> Result<()> {
+fn a_player_that_stops_reading_costs_so_much_memory_and_ends_as_stalled(
+    setting: &str,
+    engine: &str,
+) -> Result<()> {
     with_host(|folder, host| {
         let stall = format!("{}s", STALL.as_secs());
-        let proxy = start(host, folder, &[("PROXY_STALL_TIMEOUT", &stall)], engine)?;
+        let variables = [("PROXY_STALL_TIMEOUT", &*stall)];
+        let Some(proxy) = start(host, folder, variables, setting, engine)? else { return Ok(()) };
         host.within(|| {
             // The first stream goes to the only origin, the next one to the one without a stream.
             let bulk = Origin::start(Script::Serve(Feed::Bulk))?;
@@ -68,17 +60,15 @@ fn a_stalled_player(engine: &str, plane: &str) -> Result<()> {
             let mut player = Client::play(proxy.rtmp(), "stalled")?;
             // A session is handed over when its first bytes are taken.
             player.read_bytes(1_000_000)?;
-            if !is_carried_by(&proxy, "stalled", plane)? {
-                return Ok(());
-            }
+            proxy.must_carry("stalled", engine)?;
             let paced = Origin::start(Script::Serve(Feed::Paced(2_000_000)))?;
             paced.register_at(proxy.system_api(), "paced")?;
             let mut other = Client::play(proxy.rtmp(), "other")?;
 
             let others = thread::spawn(move || other.watch(Instant::now() + STALL * 2));
 
-            let (held, ended_after) = held_until_it_stalls(host, &proxy, bulk.address(), &player)?;
-            println!("{plane}: {held} bytes held, ended after {ended_after:?}");
+            let (held, ended_after) = held_until_it_stalls(&proxy, bulk.address(), &player)?;
+            println!("{engine}: {held} bytes held, ended after {ended_after:?}");
             ensure!(held <= HELD, "{held} bytes were held");
             ensure!(held > HELD / 8, "{held} bytes are none that were measured");
             ensure!(ended_after >= STALL.mul_f64(0.9), "it ended after {ended_after:?}");
@@ -94,7 +84,6 @@ fn a_stalled_player(engine: &str, plane: &str) -> Result<()> {
 /// The most that the proxy held for a player while nothing moved, and the time from there until the
 /// session ended.
 fn held_until_it_stalls(
-    host: &Namespace,
     proxy: &Proxy,
     origin: SocketAddr,
     player: &Client,
@@ -105,8 +94,8 @@ fn held_until_it_stalls(
         if proxy.ends("stalled")? > 0 {
             return Ok(true);
         }
-        let left_origin = count(host, origin, "bytes_acked")?;
-        let reached_player = count(host, player, "bytes_received")?;
+        let left_origin = bytes_of(origin)?.acknowledged;
+        let reached_player = bytes_of(player)?.received;
         // While bytes move, the two are not of the same moment.
         if (left_origin, reached_player) == last {
             most = most.max(left_origin.saturating_sub(reached_player));
@@ -119,18 +108,17 @@ fn held_until_it_stalls(
     Ok((most, since.elapsed()))
 }
 
-/// A counter of the one connection from this address.
-fn count(host: &Namespace, from: SocketAddr, counter: &str) -> Result<u64> {
-    let said = host.run("ss", &format!("-tinOH state established src {from}"))?;
-    let fields: HashMap<_, _> =
-        said.split_whitespace().filter_map(|field| field.split_once(':')).collect();
-    let count = fields.get(counter).with_context(|| format!("no {counter} in {said:?}"))?;
-    Ok(count.parse()?)
+/// What the one connection from this address has counted.
+fn bytes_of(address: SocketAddr) -> Result<Bytes> {
+    let connections = ss::connections(&format!("src {address}"))?;
+    ensure!(connections.len() == 1, "{connections:?}");
+    connections.into_values().next().context("no connection")
 }
 
-fn a_rate(engine: &str, plane: &str) -> Result<()> {
+fn a_session_keeps_to_its_rate_both_ways(setting: &str, engine: &str) -> Result<()> {
     with_host(|folder, host| {
-        let proxy = start(host, folder, &[("PROXY_TCP_MAX_RATE", "16mbit")], engine)?;
+        let variables = [("PROXY_TCP_MAX_RATE", "16mbit")];
+        let Some(proxy) = start(host, folder, variables, setting, engine)? else { return Ok(()) };
         host.within(|| {
             let origin = Origin::start(Script::Serve(Feed::Bulk))?;
             origin.register_at(proxy.system_api(), "origin")?;
@@ -160,12 +148,10 @@ fn a_rate(engine: &str, plane: &str) -> Result<()> {
             // What a connection may send at once at its beginning.
             read_for(Duration::from_secs(1))?;
             for stream in ["down", "up"] {
-                if !is_carried_by(&proxy, stream, plane)? {
-                    return Ok(());
-                }
+                proxy.must_carry(stream, engine)?;
             }
             let rates = read_for(Duration::from_secs(4))?;
-            println!("{plane}: {rates:?} of the rate, to the player and from the publisher");
+            println!("{engine}: {rates:?} of the rate, to the player and from the publisher");
             drop(proxy);
             publishing.join().ok().context("the publisher has panicked")?;
             for rate in rates {
@@ -189,30 +175,19 @@ fn with_host(act: impl FnOnce(&Path, &Namespace) -> Result<()>) -> Result<()> {
     })
 }
 
+/// A proxy of this engine; none, and a skipped test, where the system has no such engine.
 fn start(
     host: &Namespace,
     folder: &Path,
-    variables: &[(&str, &str)],
+    variables: [(&str, &str); 1],
+    setting: &str,
     engine: &str,
-) -> Result<Proxy> {
-    let variables = [variables, &[("PROXY_TCP_ENGINE", engine)]].concat();
-    Proxy::start_in(host, Ipv4Addr::LOCALHOST.into(), folder, &variables)
-}
-
-/// Waits until a session is carried by this engine; false, and skipped, where the system has none.
-fn is_carried_by(proxy: &Proxy, stream: &str, plane: &str) -> Result<bool> {
-    let planes = proxy.get("/api/v1/planes")?;
-    let streams = planes.pointer("/planes/streams").context("no streams among the planes")?;
-    let engine = streams.get("engine").and_then(Value::as_str).context("no engine of streams")?;
-    if engine != plane {
-        skip(&format!("no {plane} here: {streams}"))?;
-        return Ok(false);
+) -> Result<Option<Proxy>> {
+    let variables = [variables, [("PROXY_TCP_ENGINE", setting)]].concat();
+    let proxy = Proxy::start_in(host, Ipv4Addr::LOCALHOST.into(), folder, &variables)?;
+    let StreamEngine { word, reason, .. } = proxy.stream_engine()?;
+    if word == engine {
+        return Ok(Some(proxy));
     }
-    wait::until_true(&format!("{stream} is carried by {plane}"), SOON, || {
-        let sessions = proxy.media_of(stream)?;
-        let carried = sessions.iter().any(|session| session.plane == plane);
-        ensure!(carried, "{sessions:?}");
-        Ok(true)
-    })?;
-    Ok(true)
+    skip(&format!("no {engine} here: {reason}")).map(|()| None)
 }

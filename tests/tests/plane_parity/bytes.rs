@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use crc32fast::Hasher;
-use srs_proxy::plane::{Closed, Flow, Leg, Outbox, StreamEngine};
+use srs_proxy::plane::{Closed, Flow, Leg, Outbox, StreamEngine, ThreadView};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::stage::{Company, Dice, SOON, Session, Stage, Terms, media, must_receive};
+use crate::session::{Session, Terms};
+use crate::stage::{Company, Stage};
+use crate::traffic::{Dice, SOON, eventually, media, must_receive};
 
 pub(crate) const COMPANY: Company = Company::Others;
 
@@ -110,7 +112,7 @@ pub(crate) async fn a_slow_reader_gets_all(stage: &Stage) -> Result<()> {
         last = counted;
     }
     sending.await??;
-    crate::stage::counted(&meter, Leg::Client, LENGTH).await
+    crate::session::counted(&meter, Leg::Client, LENGTH).await
 }
 
 pub(crate) async fn each_byte_of_a_slow_writer_goes_on_at_once(stage: &Stage) -> Result<()> {
@@ -124,16 +126,34 @@ pub(crate) async fn each_byte_of_a_slow_writer_goes_on_at_once(stage: &Stage) ->
             session.must_count(leg.other(), round).await?;
         }
     }
+    ensure!(copied(stage, 600).await? == 600, "{:?}", stage.plane.view());
     // The first small piece behind bulk is not kept either.
     let much = media(3, 1 << 20);
     let (client, origin) = session.ends(Leg::Client);
     let (sent, received) = tokio::join!(origin.write_all(&much), must_receive(client, &much));
     sent.map_err(Into::into).and(received)?;
+    let before = copied(stage, 600 + (1 << 20)).await?;
     for _ in 0..100 {
         origin.write_all(&[8]).await?;
         must_receive(client, &[8]).await?;
     }
-    session.must_count(Leg::Client, 300 + (1 << 20) + 100).await
+    session.must_count(Leg::Client, 300 + (1 << 20) + 100).await?;
+    let copied = copied(stage, 600 + (1 << 20) + 100).await? - before;
+    ensure!(copied > 80, "of 100 small pieces {copied} were copied");
+    Ok(())
+}
+
+/// How many of so many bytes in all were copied, once they are counted. The relay copies them all.
+async fn copied(stage: &Stage, all: u64) -> Result<u64> {
+    if stage.engine == StreamEngine::Relay {
+        return Ok(all);
+    }
+    let of = |count: fn(&ThreadView) -> u64| -> u64 {
+        stage.plane.view().threads.iter().map(count).sum()
+    };
+    let is_counted = || of(|it| it.spliced_bytes + it.copied_bytes) == all;
+    eventually(&format!("{all} bytes are counted"), is_counted).await?;
+    Ok(of(|it| it.copied_bytes))
 }
 
 /// Sends so many bytes as fast as they go, and then its end; their hash.

@@ -6,8 +6,10 @@ mod ends;
 mod exactly;
 mod host;
 mod many;
+mod session;
 mod stage;
 mod to_client;
+mod traffic;
 
 /// Makes a test of each scenario for each engine, as `splice::ends::scenario`. A scenario is a
 /// function of a [`stage::Stage`]; those that count what the process has are played alone.

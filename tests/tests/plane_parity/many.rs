@@ -1,6 +1,5 @@
 //! Many sessions, what each thread has of them, and what is left when they are gone.
 
-use std::fs;
 use std::process;
 
 use anyhow::{Context, Result, ensure};
@@ -9,9 +8,9 @@ use srs_proxy_tests::usage;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 
-use crate::stage::{
-    self, Company, Session, Stage, Terms, eventually, media, must_receive, must_receive_all,
-};
+use crate::session::{Session, Terms};
+use crate::stage::{self, Company, Stage};
+use crate::traffic::{self, eventually, media, must_receive, must_receive_all};
 
 pub(crate) const COMPANY: Company = Company::Nobody;
 
@@ -30,29 +29,62 @@ pub(crate) async fn two_thousand_are_counted_to_the_byte(stage: &Stage) -> Resul
         // Each has bytes of its own.
         let up = up.get(number..).context("bytes")?.to_vec();
         let down = down.get(number * 100..).context("bytes")?.to_vec();
-        playing.spawn(exchange(session, up, down));
+        playing.spawn(talk(session, up, down));
     }
+    let mut talked = Vec::new();
     while let Some(played) = playing.join_next().await {
-        played??;
+        talked.push(played??);
+    }
+    must_have_few_pipes(&stage.plane).await?;
+    let mut parting: JoinSet<_> = talked.into_iter().map(part).collect();
+    while let Some(parted) = parting.join_next().await {
+        parted??;
     }
     must_be_left(&stage.plane, before).await
 }
 
-/// A whole session, in which what is counted is what arrives.
-async fn exchange(mut session: Session, up: Vec<u8>, down: Vec<u8>) -> Result<()> {
+/// Fails unless sessions that are silent have given their pipes back.
+async fn must_have_few_pipes(plane: &StreamPlane) -> Result<()> {
+    /// Pipes that a thread keeps for use.
+    const SPARE: usize = 2 * 64;
+    let threads = || plane.view().threads;
+    let are_few = || threads().iter().all(|thread| thread.pipes <= SPARE);
+    eventually("silent sessions hold no pipe", are_few)
+        .await
+        .with_context(|| format!("{:?}", threads()))?;
+    let is_spliced = threads().iter().all(|thread| thread.pipes > 0 && thread.spliced_bytes > 0);
+    ensure!(is_spliced, "there never was a pipe: {:?}", threads());
+    Ok(())
+}
+
+/// A whole session.
+async fn exchange(session: Session, up: Vec<u8>, down: Vec<u8>) -> Result<()> {
+    part(talk(session, up, down).await?).await
+}
+
+/// A session in which all has come, and how much it was to the origin and to the client.
+type Talked = (Session, [usize; 2]);
+
+async fn talk(mut session: Session, up: Vec<u8>, down: Vec<u8>) -> Result<Talked> {
     let Session { client, origin, .. } = &mut session;
     client.write_all(&up).await?;
     let (sent, received) = tokio::join!(origin.write_all(&down), must_receive(client, &down));
     received?;
     sent?;
     must_receive(origin, &up).await?;
+    Ok((session, [up.len(), down.len()]))
+}
+
+/// Its end, and that what is counted is what has come.
+async fn part((mut session, [up, down]): Talked) -> Result<()> {
+    let Session { client, origin, .. } = &mut session;
     origin.shutdown().await?;
     must_receive_all(client, &[]).await?;
     client.shutdown().await?;
     must_receive_all(origin, &[]).await?;
     session.must_end(Closed::InOrder(Leg::Origin)).await?;
-    session.must_count(Leg::Origin, up.len()).await?;
-    session.must_count(Leg::Client, down.len()).await
+    session.must_count(Leg::Origin, up).await?;
+    session.must_count(Leg::Client, down).await
 }
 
 pub(crate) async fn each_thread_has_its_share(stage: &Stage) -> Result<()> {
@@ -116,7 +148,7 @@ pub(crate) async fn a_session_that_nobody_waits_for_leaves_nothing(stage: &Stage
         let mut busy = stage.session(flow).await?;
         // Nobody reads: there are bytes on their way.
         let piece = media(1, 1 << 20);
-        while tokio::time::timeout(stage::PAUSE, busy.origin.write_all(&piece)).await.is_ok() {}
+        while tokio::time::timeout(traffic::PAUSE, busy.origin.write_all(&piece)).await.is_ok() {}
         for session in [&silent, &busy] {
             session.carrying.leave();
         }
@@ -132,7 +164,8 @@ async fn must_be_closed(session: &mut Session) -> Result<()> {
     use tokio::io::AsyncReadExt;
     for leg in Leg::ALL {
         let mut rest = Vec::new();
-        let end = tokio::time::timeout(stage::SOON, session.far(leg).read_to_end(&mut rest)).await;
+        let end =
+            tokio::time::timeout(traffic::SOON, session.far(leg).read_to_end(&mut rest)).await;
         let _end_or_reset = end.with_context(|| format!("{leg:?} is not closed"))?;
     }
     Ok(())
@@ -183,12 +216,7 @@ async fn must_be_left(plane: &StreamPlane, before: usize) -> Result<()> {
     waited.with_context(|| format!("{:?} descriptors, {before} before", descriptors(plane)))
 }
 
-/// Threads of planes.
+/// How many threads planes have.
 fn threads() -> Result<usize> {
-    let mut count = 0;
-    for task in fs::read_dir("/proc/self/task")? {
-        let name = fs::read_to_string(task?.path().join("comm")).unwrap_or_default();
-        count += usize::from(name.starts_with("splice-"));
-    }
-    Ok(count)
+    Ok(usage::threads_called(process::id(), "splice-")?.len())
 }

@@ -4,9 +4,9 @@ use anyhow::{Result, ensure};
 use srs_proxy::plane::{Closed, Flow, Leg, Outbox};
 use tokio::io::AsyncWriteExt;
 
-use crate::stage::{
-    Company, Session, Stage, Terms, media, must_receive, must_receive_all, send_all,
-};
+use crate::session::{Session, Terms};
+use crate::stage::{Company, Stage};
+use crate::traffic::{media, must_receive, must_receive_all, send_all};
 
 pub(crate) const COMPANY: Company = Company::Others;
 

@@ -89,12 +89,57 @@ const RECEIVE_LOCKED: usize = 2;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::num::NonZeroU64;
 
+    use nix::getsockopt_impl;
+    use nix::sys::socket::getsockopt;
     use socket2::SockRef;
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    sockopt_impl!(
+        /// What [`MaxPacingRate`] has set.
+        PacingRate,
+        GetOnly,
+        libc::SOL_SOCKET,
+        libc::SO_MAX_PACING_RATE,
+        libc::c_ulong
+    );
+
+    /// Both ends of a connection.
+    async fn connection(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let near = TcpStream::connect(listener.local_addr().unwrap());
+        let (near, far) = tokio::join!(near, listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn each_option_is_set() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, _far) = connection(&listener).await;
+        let (stall, held) = (Duration::from_secs(30), 2 << 20);
+        let max_rate = NonZeroU64::new(16_000_000);
+        MediaOptions { stall, held, max_rate }.set(&near);
+        let socket = SockRef::from(&near);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_mins(1));
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_mins(1)));
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 128 << 10);
+        assert_eq!(getsockopt(&near, PacingRate).unwrap(), 2_000_000);
+    }
+
+    #[tokio::test]
+    async fn a_session_without_a_rate_is_not_held_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, _far) = connection(&listener).await;
+        let (stall, held) = (Duration::from_secs(30), 2 << 20);
+        MediaOptions { stall, held, max_rate: None }.set(&near);
+        assert_eq!(getsockopt(&near, PacingRate).unwrap(), libc::c_ulong::MAX);
+    }
 
     #[tokio::test]
     async fn a_receive_buffer_is_as_large_as_is_wanted_whatever_has_come_before() {
@@ -103,9 +148,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         for held in [MediaOptions::LEAST_HELD, 2 << 20, 16 << 20] {
             for early in [0, 1, 600, 1537, 20_000] {
-                let near = TcpStream::connect(listener.local_addr().unwrap());
-                let (near, far) = tokio::join!(near, listener.accept());
-                let (mut near, (far, _)) = (near.unwrap(), far.unwrap());
+                let (mut near, far) = connection(&listener).await;
                 near.write_all(&vec![0; early]).await.unwrap();
                 if early > 0 {
                     far.readable().await.unwrap();

@@ -27,6 +27,10 @@ use crate::plane::{Closed, Leg, Meter, Outbox, StreamPair};
 /// Bytes of one read: large enough that system calls do not count, small enough for the cache.
 const READ: usize = 64 * 1024;
 
+/// Bytes that may wait for a leg that is read: what a filter answers to it, or what a thread's pipes held
+/// for it when the session came back from there.
+const MOST_ANSWERS: usize = 512 * 1024;
+
 /// How often a session whose bytes wait is asked whether its legs still live.
 const PROBE: Duration = LAST_LOOKS;
 
@@ -287,12 +291,11 @@ impl<F: Filter> Relay<'_, F> {
     fn may_read(&self, from: Leg) -> bool {
         let out = &self.pair.out;
         let is_over = self.ending.as_ref().is_some_and(|e| e.leg != from || !e.read_on);
-        // While bytes wait for the other leg, reading more would only fill memory. What waits
-        // for this one are the filter's answers to what it sent.
+        // While bytes wait for the other leg, reading more would only fill memory.
         !is_over
             && !self.is_silent(from)
             && out.waiting_for(from.other()) == 0
-            && out.waiting_for(from) <= READ
+            && out.waiting_for(from) <= MOST_ANSWERS
             && self.filter.room(from) > 0
     }
 

@@ -89,3 +89,6 @@ impl Splice {
 pub fn pipe_bytes() -> usize {
     Budget::of_host().bytes()
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,3 +204,6 @@ const LARGE: usize = 64;
 
 /// Pipes of each size that are kept for use.
 const SPARE: usize = 64;
+
+#[cfg(test)]
+pub(super) mod tests;

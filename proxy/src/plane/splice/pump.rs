@@ -240,3 +240,6 @@ impl Pump {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,3 +92,6 @@ impl Side {
 fn is_blocked(result: &io::Result<usize>) -> bool {
     result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
+
+#[cfg(test)]
+pub(super) mod tests;

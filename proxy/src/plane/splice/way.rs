@@ -301,3 +301,6 @@ const IN_A_ROW: u8 = 8;
 
 /// How often a way takes from its source before others have their turn.
 const ROUNDS: usize = 8;
+
+#[cfg(test)]
+mod tests;

@@ -307,3 +307,6 @@ const GENERATIONS: u32 = u32::MAX >> 1;
 
 /// The inbox's token.
 const BELL: Token = Token(u64::MAX - 1);
+
+#[cfg(test)]
+mod tests;
