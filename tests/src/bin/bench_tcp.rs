@@ -98,7 +98,7 @@ const STILL: &[Case<Load>] = &[
                 second",
         load: Load { feed: Feed::Bulk, reading: Reading::Stalled, ..PLAIN },
         clients: 32,
-        tables: &[&[Column::MostHeld, Column::Memory, Column::AddedSlab]],
+        tables: &[&[Column::MostHeld, Column::Memory]],
         aims: &[ours(Column::MostHeld, Limit::AtMost(2048.0))],
     },
 ];
