@@ -34,8 +34,8 @@ fn set_receive_buffer(socket: &Socket, bytes: usize) -> nix::Result<()> {
     // The kernel doubles it, for what it needs itself: socket(7).
     let asked = bytes / 2;
     let mut mark = asked;
-    // How much room a mark makes depends on the packets that have come by now: the first time tells.
-    for _ in 0..2 {
+    // How much room a mark makes depends on the packets that have come by now: each time tells better.
+    for _ in 0..4 {
         let _bounded = socket.set_recv_buffer_size(asked);
         if given(socket) >= asked * 2 {
             break;
@@ -44,7 +44,11 @@ fn set_receive_buffer(socket: &Socket, bytes: usize) -> nix::Result<()> {
         setsockopt(socket, ReceiveLowWater, &mark)?;
         setsockopt(socket, ReceiveLowWater, &1)?;
         setsockopt(socket, BufferLock, &RECEIVE_LOCKED)?;
-        mark = mark.saturating_mul(bytes) / given(socket).max(1);
+        let given = given(socket);
+        if given.abs_diff(bytes) <= bytes / 16 {
+            break;
+        }
+        mark = mark.saturating_mul(bytes) / given.max(1);
     }
     Ok(())
 }
@@ -128,7 +132,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_mins(1));
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_mins(1)));
-        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 128 << 10);
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), 512 << 10);
         assert_eq!(getsockopt(&near, PacingRate).unwrap(), 2_000_000);
     }
 
