@@ -8,13 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::Value;
 use srs_proxy_tests::bench::tcp::{Feed, Load, Opener, Origin, Reading};
 use srs_proxy_tests::bench::{
     self, Aim, Bench, Case, Client, Column, Contender, Limit, Relay, Scene,
 };
 use srs_proxy_tests::proxy::Proxy;
-use srs_proxy_tests::{process, rtmp, usage, wait};
+use srs_proxy_tests::{process, rtmp, usage};
 
 fn main() -> Result<()> {
     // Both ends of thousands of sessions; relays have the same limit.
@@ -191,15 +190,12 @@ fn srs_proxy(folder: &Path, origin: &Origin, setting: &str, engine: &str) -> Res
         ("PROXY_MAX_SESSIONS_PER_CLIENT", "10000"),
     ];
     let proxy = Proxy::start(folder, &variables)?;
-    let planes = proxy.get("/api/v1/planes")?;
-    let chosen = planes.pointer("/planes/streams/engine").and_then(Value::as_str);
-    ensure!(chosen == Some(engine), "PROXY_TCP_ENGINE={setting} came to {chosen:?}: {planes}");
+    let chosen = proxy.stream_engine()?;
+    ensure!(chosen.word == engine, "PROXY_TCP_ENGINE={setting} came to {chosen:?}");
     origin.register_at(proxy.system_api(), "bench")?;
     let address = proxy.rtmp();
     let _session = rtmp::Client::play(address, "engine")?;
-    wait::until_true(&format!("a session by {engine}"), Duration::from_secs(5), || {
-        Ok(proxy.sessions_of("engine")?.iter().any(|session| session.plane == engine))
-    })?;
+    proxy.must_carry("engine", engine)?;
     Ok(Relay::new(proxy.process, address))
 }
 

@@ -289,7 +289,7 @@ fn is_passing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
-/// Bytes below which a copy costs no more than a splice: see docs/data-plane.md for the figures.
+/// Bytes below which a copy costs no more than a splice: docs/data-plane.md, "Choices", has the figures.
 const SMALL: usize = 8 * 1024;
 
 /// Bytes of one copy where there is no pipe.
