@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -115,7 +115,7 @@ pub async fn accept(
 pub fn acknowledge_now(socket: &TcpStream) {
     #[cfg(target_os = "linux")]
     {
-        let _delayed = SockRef::from(socket).set_tcp_quickack(true);
+        let _delayed = socket2::SockRef::from(socket).set_tcp_quickack(true);
     }
     #[cfg(not(target_os = "linux"))]
     let _ = socket;
