@@ -16,7 +16,7 @@ pub(super) fn examine(settings: &Tcp) -> Vec<Finding> {
     let ring = started(TcpEngine::Uring, Some(1));
     let threads = settings.threads.unwrap_or_else(|| available_parallelism().map_or(1, Into::into));
     let limit = fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").unwrap_or_default();
-    let StreamsView { engine, reason, threads: running } =
+    let StreamsView { engine, reason, threads: running, .. } =
         started(settings.engine, settings.threads);
     vec![
         io_uring(ring.reason),

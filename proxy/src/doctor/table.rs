@@ -71,9 +71,9 @@ pub(super) fn report(findings: &[Finding]) -> Report {
     }
     let works = findings.iter().all(|finding| finding.verdict != Verdict::Bad);
     text.push_str(if works {
-        "\nMedia can be forwarded in the kernel.\n"
+        "\nMedia of WebRTC and SRT can be forwarded in the kernel.\n"
     } else {
-        "\nMedia cannot be forwarded in the kernel; the relay in userspace carries it.\n"
+        "\nMedia of WebRTC and SRT cannot be forwarded in the kernel; the relay in userspace carries it.\n"
     });
     Report { text, works }
 }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn one_thing_that_is_bad_is_enough() {
         let fine = [finding(Verdict::Good, "kernel"), finding(Verdict::Note, "JIT")];
-        let text = "ok  kernel  so\n-   JIT     so\n\nMedia can be forwarded in the kernel.\n";
+        let text = "ok  kernel  so\n-   JIT     so\n\nMedia of WebRTC and SRT can be forwarded in the kernel.\n";
         let found = report(&fine);
         assert_eq!((found.text.as_str(), found.works), (text, true));
         let found = report(&[finding(Verdict::Good, "kernel"), Finding::no("object", "none")]);

@@ -14,7 +14,7 @@ use proxy_ebpf::Reason;
 
 use crate::origin::Balancer;
 use crate::plane::kernel::{Kernel, KernelView};
-use crate::plane::{Leg, StreamEngine, StreamPlane, StreamsView, ThreadView};
+use crate::plane::{Leg, StreamEngine, StreamPlane, StreamsView};
 use crate::session::flow::{Dropped, Drops};
 use crate::session::http::{Counts as HttpCounts, StatusClass};
 use crate::session::{End, Protocol, Role, Sessions};
@@ -134,7 +134,7 @@ const STREAM_SESSIONS: Family = Family {
     name: "srs_proxy_stream_sessions",
     labels: &["engine"],
     counter: false,
-    help: "Live sessions of RTMP and HTTP by what carries them now",
+    help: "Live sessions of RTMP and HTTP by what carries them, or between two requests has carried them last",
 };
 const STREAM_ENGINE: Family = Family {
     name: "srs_proxy_stream_engine",
@@ -223,15 +223,11 @@ impl Collector for Snapshot {
         write(&mut encoder, KERNEL_INTERFACES, interfaces)?;
         let engines = StreamEngine::ALL.map(|engine| [engine.as_str(), ""]);
         write(&mut encoder, STREAM_SESSIONS, engines.into_iter().zip(totals.streams))?;
-        let StreamsView { engine, threads, .. } = self.streams.view();
-        let sum = |of: fn(&ThreadView) -> u64| threads.iter().map(of).sum();
+        let StreamsView { engine, threads, spliced_bytes, copied_bytes, .. } = self.streams.view();
         let engines = engines.map(|labels @ [name, _]| (labels, u64::from(name == engine)));
         write(&mut encoder, STREAM_ENGINE, engines)?;
-        write(&mut encoder, STREAM_THREADS, [(["", ""], sum(|_| 1))])?;
-        let bytes = [
-            (["splice", ""], sum(|thread| thread.spliced_bytes)),
-            (["copy", ""], sum(|thread| thread.copied_bytes)),
-        ];
+        write(&mut encoder, STREAM_THREADS, [(["", ""], threads.len() as u64)])?;
+        let bytes = [(["splice", ""], spliced_bytes), (["copy", ""], copied_bytes)];
         write(&mut encoder, STREAM_BYTES, bytes)?;
         let counts = self.balancer.counts(Instant::now());
         let states = [("up", counts.up), ("down", counts.down)];

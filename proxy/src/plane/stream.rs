@@ -102,7 +102,11 @@ pub struct StreamsView {
     /// Why it is not the fastest one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The threads of the engine; the relay has none of its own.
+    /// Bytes that went by a pipe since the start, those of threads that have failed included.
+    pub spliced_bytes: u64,
+    /// The same that threads have copied.
+    pub copied_bytes: u64,
+    /// The living threads of the engine; the relay has none of its own.
     pub threads: Vec<ThreadView>,
 }
 
@@ -156,7 +160,7 @@ impl StreamPlane {
 
     /// Says in the log what carries streams.
     pub fn introduce(&self) {
-        let StreamsView { engine, reason, threads } = self.view();
+        let StreamsView { engine, reason, threads, .. } = self.view();
         let threads = Some(threads.len()).filter(|&count| count > 0);
         info!(engine, reason, threads, "streams");
     }
@@ -164,13 +168,17 @@ impl StreamPlane {
     /// What there is.
     pub fn view(&self) -> StreamsView {
         let Inner { engine, why, splice } = &*self.0;
-        let (threads, failed) = splice.as_ref().map(Splice::view).unwrap_or_default();
-        let failure = (failed > 0).then(|| format!("{failed} of its threads have failed"));
+        let [threads, failed] = splice.as_ref().map(Splice::view).unwrap_or_default();
+        let failure =
+            (!failed.is_empty()).then(|| format!("{} of its threads have failed", failed.len()));
+        let sum = |bytes: fn(&ThreadView) -> u64| threads.iter().chain(&failed).map(bytes).sum();
         let engine =
             if splice.is_some() && threads.is_empty() { StreamEngine::Relay } else { *engine };
         StreamsView {
             engine: engine.as_str(),
             reason: failure.or_else(|| why.as_ref().map(ToString::to_string)),
+            spliced_bytes: sum(|thread| thread.spliced_bytes),
+            copied_bytes: sum(|thread| thread.copied_bytes),
             threads,
         }
     }
@@ -191,6 +199,7 @@ impl StreamPlane {
         let Inner { engine, why, splice } = &*self.0;
         let boarded = match splice.as_ref().map(Splice::reserve) {
             Some(Ok(place)) => {
+                debug!(engine = engine.as_str(), "carried by a thread");
                 tell(StreamStanding::now(*engine, why.clone()));
                 Ok(place.take(pair, flow, patience, meter))
             }

@@ -27,10 +27,6 @@ use crate::plane::{Closed, Leg, Meter, Outbox, StreamPair};
 /// Bytes of one read: large enough that system calls do not count, small enough for the cache.
 const READ: usize = 64 * 1024;
 
-/// Bytes that may wait for a leg that is read: what a filter answers to it, or what a thread's pipes held
-/// for it when the session came back from there.
-const MOST_ANSWERS: usize = 512 * 1024;
-
 /// How often a session whose bytes wait is asked whether its legs still live.
 const PROBE: Duration = LAST_LOOKS;
 
@@ -126,8 +122,19 @@ pub async fn carry<F: Filter>(
     patience: Patience,
     meter: &Meter,
 ) -> Exit<F::Turn, F::Fault> {
-    let mut relay =
-        Relay { pair, filter, meter, silent: [false; 2], half: None, ending: None, probe: None };
+    // A pair that comes back from a thread may have more than one read waiting.
+    let most_answers = pair.out.waiting().into_iter().fold(READ, usize::max);
+    let mut relay = Relay {
+        pair,
+        filter,
+        meter,
+        most_answers,
+        silent: [false; 2],
+        half: None,
+        ending: None,
+        is_cut: false,
+        probe: None,
+    };
     let mut watch = Watch::new(patience, meter, Instant::now());
     loop {
         tokio::select! {
@@ -145,11 +152,15 @@ struct Relay<'a, F> {
     pair: &'a mut StreamPair,
     filter: &'a mut F,
     meter: &'a Meter,
+    /// Bytes that may wait for a leg that is read: the filter's answers to what it has sent.
+    most_answers: usize,
     /// Which legs will send no more, and still listen.
     silent: [bool; Leg::ALL.len()],
     /// Such an end is passed on.
     half: Option<Half>,
     ending: Option<Ending>,
+    /// Something that was read goes nowhere.
+    is_cut: bool,
     /// Runs only while bytes wait.
     probe: Option<Pin<Box<Sleep>>>,
 }
@@ -180,7 +191,8 @@ impl<F: Filter> Relay<'_, F> {
                 moved |= self.flush(cx, to);
             }
             self.pass_on_ends();
-            if self.filter.is_complete()
+            if !self.is_cut
+                && self.filter.is_complete()
                 && let Some(turn) = self.filter.turn(&self.pair.out)
             {
                 return Poll::Ready(Exit::Turn(turn));
@@ -213,7 +225,7 @@ impl<F: Filter> Relay<'_, F> {
     fn flush(&mut self, cx: &mut Context<'_>, to: Leg) -> bool {
         if self.ending.as_ref().is_some_and(|ending| ending.leg == to) {
             // It takes no more.
-            self.pair.out.towards(to).clear();
+            self.cut(to);
             return false;
         }
         let (socket, out) = self.pair.leg(to);
@@ -242,6 +254,13 @@ impl<F: Filter> Relay<'_, F> {
         failed || written > 0
     }
 
+    /// What waits for a leg goes nowhere.
+    fn cut(&mut self, leg: Leg) {
+        let out = self.pair.out.towards(leg);
+        self.is_cut |= !out.is_empty();
+        out.clear();
+    }
+
     /// Notes that a leg ends. The first one to end is the reason; if the other goes as well,
     /// nobody is left to write to.
     fn end(&mut self, leg: Leg, closed: Closed, read_on: bool) {
@@ -255,7 +274,7 @@ impl<F: Filter> Relay<'_, F> {
             Some(ending) if ending.leg == leg => ending.read_on = false,
             Some(ending) => {
                 ending.read_on = false;
-                self.pair.out.towards(leg).clear();
+                self.cut(leg);
             }
         }
     }
@@ -295,7 +314,7 @@ impl<F: Filter> Relay<'_, F> {
         !is_over
             && !self.is_silent(from)
             && out.waiting_for(from.other()) == 0
-            && out.waiting_for(from) <= MOST_ANSWERS
+            && out.waiting_for(from) <= self.most_answers
             && self.filter.room(from) > 0
     }
 
@@ -369,7 +388,8 @@ impl<F: Filter> Relay<'_, F> {
                 let is_late = ending.still.lasts(self.meter, now) >= LAST_WORDS;
                 if is_late && matches!(ending.closed, Closed::Lost(_)) {
                     ending.read_on = false;
-                    self.pair.out.towards(ending.leg.other()).clear();
+                    let to = ending.leg.other();
+                    self.cut(to);
                 }
             }
             None => {

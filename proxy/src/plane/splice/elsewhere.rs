@@ -44,7 +44,7 @@ impl Splice {
         match *self {}
     }
 
-    pub(super) fn view(&self) -> (Vec<ThreadView>, usize) {
+    pub(super) fn view(&self) -> [Vec<ThreadView>; 2] {
         match *self {}
     }
 }

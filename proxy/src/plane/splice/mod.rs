@@ -76,12 +76,13 @@ impl Splice {
         }
     }
 
-    /// What each living thread has and has done, and how many have failed.
-    pub(super) fn view(&self) -> (Vec<ThreadView>, usize) {
-        let living = self.threads.iter().filter(|thread| thread.is_alive());
-        let views: Vec<_> = living.map(Thread::view).collect();
-        let failed = self.threads.len() - views.len();
-        (views, failed)
+    /// What each living thread has and has done, and what those that have failed have.
+    pub(super) fn view(&self) -> [Vec<ThreadView>; 2] {
+        let of = |is_alive| {
+            let threads = self.threads.iter().filter(|thread| thread.is_alive() == is_alive);
+            threads.map(Thread::view).collect()
+        };
+        [of(true), of(false)]
     }
 }
 

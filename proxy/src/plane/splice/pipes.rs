@@ -25,6 +25,14 @@ pub(super) struct Pipe {
     slots: usize,
     /// Bytes of full pages.
     capacity: usize,
+    /// Where its slots go back to.
+    budget: Arc<Budget>,
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.budget.give(self.slots);
+    }
 }
 
 impl Pipe {
@@ -112,7 +120,11 @@ impl Budget {
 
     /// Bytes of full pages.
     pub(super) fn bytes(&self) -> usize {
-        self.slots.load(Ordering::Relaxed).saturating_mul(self.page)
+        self.left().saturating_mul(self.page)
+    }
+
+    fn left(&self) -> usize {
+        self.slots.load(Ordering::Relaxed)
     }
 
     fn take(&self, slots: usize) -> bool {
@@ -143,10 +155,10 @@ impl Pipes {
     /// Takes back a pipe. One with bytes in it is closed, and they are gone.
     pub(super) fn give(&mut self, pipe: Pipe) {
         let spare = if pipe.slots > SLOTS { &mut self.large } else { &mut self.spare };
-        if pipe.held == 0 && spare.len() < SPARE {
+        // Where there are few left, other threads may need what this one would only keep.
+        if pipe.held == 0 && spare.len() < SPARE && self.budget.left() >= FEW {
             spare.push(pipe);
         } else {
-            self.budget.give(pipe.slots);
             self.count -= 1;
         }
     }
@@ -165,7 +177,8 @@ impl Pipes {
             return None;
         };
         self.count += 1;
-        Some(Pipe { entrance, exit, held: 0, slots: SLOTS, capacity: SLOTS * self.budget.page })
+        let (budget, capacity) = (Arc::clone(&self.budget), SLOTS * self.budget.page);
+        Some(Pipe { entrance, exit, held: 0, slots: SLOTS, capacity, budget })
     }
 
     fn widened(&mut self) -> Option<Pipe> {
@@ -186,13 +199,6 @@ impl Pipes {
     }
 }
 
-impl Drop for Pipes {
-    fn drop(&mut self) {
-        let slots = self.spare.iter().chain(&self.large).map(|pipe| pipe.slots).sum();
-        self.budget.give(slots);
-    }
-}
-
 /// Never `MORE`: it would keep the end of a picture in the kernel until the next one comes.
 const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_MOVE.union(SpliceFFlags::SPLICE_F_NONBLOCK);
 
@@ -201,6 +207,9 @@ const SLOTS: usize = 16;
 
 /// Slots of a pipe for bulk.
 const LARGE: usize = 64;
+
+/// Slots that are few for all threads together.
+const FEW: usize = 16 * SLOTS;
 
 /// Pipes of each size that are kept for use.
 const SPARE: usize = 64;

@@ -131,6 +131,7 @@ pub(super) fn why_no_ring(error: &io::Error) -> Refused {
             format!("io_uring is not allowed here (kernel.io_uring_disabled={switch})").into()
         }
         (Some(libc::EPERM | libc::EACCES), _) => "io_uring is not allowed here (seccomp?)".into(),
+        (Some(libc::ENOMEM), _) => "io_uring may lock no memory here (ulimit -l)".into(),
         (Some(libc::EINVAL) | None, _) => "the kernel's io_uring is too old".into(),
         _ => format!("io_uring: {error}").into(),
     }

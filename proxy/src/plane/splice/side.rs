@@ -51,13 +51,16 @@ impl Side {
         let mut written = 0;
         while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
             match (&self.socket).write(rest) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) if written == 0 => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(0) => break,
                 Ok(n) => written += n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.is_writable = false;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // What was taken counts; the error shows again.
+                Err(_) if written > 0 => break,
                 Err(error) => return Err(error),
             }
         }

@@ -218,7 +218,10 @@ impl Way {
         let bytes = buffer.get(..result.unwrap_or(0)).unwrap_or_default();
         self.habit.copied(bytes.len(), most);
         if self.source != Source::Unheard && !bytes.is_empty() {
-            let written = to.write(bytes).map_err(|_| Broken::Sink)?;
+            let Ok(written) = to.write(bytes) else {
+                self.is_cut = true;
+                return Err(Broken::Sink);
+            };
             kit.moved.copied += written as u64;
             count(written);
             self.rest.extend_from_slice(bytes.get(written..).unwrap_or_default());

@@ -100,9 +100,13 @@ impl Attempt<'_> {
                     match closed {
                         Some(closed) => self.closed(closed, &mut pair).await,
                         None => match self.machine.passed(bytes, &mut pair.out) {
-                            // What moved the last large piece stays what has carried it: of the rest
-                            // there is little.
-                            Ok(()) => continue,
+                            Ok(()) => {
+                                // What has moved the end of an answer is what has carried it.
+                                if !self.machine.is_finished() {
+                                    session.carried_by(StreamStanding::relay(WATCHED));
+                                }
+                                continue;
+                            }
                             Err(fault) => self.faulty(&fault),
                         },
                     }

@@ -217,6 +217,11 @@ impl Exchange {
         }
     }
 
+    /// Whether nothing of the answer is still to come.
+    pub(super) fn is_finished(&self) -> bool {
+        matches!(self.stage, Stage::Finished(_))
+    }
+
     /// What the client sent behind this request.
     pub(super) fn into_early(self) -> Vec<u8> {
         self.early

@@ -283,3 +283,50 @@ async fn a_client_that_resets_while_the_origin_stalls_is_noticed_long_before_the
     assert!(matches!(exit, Exit::Closed(Closed::Lost(Leg::Client))), "{exit:?}");
     drop(origin);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_moved_when_its_sink_has_it_whatever_its_source_does_then() {
+    let mut rig = counted(5).await;
+    rig.origin.write_all(b"media").await.unwrap();
+    let mut got = [0; 5];
+    soon(rig.client.read_exact(&mut got)).await.unwrap();
+    SockRef::from(&rig.origin).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(rig.origin);
+    assert!(matches!(soon(rig.relay).await.unwrap(), Exit::Turn(())));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_its_sink_does_not_take_was_not_moved() {
+    const LENGTH: usize = 64 << 20;
+    let mut rig = counted(LENGTH as u64).await;
+    let media = media(LENGTH);
+    let sending = tokio::spawn(async move {
+        // All of it, as far as the relay takes it; then a client that resets.
+        let _cut = rig.origin.write_all(&media).await;
+        rig.origin
+    });
+    let mut some = [0; 1024];
+    soon(rig.client.read_exact(&mut some)).await.unwrap();
+    SockRef::from(&rig.client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(rig.client);
+    let exit = soon(rig.relay).await.unwrap();
+    assert!(matches!(exit, Exit::Closed(Closed::Lost(Leg::Client))), "{exit:?}");
+    sending.abort();
+}
+
+/// The same, for so many bytes from the origin.
+struct CountedRig {
+    client: TcpStream,
+    origin: TcpStream,
+    relay: JoinHandle<Exit<(), Infallible>>,
+}
+
+async fn counted(left: u64) -> CountedRig {
+    let ((client, for_client), (origin, for_origin)) = (connection().await, connection().await);
+    let mut pair = StreamPair { client: for_client, origin: for_origin, out: Outbox::default() };
+    let relay = tokio::spawn(async move {
+        let mut filter = Counted { from: Leg::Origin, left };
+        carry(&mut pair, &mut filter, PATIENT, &Meter::default()).await
+    });
+    CountedRig { client, origin, relay }
+}

@@ -52,7 +52,7 @@ fn all_pipes_together_keep_to_their_pages() {
 
 #[test]
 fn large_pipes_are_for_bulk_alone() {
-    let mut pipes = pipes(4 * LARGE);
+    let mut pipes = pipes(4 * LARGE + FEW);
     let large = pipes.take(true).unwrap();
     assert_eq!((large.capacity(), size(&large)), (LARGE * page(), LARGE * page()));
     pipes.give(large);
@@ -65,12 +65,15 @@ fn large_pipes_are_for_bulk_alone() {
 
 #[test]
 fn where_there_is_no_room_for_another_a_large_one_serves() {
-    let mut pipes = pipes(LARGE);
+    let budget = Arc::new(Budget::new(LARGE + FEW));
+    let mut pipes = Pipes::new(Arc::clone(&budget));
     let large = pipes.take(true).unwrap();
     pipes.give(large);
+    assert!(budget.take(FEW), "others take what is left");
     let any = pipes.take(false).unwrap();
     assert_eq!(size(&any), LARGE * page());
     pipes.give(any);
+    assert_eq!(pipes.count(), 0, "others may need what is so scarce");
 }
 
 #[test]
@@ -113,7 +116,7 @@ fn a_pipe_with_bytes_in_it_is_never_used_again() {
 
 #[test]
 fn so_many_are_kept_and_no_more() {
-    let mut pipes = pipes((SPARE + 10) * SLOTS);
+    let mut pipes = pipes((SPARE + 10) * SLOTS + FEW);
     let taken: Vec<_> = (0..SPARE + 10).map_while(|_| pipes.take(false)).collect();
     assert_eq!((taken.len(), pipes.count()), (SPARE + 10, SPARE + 10));
     for pipe in taken {
@@ -124,7 +127,7 @@ fn so_many_are_kept_and_no_more() {
 
 #[test]
 fn what_is_drained_comes_behind_what_was_there() {
-    let mut pipes = pipes(SLOTS);
+    let mut pipes = pipes(SLOTS + FEW);
     let mut pipe = filled(&mut pipes, b"second");
     let mut bytes = b"first, ".to_vec();
     pipe.drain(&mut bytes).unwrap();

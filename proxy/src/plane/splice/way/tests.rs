@@ -223,6 +223,18 @@ fn a_full_buffer_begins_splicing_and_small_pieces_in_a_row_end_it() {
 }
 
 #[test]
+fn a_last_piece_that_nobody_takes_was_not_moved() {
+    let mut rig = Rig::open(5);
+    rig.source.write_all(b"media").unwrap();
+    must_come(&rig.from, 5);
+    // A connection to which nothing can be written any more.
+    rig.to.end();
+    assert_eq!(rig.run(), Err(Broken::Sink));
+    rig.way.give_up(&mut rig.kit);
+    assert!(rig.way.is_over() && !rig.way.is_complete());
+}
+
+#[test]
 fn bulk_is_what_one_filling_does_not_bring() {
     let mut rig = Rig::open(u64::MAX);
     rig.pass(&media(1, 16 << 10));
@@ -234,5 +246,5 @@ fn bulk_is_what_one_filling_does_not_bring() {
     assert!(rig.way.habit.is_bulk());
 }
 
-/// Pages of one pipe as it is made.
-const PAGES: usize = 16;
+/// Pages that are enough to keep some pipes.
+const PAGES: usize = 1024;
