@@ -198,6 +198,9 @@ impl Way {
     ) -> Result<(), Broken> {
         if self.source == Source::Open && self.habit.splices() {
             self.pipe = self.pipe.take().or_else(|| kit.pipes.take(self.habit.is_bulk()));
+        } else {
+            // One that was held over from the turn before is of no use to small pieces.
+            self.put_away(kit);
         }
         if let Some(pipe) = &mut self.pipe {
             let most = pipe.capacity().min(usize::try_from(self.left).unwrap_or(usize::MAX));
