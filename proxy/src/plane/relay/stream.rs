@@ -304,7 +304,8 @@ impl<F: Filter> Relay<'_, F> {
     }
 
     fn is_silent(&self, leg: Leg) -> bool {
-        *leg.of(&mut self.silent.clone())
+        let [origin, client] = self.silent;
+        if leg == Leg::Origin { origin } else { client }
     }
 
     fn may_read(&self, from: Leg) -> bool {
