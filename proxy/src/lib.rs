@@ -4,6 +4,7 @@
 //! 2. [`proto`]: what the bytes mean. Parsers and writers without I/O.
 //! 3. [`stream`]: what the client wants, as one [`stream::StreamKey`].
 //! 4. [`origin`]: who serves it, and always the same one.
+//!    [`cluster`]: what it shares of that with other proxies.
 //! 5. [`session`]: one client, both legs, until its [`session::End`].
 //! 6. [`plane`]: how the bytes move from then on.
 //!
@@ -12,6 +13,7 @@
 
 pub mod api;
 pub mod app;
+pub mod cluster;
 pub mod config;
 pub mod doctor;
 pub mod drain;

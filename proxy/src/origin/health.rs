@@ -7,8 +7,8 @@ use super::origin::Listener;
 /// What is found out about an origin together. An origin may have its SRT switched off, or its API
 /// hidden, and serve everything else: a client that asks for what is not there must not take from
 /// others what is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Service {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Service {
     /// RTMP and HTTP.
     Streams,
     /// The HTTP API, and WebRTC by it.
@@ -19,10 +19,10 @@ pub(super) enum Service {
 
 impl Service {
     /// Every one, in the order in which they are kept.
-    pub(super) const ALL: [Self; 3] = [Self::Streams, Self::Api, Self::Srt];
+    pub const ALL: [Self; 3] = [Self::Streams, Self::Api, Self::Srt];
 
     /// The one that has this listener.
-    pub(super) const fn of(listener: Listener) -> Self {
+    pub const fn of(listener: Listener) -> Self {
         match listener {
             Listener::Rtmp | Listener::Http => Self::Streams,
             Listener::Api | Listener::Rtc => Self::Api,
@@ -31,7 +31,7 @@ impl Service {
     }
 
     /// The word used in logs and the API.
-    pub(super) const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Streams => "streams",
             Self::Api => "api",

@@ -12,9 +12,12 @@ mod origin;
 pub mod registration;
 mod registry;
 mod routes;
+mod standing;
 
 pub use balance::Policy;
 pub use balancer::{Balancer, BalancerSettings, Counts, Explanation, Lease, NoOrigin, OriginView};
+pub use health::Service;
 pub use kept::KeptOrigin;
 pub use origin::{Endpoint, Listener, Origin, OriginHost, OriginId, ServerName, Transport};
 pub use registry::{NotRegistered, Registered};
+pub use standing::Standing;

@@ -5,18 +5,23 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::registration::{BadRegistration, Problem};
 
 /// A server's own name, the same before and after a restart.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ServerName(Arc<str>);
 
 impl ServerName {
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether a run of this name, `server-service-pid`, is one of this server's.
+    pub fn is_of(&self, run: &str) -> bool {
+        OriginId::server_of(run) == Some(self.as_str())
     }
 }
 
@@ -47,6 +52,21 @@ pub struct OriginId {
     pub service: String,
     /// Process id of the server.
     pub pid: String,
+}
+
+impl OriginId {
+    /// The server of a run by the run's name, as far as that tells: service and pid are taken to
+    /// have no hyphen, as SRS makes them.
+    pub fn server_of(run: &str) -> Option<&str> {
+        let mut parts = run.rsplitn(3, '-');
+        let (_pid, _service) = (parts.next()?, parts.next()?);
+        parts.next().filter(|server| !server.is_empty())
+    }
+
+    /// Whether a run of this name is this one, or another one of this server.
+    pub fn is_server_of(&self, run: &str) -> bool {
+        self.server.is_of(run) || self.to_string() == run
+    }
 }
 
 impl fmt::Display for OriginId {

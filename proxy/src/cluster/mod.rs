@@ -1,0 +1,4 @@
+//! What proxies of one address share, so that they act as one.
+
+pub mod memory;
+pub mod store;
