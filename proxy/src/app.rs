@@ -3,6 +3,7 @@
 mod listeners;
 mod settings;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,12 +16,13 @@ use tracing::{debug, info, warn};
 
 use self::listeners::{Listeners, addresses};
 use crate::api::{self, ApiState};
+use crate::cluster::Cluster;
 use crate::config::Config;
 use crate::drain::Stop;
 use crate::listen::media::MediaOptions;
 use crate::listen::{Arrival, Entrance, NoArrival, tcp, udp};
 use crate::metrics;
-use crate::origin::Balancer;
+use crate::origin::{OriginId, ServerName};
 use crate::pages::Pages;
 use crate::plane::StreamPlane;
 use crate::plane::datagram::Train;
@@ -48,7 +50,7 @@ pub struct App {
     srt: Arc<Srt>,
     kernel: Kernel,
     api: ApiState,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     sessions: Arc<Sessions>,
     entrance: Arc<Entrance>,
     options: MediaOptions,
@@ -57,9 +59,13 @@ pub struct App {
 
 impl App {
     /// Binds every listener, or says which one cannot be. At most `most_sessions` are let in.
-    pub fn bind(config: &Config, kernel: Kernel, most_sessions: usize) -> anyhow::Result<Self> {
+    pub async fn bind(
+        config: &Config,
+        kernel: Kernel,
+        most_sessions: usize,
+    ) -> anyhow::Result<Self> {
         let listeners = Listeners::bind(config)?;
-        let balancer = Arc::new(Balancer::new(settings::balancer(config)?));
+        let cluster = settings::cluster(config).await?;
         let stop = Stop::default();
         let sessions = Sessions::new(settings::sessions(config, most_sessions));
         let vhosts = config.balancer.vhosts.clone();
@@ -76,7 +82,7 @@ impl App {
         let srt = Srt::new(
             settings::srt(config, listeners.srt.addresses.clone()),
             Arc::clone(&sessions),
-            Arc::clone(&balancer),
+            Arc::clone(&cluster),
             vhosts.clone(),
             settings::cookies()?,
             kernel.clone(),
@@ -87,14 +93,14 @@ impl App {
         let counts = Arc::new(http::Counts::default());
         let metrics = metrics::registry(
             Arc::clone(&sessions),
-            Arc::clone(&balancer),
+            Arc::clone(&cluster),
             Arc::clone(&counts),
             [Arc::clone(webrtc.drops()), Arc::clone(srt.drops())],
             kernel.clone(),
             streams.clone(),
         );
         let api = ApiState {
-            balancer: Arc::clone(&balancer),
+            cluster: Arc::clone(&cluster),
             sessions: Arc::clone(&sessions),
             kernel: kernel.clone(),
             streams: streams.clone(),
@@ -114,7 +120,7 @@ impl App {
         });
         let rtmp = Rtmp::new(
             settings::rtmp(config),
-            Arc::clone(&balancer),
+            Arc::clone(&cluster),
             Arc::clone(&dialer),
             streams.clone(),
             vhosts.clone(),
@@ -122,11 +128,11 @@ impl App {
         let rtmp_port = addresses(&listeners.rtmp)?.first().map(SocketAddr::port);
         let pages = Pages::new(config.static_files.clone(), Arc::clone(&sessions), rtmp_port);
         let peers = HttpPeers {
-            balancer: Arc::clone(&balancer),
+            cluster: Arc::clone(&cluster),
             dialer,
             plane: streams,
             vhosts,
-            tokens: settings::tokens(config, &kernel)?,
+            tokens: settings::tokens(config, &kernel, &cluster).await?,
             pages: Arc::new(pages),
             webrtc: Arc::clone(&webrtc),
             counts,
@@ -141,7 +147,7 @@ impl App {
             srt,
             kernel,
             api,
-            balancer,
+            cluster,
             sessions,
             entrance,
             options,
@@ -187,9 +193,16 @@ impl App {
         let router = api::router(self.api);
         let stop = self.stop.sessions.clone();
         tasks.spawn(api::serve(listeners.system_api, self.entrance, router, allow, stop));
-        let stop = self.stop.sessions.clone();
+        let cluster = Arc::clone(&self.cluster);
+        let (stop, sessions) = (self.stop.sessions.clone(), Arc::clone(&self.sessions));
         tasks.spawn(async move {
-            let sweep = sweep(self.balancer, self.http);
+            let watch = cluster.watch(|| by_server(&sessions));
+            let _stopped = stop.run_until_cancelled(watch).await;
+            cluster.part().await;
+        });
+        let (cluster, stop) = (self.cluster, self.stop.sessions.clone());
+        tasks.spawn(async move {
+            let sweep = sweep(cluster, self.http);
             let _stopped = stop.run_until_cancelled_owned(sweep).await;
         });
         info!(version = env!("CARGO_PKG_VERSION"), "ready");
@@ -202,7 +215,7 @@ impl App {
         if !self.kernel.keeps() {
             return;
         }
-        let balancer = &*self.balancer;
+        let balancer = self.cluster.balancer();
         let estate = |sockets| Estate { balancer, sockets };
         let (mut adopted, mut ended) = (0_u32, 0_u32);
         for memo in self.kernel.left() {
@@ -376,12 +389,23 @@ impl Desk {
     }
 }
 
-async fn sweep(balancer: Arc<Balancer>, http: Arc<Http>) {
+/// How many sessions each server has.
+fn by_server(sessions: &Sessions) -> BTreeMap<ServerName, usize> {
+    let mut counts = BTreeMap::new();
+    for session in sessions.list() {
+        let Some((run, _)) = session.progress().origin else { continue };
+        let server = ServerName::from(OriginId::server_of(&run).unwrap_or(&run));
+        *counts.entry(server).or_default() += 1;
+    }
+    counts
+}
+
+async fn sweep(cluster: Arc<Cluster>, http: Arc<Http>) {
     let mut tick = interval(SWEEP);
     loop {
         tick.tick().await;
         let now = Instant::now();
-        balancer.sweep(now);
+        cluster.balancer().sweep(now);
         http.sweep(now);
     }
 }

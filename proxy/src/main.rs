@@ -54,7 +54,7 @@ fn run(config: &Config, warnings: &[String]) -> anyhow::Result<()> {
     let ended = runtime.block_on(async {
         let kernel = kernel.open().await;
         kernel.introduce(&config.kernel);
-        let mut app = App::bind(config, kernel, most_sessions)?.start();
+        let mut app = App::bind(config, kernel, most_sessions).await?.start();
         let (stop, sessions) = (app.stop.clone(), Arc::clone(&app.sessions));
         tokio::select! {
             () = drain::until_stopped(signals, &stop, &sessions, config.shutdown.grace) => {}

@@ -26,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::Refusal;
 pub use self::server::serve;
+use crate::cluster::Cluster;
 use crate::metrics;
-use crate::origin::{Balancer, Explanation, Listener, NotRegistered, OriginView, registration};
+use crate::origin::{Explanation, Listener, NotRegistered, OriginView, registration};
 use crate::plane::kernel::{Kernel, KernelView};
 use crate::plane::{StreamPlane, StreamsView};
 use crate::session::{SessionView, Sessions};
@@ -37,7 +38,7 @@ use crate::telemetry::Seldom;
 /// What the API answers from, and whom.
 pub struct ApiState {
     /// Origins and routes.
-    pub balancer: Arc<Balancer>,
+    pub cluster: Arc<Cluster>,
     /// Live sessions.
     pub sessions: Arc<Sessions>,
     /// The plane in the kernel.
@@ -99,11 +100,12 @@ async fn register(State(state): Shared, body: Body) -> Result<Json<Value>, Refus
     let body = answer::read_body(body).await?;
     let origin = registration::parse(&body)
         .map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, &error))?;
-    let registered = state.balancer.register(origin, Instant::now());
+    let registered = state.cluster.register(origin);
     registered.map_err(|error| {
         let status = match error {
             NotRegistered::Full => StatusCode::SERVICE_UNAVAILABLE,
             NotRegistered::Reserved => StatusCode::BAD_REQUEST,
+            NotRegistered::Withdrawn => StatusCode::CONFLICT,
         };
         Refusal::new(status, &error)
     })?;
@@ -129,7 +131,7 @@ struct Origins {
 }
 
 async fn origins(State(state): Shared) -> Json<Answer<Origins>> {
-    answer(Origins { origins: state.balancer.origins(Instant::now()) })
+    answer(Origins { origins: state.cluster.balancer().origins(Instant::now()) })
 }
 
 #[derive(Deserialize)]
@@ -153,7 +155,7 @@ async fn route(
         Ask::Rtc { .. } | Ask::WebRtc { .. } => Listener::Api,
         Ask::Srt { .. } => Listener::Srt,
     };
-    Ok(answer(Route { route: state.balancer.explain(&key, listener, Instant::now()) }))
+    Ok(answer(Route { route: state.cluster.balancer().explain(&key, listener, Instant::now()) }))
 }
 
 /// The stream of a URL: of several that an HTTP URL may belong to, the one that has an origin.
@@ -163,7 +165,7 @@ fn key(ask: &Ask<'_>, state: &ApiState) -> Result<StreamKey, BadStream> {
         _ => None,
     };
     match candidates {
-        Some(candidates) => Ok(state.balancer.attribute(&candidates).0.clone()),
+        Some(candidates) => Ok(state.cluster.balancer().attribute(&candidates).0.clone()),
         None => StreamKey::new(ask, &state.vhosts),
     }
 }
@@ -232,12 +234,12 @@ async fn healthz() -> Json<Value> {
 /// Ready is who listens and is not draining. Without an origin the proxy is ready too: it
 /// answers clients, and an origin that registers needs no restart of whatever probes here.
 async fn readyz(State(state): Shared) -> Response {
-    let counts = state.balancer.counts(Instant::now());
+    let counts = state.cluster.balancer().counts(Instant::now());
     let draining = state.draining.is_cancelled();
     let body = Readiness {
         ready: !draining,
         reason: draining.then_some("draining"),
-        origins: counts.up + counts.down,
+        origins: counts.alive(),
         sessions: state.sessions.count(),
     };
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };

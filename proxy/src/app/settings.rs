@@ -1,10 +1,12 @@
 //! What the configuration means to each part.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
 
+use crate::cluster::Cluster;
 use crate::config::{Config, DefaultBackend};
 use crate::listen::media::MediaOptions;
 use crate::origin::{BalancerSettings, Listener, Origin};
@@ -94,18 +96,38 @@ fn patience(config: &Config) -> Patience {
     Patience { idle: config.session.idle_timeout, stall: config.session.stall_timeout }
 }
 
-/// The key that proxies share, or one of this process's own, and of those that follow it where
-/// sessions do.
-pub(super) fn tokens(config: &Config, kernel: &Kernel) -> anyhow::Result<Tokens> {
-    let Some(secret) = &config.http.secret else {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret)?;
-        return Ok(Tokens::new(&kernel.inherit(secret)));
-    };
-    Ok(Tokens::new(secret.reveal().as_bytes()))
+/// The key that proxies share. If none is set, their store gives out one; alone, the process has one
+/// of its own, and of those that follow it where sessions do.
+pub(super) async fn tokens(
+    config: &Config,
+    kernel: &Kernel,
+    cluster: &Cluster,
+) -> anyhow::Result<Tokens> {
+    if let Some(secret) = &config.http.secret {
+        return Ok(Tokens::new(secret.reveal().as_bytes()));
+    }
+    let mut secret = [0; 32];
+    getrandom::fill(&mut secret)?;
+    if cluster.is_shared() {
+        match cluster.secret(secret).await {
+            Ok(secret) => return Ok(Tokens::new(&secret)),
+            Err(error) => tracing::warn!(
+                %error,
+                "what this proxy signs is not believed by others until it is started again: \
+                 the store was asked for the secret, and PROXY_SECRET is not set"
+            ),
+        }
+    }
+    Ok(Tokens::new(&kernel.inherit(secret)))
 }
 
-pub(super) fn balancer(config: &Config) -> anyhow::Result<BalancerSettings> {
+/// This proxy among those that have the same store.
+pub(super) async fn cluster(config: &Config) -> anyhow::Result<Arc<Cluster>> {
+    let balancer = balancer(config)?;
+    Ok(Cluster::alone(balancer))
+}
+
+fn balancer(config: &Config) -> anyhow::Result<BalancerSettings> {
     let fixed = config.default_backend.as_ref().map(default_origin).transpose()?;
     Ok(BalancerSettings {
         policy: config.balancer.policy,

@@ -169,6 +169,13 @@ impl ProxyId {
         (fits && text.bytes().all(is_fine)).then(|| Self(text.into()))
     }
 
+    /// The name of a process on this host, by a random number.
+    pub fn of_host(host: &str, number: u32) -> Self {
+        let fine = host.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+        let host: String = fine.take(Self::MAX_BYTES - 9).collect();
+        Self(format!("{host}-{number:08x}").into())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -12,7 +12,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use proxy_ebpf::Reason;
 
-use crate::origin::Balancer;
+use crate::cluster::Cluster;
+use crate::origin::OriginView;
 use crate::plane::kernel::{Kernel, KernelView};
 use crate::plane::{Leg, StreamEngine, StreamPlane, StreamsView};
 use crate::session::flow::{Dropped, Drops};
@@ -23,14 +24,14 @@ use crate::stream::Kind;
 /// A registry with everything in [`TABLE`]; the drops are those of WebRTC and of SRT.
 pub fn registry(
     sessions: Arc<Sessions>,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     http: Arc<HttpCounts>,
     drops: [Arc<Drops>; 2],
     kernel: Kernel,
     streams: StreamPlane,
 ) -> Registry {
     let mut registry = Registry::default();
-    let snapshot = Snapshot { sessions, balancer, http, drops, kernel, streams };
+    let snapshot = Snapshot { sessions, cluster, http, drops, kernel, streams };
     registry.register_collector(Box::new(snapshot));
     registry
 }
@@ -182,7 +183,7 @@ pub const TABLE: [Family; 17] = [
 #[derive(Debug)]
 struct Snapshot {
     sessions: Arc<Sessions>,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     http: Arc<HttpCounts>,
     /// Of WebRTC and SRT.
     drops: [Arc<Drops>; 2],
@@ -229,8 +230,8 @@ impl Collector for Snapshot {
         write(&mut encoder, STREAM_THREADS, [(["", ""], threads.len() as u64)])?;
         let bytes = [(["splice", ""], spliced_bytes), (["copy", ""], copied_bytes)];
         write(&mut encoder, STREAM_BYTES, bytes)?;
-        let counts = self.balancer.counts(Instant::now());
-        let states = [("up", counts.up), ("down", counts.down)];
+        let counts = self.cluster.balancer().counts(Instant::now());
+        let states = OriginView::STATES.into_iter().zip(counts.origins);
         write(&mut encoder, ORIGINS, by_state(states))?;
         let states = [("in_use", counts.routes_in_use), ("idle", counts.routes_idle)];
         write(&mut encoder, ROUTES, by_state(states))?;
@@ -258,7 +259,9 @@ fn crossed<const M: usize, const N: usize>(
     })
 }
 
-fn by_state(states: [(&'static str, usize); 2]) -> impl Iterator<Item = (Labels, u64)> {
+fn by_state(
+    states: impl IntoIterator<Item = (&'static str, usize)>,
+) -> impl Iterator<Item = (Labels, u64)> {
     states.into_iter().map(|(state, n)| ([state, ""], u64::try_from(n).unwrap_or(u64::MAX)))
 }
 
@@ -299,10 +302,10 @@ mod tests {
         });
         let fixed = Origin::fixed("127.0.0.1", &[(Listener::Rtmp, "1935")]).unwrap();
         let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
-        let balancer = Arc::new(Balancer::new(settings));
+        let cluster = Cluster::alone(settings);
         let registry = registry(
             Arc::clone(&sessions),
-            balancer,
+            cluster,
             Arc::default(),
             Default::default(),
             Kernel::off("a test"),
@@ -331,7 +334,7 @@ mod tests {
             "srs_proxy_stream_engine{engine=\"uring-splice\"} 0",
             "srs_proxy_stream_threads{} 0",
             "srs_proxy_stream_bytes_total{by=\"splice\"} 0",
-            "srs_proxy_origins{state=\"up\"} 1",
+            "srs_proxy_origins{state=\"active\"} 1",
             "srs_proxy_origins{state=\"down\"} 0",
             "srs_proxy_routes{state=\"in_use\"} 0",
             "# EOF",

@@ -1,19 +1,24 @@
 //! Origins and routes behind one lock, and the decision between them.
+//!
+//! This is what one proxy knows. What the others have to say in it comes through
+//! [`crate::cluster`], which asks ([`Balancer::ask`]), has the store decide, and settles
+//! ([`Balancer::settle`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
-use serde::Serialize;
 
 use super::balance::{Candidate, Policy, choose, scramble};
 use super::health::Service;
-use super::origin::{Endpoint, Listener, Origin, ServerName};
+use super::mirror::Mirror;
+use super::origin::{Listener, Origin, ServerName};
 use super::registry::{Member, NotRegistered, Registered, Registry};
-use super::routes::{Generation, Routes};
+use super::routes::{Generation, Routes, Use};
+use super::standing::Standing;
+use super::view::{Counts, Explanation, OriginView, Target};
 use crate::stream::{Candidates, StreamKey};
-use crate::telemetry::seconds;
+use parking_lot::Mutex;
 
 /// What a balancer is made of.
 #[derive(Clone, Debug)]
@@ -62,6 +67,10 @@ pub struct Balancer {
 struct State {
     registry: Registry,
     routes: Routes,
+    /// What other proxies have placed.
+    mirror: Mirror,
+    /// Streams that other proxies use, by server.
+    elsewhere: BTreeMap<ServerName, usize>,
     /// The latest `now`: the time of a dropped lease, which cannot ask for it.
     latest: Option<Instant>,
     rolls: u64,
@@ -79,9 +88,73 @@ pub enum NoOrigin {
     /// Every origin that could take the stream was tried.
     #[error("every origin was tried")]
     AllTried,
+    /// Those that could take the stream are being drained, or in maintenance.
+    #[error("no origin takes new streams")]
+    NoneTakes,
     /// The table of streams is full of streams in use.
     #[error("the limit of streams is reached")]
     TooManyStreams,
+}
+
+/// What a proxy that is not alone does about a client.
+#[derive(Debug)]
+pub enum Asked {
+    /// It has a route for the stream.
+    Lease(Lease),
+    /// The stream is to be claimed.
+    Wish(Wish),
+}
+
+/// To whom a stream shall belong, unless somebody has it.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// The origin that was chosen.
+    pub origin: Arc<Origin>,
+    /// The name of the run that has the stream as far as this proxy knows, and may be replaced.
+    pub over: Option<Arc<str>>,
+    /// Whether that is out for certain.
+    pub is_out: bool,
+}
+
+/// Why a stream cannot be used where it belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsettled {
+    /// No live origin is known by that name.
+    Unknown,
+    /// It is in maintenance, or cannot be reached by several proxies.
+    Out,
+    /// It was tried in vain, and others hold the stream there.
+    Tried,
+    /// Nothing can be done.
+    Not(NoOrigin),
+}
+
+/// What is known through others.
+#[derive(Clone, Debug, Default)]
+pub struct Hearsay {
+    /// Origins, and how long each lives without another word of it.
+    pub origins: Vec<(Arc<Origin>, Duration)>,
+    /// What operators want.
+    pub standings: BTreeMap<ServerName, Standing>,
+    /// Names of runs that were taken out.
+    pub withdrawn: BTreeSet<Arc<str>>,
+    /// Services that several proxies cannot reach, by the name of the run.
+    pub out: BTreeSet<(Arc<str>, Service)>,
+    /// Streams that other proxies use, by server.
+    pub elsewhere: BTreeMap<ServerName, usize>,
+}
+
+/// A stream that is used here.
+#[derive(Clone, Debug)]
+pub struct UsedStream {
+    /// Which.
+    pub key: StreamKey,
+    /// At which origin.
+    pub origin: Arc<Origin>,
+    /// How.
+    pub usage: Use,
+    /// Whether nobody shall be sent there.
+    pub is_out: bool,
 }
 
 impl Balancer {
@@ -96,6 +169,8 @@ impl Balancer {
         let state = State {
             registry,
             routes: Routes::new(settings.max_routes, settings.route_idle_ttl),
+            mirror: Mirror::new(settings.max_routes),
+            elsewhere: BTreeMap::new(),
             latest: None,
             rolls: settings.seed,
         };
@@ -129,7 +204,7 @@ impl Balancer {
     }
 
     /// The origin of a stream: the one it has, if that can be used, or a new one. Whoever races,
-    /// all get the same.
+    /// all get the same. What is shared with other proxies has no say in it.
     ///
     /// A stream leaves its origin when that is dead or in `tried`, or in back-off while another
     /// is not and nobody uses the stream: what one client's connection came to is no reason to
@@ -143,31 +218,126 @@ impl Balancer {
         tried: &[ServerName],
         now: Instant,
     ) -> Result<Lease, NoOrigin> {
-        let service = Service::of(listener);
+        self.pick_by(self.policy, key, listener, tried, now)
+    }
+
+    /// The same for one of several proxies that cannot ask the others: the stream is where they had
+    /// it last, and a new one where each of them would place it, whatever the policy.
+    pub fn pick_alone(
+        &self,
+        key: &StreamKey,
+        listener: Listener,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> Result<Lease, NoOrigin> {
+        self.pick_by(Policy::Rendezvous, key, listener, tried, now)
+    }
+
+    fn pick_by(
+        &self,
+        policy: Policy,
+        key: &StreamKey,
+        listener: Listener,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> Result<Lease, NoOrigin> {
         let mut state = self.at(now);
-        let state = &mut *state;
-        let (origin, generation) = match state.decide(key, listener, tried, now)? {
+        let (origin, is_kept) = match state.decide(key, listener, tried, now)? {
+            Decision::Keep(member) => (Arc::clone(&member.origin), true),
+            Decision::Place(candidates) => (state.choose(policy, key, &candidates, now)?, false),
+        };
+        self.lease(&mut state, key, origin, is_kept, listener, now)
+    }
+
+    /// The same for one of several proxies: a route that is known is used, and for anything else
+    /// the others have to be asked.
+    pub fn ask(
+        &self,
+        key: &StreamKey,
+        listener: Listener,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> Result<Asked, NoOrigin> {
+        let mut state = self.at(now);
+        let candidates = match state.decide(key, listener, tried, now)? {
             Decision::Keep(member) => {
                 let origin = Arc::clone(&member.origin);
-                (origin, state.routes.join(key, service).ok_or(NoOrigin::TooManyStreams)?)
+                let lease = self.lease(&mut state, key, origin, true, listener, now);
+                return lease.map(Asked::Lease);
             }
-            Decision::Place(candidates) => {
-                state.rolls = state.rolls.wrapping_add(GOLDEN_GAMMA);
-                let chosen = choose(self.policy, key, &candidates, scramble(state.rolls));
-                let server = &chosen.ok_or(NoOrigin::NoneAlive)?.server;
-                let member = state.registry.get(server, now).ok_or(NoOrigin::NoneAlive)?;
-                let origin = Arc::clone(&member.origin);
-                let generation = state.routes.place(key, server, service);
-                tracing::debug!(stream = %key, origin = &**origin.name(), "stream placed");
-                (origin, generation.ok_or(NoOrigin::TooManyStreams)?)
-            }
+            Decision::Place(candidates) => candidates,
         };
+        if !state.routes.has_room() && state.routes.get(key).is_none() {
+            return Err(NoOrigin::TooManyStreams);
+        }
+        let origin = state.choose(self.policy, key, &candidates, now)?;
+        let over = state.routes.run(key).map(Arc::clone);
+        let routed = state.routes.get(key).and_then(|(server, _)| state.registry.get(server, now));
+        let is_out = routed.is_none_or(|member| member.is_barred(Service::of(listener)));
+        Ok(Asked::Wish(Wish { origin, over, is_out }))
+    }
+
+    /// A stream belongs to the run of this name, or to another one of its server: the client goes
+    /// there, and so do those behind it.
+    pub fn settle(
+        &self,
+        key: &StreamKey,
+        run: &str,
+        listener: Listener,
+        tried: &[ServerName],
+        now: Instant,
+    ) -> Result<Lease, Unsettled> {
+        let mut state = self.at(now);
+        let member = state.registry.named(run, now).ok_or(Unsettled::Unknown)?;
+        let origin = Arc::clone(&member.origin);
+        if tried.contains(origin.server()) {
+            return Err(Unsettled::Tried);
+        }
+        // Where everybody is out, the one that was chosen all the same is as good as any.
+        let others = state.registry.alive(now);
+        let is_last = others.filter(|it| it.origin.offers(listener)).count() <= 1;
+        if member.is_barred(Service::of(listener)) && !is_last {
+            return Err(Unsettled::Out);
+        }
+        if !origin.offers(listener) {
+            return Err(Unsettled::Not(NoOrigin::NotOffered));
+        }
+        let routed = state.routes.get(key).map(|(server, _)| server);
+        let is_kept = routed == Some(origin.server());
+        self.lease(&mut state, key, origin, is_kept, listener, now).map_err(Unsettled::Not)
+    }
+
+    fn lease(
+        &self,
+        state: &mut State,
+        key: &StreamKey,
+        origin: Arc<Origin>,
+        is_kept: bool,
+        listener: Listener,
+        now: Instant,
+    ) -> Result<Lease, NoOrigin> {
+        let service = Service::of(listener);
+        let generation = if is_kept {
+            state.routes.join(key, service)
+        } else {
+            let generation = state.routes.place(key, &origin, service);
+            tracing::debug!(stream = %key, origin = &**origin.name(), "stream placed");
+            generation
+        };
+        let generation = Some(generation.ok_or(NoOrigin::TooManyStreams)?);
         if let Some(member) = state.registry.same(&origin) {
             member.health.hand_out(service, now);
         }
-        let (generation, key) = (Some(generation), key.clone());
-        let state = Arc::clone(&self.state);
-        Ok(Lease { origin, key, service, generation, has_found: true, state })
+        let (key, state) = (key.clone(), Arc::clone(&self.state));
+        Ok(Lease {
+            origin,
+            key,
+            service,
+            generation,
+            is_publisher: AtomicBool::new(false),
+            has_found: true,
+            state,
+        })
     }
 
     /// This server for a piece of a stream that it has made: none if it is not there, in back-off
@@ -187,6 +357,7 @@ impl Balancer {
         let origin = Arc::clone(&member.origin);
         if !origin.offers(listener)
             || member.health.is_down(service, now)
+            || member.is_barred(service)
             || tried.contains(origin.server())
         {
             return None;
@@ -196,7 +367,15 @@ impl Balancer {
             member.health.hand_out(service, now);
         }
         let (key, state) = (key.clone(), Arc::clone(&self.state));
-        Some(Lease { origin, key, service, generation, has_found: true, state })
+        Some(Lease {
+            origin,
+            key,
+            service,
+            generation,
+            is_publisher: AtomicBool::new(false),
+            has_found: true,
+            state,
+        })
     }
 
     /// A hold on a stream's origin that an earlier process had. An origin that has not been heard
@@ -219,7 +398,15 @@ impl Balancer {
         let origin = Arc::clone(&member.origin);
         let generation = state.settle(key, &origin, service);
         let (key, state) = (key.clone(), Arc::clone(&self.state));
-        Ok(Lease { origin, key, service, generation, has_found: true, state })
+        Ok(Lease {
+            origin,
+            key,
+            service,
+            generation,
+            is_publisher: AtomicBool::new(false),
+            has_found: true,
+            state,
+        })
     }
 
     /// The stream that a path belongs to, and whether that has an origin: the live stream of this
@@ -228,34 +415,129 @@ impl Balancer {
     pub fn attribute<'a>(&self, candidates: &'a Candidates) -> (&'a StreamKey, bool) {
         let state = self.state.lock();
         let live = candidates.live().filter(|key| state.routes.is_alive(key));
-        let routed = || candidates.keys().find(|key| state.routes.get(key).is_some());
+        let is_routed =
+            |key: &&StreamKey| state.routes.get(key).is_some() || state.mirror.get(key).is_some();
+        let routed = || candidates.keys().find(is_routed);
         match live.or_else(routed) {
             Some(key) => (key, true),
             None => (candidates.likeliest(), false),
         }
     }
 
-    /// Notes that the lease's origin could not be connected, and why: it is left alone for a
-    /// while.
-    pub fn failed(&self, lease: &Lease, why: &str, now: Instant) {
+    /// Notes that an origin could not be connected, and why: it is left alone for a while.
+    /// True if it was not left alone before.
+    pub fn failed(&self, origin: &Arc<Origin>, service: Service, why: &str, now: Instant) -> bool {
         let mut state = self.at(now);
-        let member = state.registry.same(&lease.origin);
-        if member.is_some_and(|member| member.health.fail(lease.service, now)) {
-            drop(state);
-            let service = lease.service.as_str();
-            tracing::warn!(origin = &**lease.origin.name(), service, why, "origin down");
+        let member = state.registry.same(origin);
+        let is_news = member.is_some_and(|member| member.health.fail(service, now));
+        drop(state);
+        if is_news {
+            let service = service.as_str();
+            tracing::warn!(origin = &**origin.name(), service, why, "origin down");
+        }
+        is_news
+    }
+
+    /// Notes that an origin was connected. True if the service had been failing.
+    pub fn reached(&self, origin: &Arc<Origin>, service: Service) -> bool {
+        let mut state = self.state.lock();
+        let member = state.registry.same(origin);
+        let was_failing = member.is_some_and(|member| member.health.clear(service));
+        drop(state);
+        if was_failing {
+            let service = service.as_str();
+            tracing::info!(origin = &**origin.name(), service, "origin up again");
+        }
+        was_failing
+    }
+
+    /// Takes what is known through others.
+    pub fn learn(&self, hearsay: Hearsay, now: Instant) {
+        let mut state = self.at(now);
+        let state = &mut *state;
+        let mut gone = state.registry.stand(hearsay.standings, hearsay.withdrawn);
+        let ttl = state.registry.ttl();
+        for (origin, life) in hearsay.origins {
+            let ago = ttl.saturating_sub(life);
+            let heard = now.checked_sub(ago).unwrap_or(now);
+            let name = Arc::clone(origin.name());
+            match state.registry.hear(Arc::unwrap_or_clone(origin), heard, now) {
+                Ok(Registered::Again) | Err(NotRegistered::Reserved) => {}
+                Ok(change) => {
+                    let change = change.as_str();
+                    tracing::info!(origin = &*name, change, "origin known through others");
+                }
+                Err(error) => tracing::debug!(origin = &*name, %error, "origin not taken"),
+            }
+        }
+        state.registry.doubt(&hearsay.out);
+        state.elsewhere = hearsay.elsewhere;
+        for origin in gone.drain(..) {
+            tracing::info!(origin = &**origin.name(), "origin taken out");
         }
     }
 
-    /// Notes that the lease's origin was connected.
-    pub fn reached(&self, lease: &Lease) {
+    /// Takes one more origin that is known through others.
+    pub fn learn_of(&self, origin: Origin, life: Duration, now: Instant) {
+        let mut state = self.at(now);
+        let heard = now.checked_sub(state.registry.ttl().saturating_sub(life)).unwrap_or(now);
+        // What cannot be taken stays unknown.
+        let _known = state.registry.hear(origin, heard, now);
+    }
+
+    /// From `Some` time on nothing is heard of other proxies: origins do not expire, and new streams
+    /// go where all proxies would place them.
+    pub fn listen(&self, deaf_since: Option<Instant>, now: Instant) {
+        self.at(now).registry.listen(deaf_since, now);
+    }
+
+    /// Another proxy has placed a stream, or has taken it from where it was.
+    pub fn placed(&self, key: &StreamKey, run: &Arc<str>) {
         let mut state = self.state.lock();
-        let member = state.registry.same(&lease.origin);
-        if member.is_some_and(|member| member.health.clear(lease.service)) {
-            drop(state);
-            let service = lease.service.as_str();
-            tracing::info!(origin = &**lease.origin.name(), service, "origin up again");
+        state.mirror.insert(key, Arc::clone(run));
+        let is_here = |server: &ServerName| {
+            server.is_of(run) || state.routes.run(key).is_some_and(|it| it == run)
+        };
+        if state.routes.get(key).is_some_and(|(server, _)| !is_here(server)) {
+            state.routes.forget(key);
         }
+    }
+
+    /// A stream belongs to nobody any more, as far as others know.
+    pub fn unplaced(&self, key: &StreamKey) {
+        let mut state = self.state.lock();
+        state.mirror.remove(key);
+        if state.routes.get(key).is_some_and(|(_, in_use)| !in_use) {
+            state.routes.forget(key);
+        }
+    }
+
+    /// Every stream that others have placed, in place of those that were known.
+    pub fn mirror(&self, routes: Vec<(StreamKey, Arc<str>)>) {
+        self.state.lock().mirror.replace(routes);
+    }
+
+    /// Every stream that is used here.
+    pub fn used(&self, now: Instant) -> Vec<UsedStream> {
+        let state = self.state.lock();
+        state.registered(state.routes.held(), now)
+    }
+
+    /// Whether the use of a stream has changed since [`Self::take_untold`].
+    pub fn has_untold(&self) -> bool {
+        self.state.lock().routes.has_untold()
+    }
+
+    /// Every stream whose use has changed since this was asked last.
+    pub fn take_untold(&self, now: Instant) -> Vec<UsedStream> {
+        let mut state = self.state.lock();
+        let untold = state.routes.take_untold();
+        state.registered(untold, now)
+    }
+
+    /// How many streams have clients here, by server.
+    pub fn streams_by_server(&self) -> BTreeMap<ServerName, usize> {
+        self.state.lock().routes.in_use_by_server()
     }
 
     /// Drops what has expired. To be called every few seconds.
@@ -326,20 +608,46 @@ impl Balancer {
         state.registry.alive(now).map(|member| state.view(member, now)).collect()
     }
 
+    /// The server or run of this name, if it is alive.
+    pub fn named(&self, name: &str, now: Instant) -> Option<Arc<Origin>> {
+        let state = self.state.lock();
+        let server = state.registry.get(&ServerName::from(name), now);
+        let mut runs = state.registry.alive(now);
+        let member = server.or_else(|| runs.find(|member| **member.origin.name() == *name))?;
+        Some(Arc::clone(&member.origin))
+    }
+
+    /// Every origin that is alive, with how long it still lives; none that needs no heartbeat.
+    pub fn lives(&self, now: Instant) -> Vec<(Arc<Origin>, Duration)> {
+        let state = self.state.lock();
+        let ttl = state.registry.ttl();
+        let life = |member: &Member| {
+            let age = now.saturating_duration_since(member.heard?);
+            Some((Arc::clone(&member.origin), ttl.checked_sub(age)?))
+        };
+        state.registry.alive(now).filter_map(life).collect()
+    }
+
+    /// The default origin, and how long it would live if it was heard of now.
+    pub fn fixed(&self, now: Instant) -> Option<(Arc<Origin>, Duration)> {
+        let state = self.state.lock();
+        let fixed = state.registry.alive(now).find(|member| member.heard.is_none())?;
+        Some((Arc::clone(&fixed.origin), state.registry.ttl()))
+    }
+
     /// How much there is of everything.
     pub fn counts(&self, now: Instant) -> Counts {
         let state = self.state.lock();
-        let down = state
-            .registry
-            .alive(now)
-            .filter(|member| member.health.is_failing(Service::Streams))
-            .count();
-        Counts {
-            up: state.registry.alive(now).count() - down,
-            down,
+        let mut counts = Counts {
             routes_idle: state.routes.len() - state.routes.in_use(),
             routes_in_use: state.routes.in_use(),
+            routes_mirrored: state.mirror.len(),
+            ..Counts::default()
+        };
+        for member in state.registry.alive(now) {
+            counts.count(OriginView::state_of(member));
         }
+        counts
     }
 
     fn at(&self, now: Instant) -> parking_lot::MutexGuard<'_, State> {
@@ -361,6 +669,20 @@ enum Decision<'a> {
 }
 
 impl State {
+    fn choose(
+        &mut self,
+        policy: Policy,
+        key: &StreamKey,
+        candidates: &[Candidate],
+        now: Instant,
+    ) -> Result<Arc<Origin>, NoOrigin> {
+        self.rolls = self.rolls.wrapping_add(GOLDEN_GAMMA);
+        let chosen = choose(policy, key, candidates, scramble(self.rolls));
+        let server = &chosen.ok_or(NoOrigin::NoneAlive)?.server;
+        let member = self.registry.get(server, now).ok_or(NoOrigin::NoneAlive)?;
+        Ok(Arc::clone(&member.origin))
+    }
+
     fn decide(
         &self,
         key: &StreamKey,
@@ -375,13 +697,14 @@ impl State {
         }
         let routed = self.routes.get(key).and_then(|(server, in_use)| {
             let member = self.registry.get(server, now).filter(untried)?;
-            Some((member, in_use))
+            (!member.is_barred(service)).then_some((member, in_use))
         });
         if let Some((member, in_use)) = routed {
             if !member.origin.offers(listener) {
                 return Err(NoOrigin::NotOffered);
             }
-            if in_use || !member.health.is_down(service, now) {
+            let is_down = member.health.is_down(service, now);
+            if in_use || (!is_down && member.standing == Standing::Active) {
                 return Ok(Decision::Keep(member));
             }
         }
@@ -394,22 +717,52 @@ impl State {
         }
         let candidate = |member: &Member| {
             let server = member.origin.server().clone();
-            Candidate { streams: self.routes.of(&server), server }
+            let elsewhere = self.elsewhere.get(&server).copied().unwrap_or(0);
+            Candidate { streams: self.routes.of(&server) + elsewhere, server }
         };
-        let up = |member: &&Member| !member.health.is_down(service, now);
-        let candidates: Vec<_> = offering().filter(untried).filter(up).map(candidate).collect();
+        if let Some(member) = self.mirrored(key, now)
+            && untried(&member)
+            && !member.is_barred(service)
+            && member.origin.offers(listener)
+        {
+            return Ok(Decision::Place(vec![candidate(member)]));
+        }
+        let taking = || offering().filter(|member| member.standing == Standing::Active);
+        if routed.is_none() && taking().next().is_none() {
+            return Err(NoOrigin::NoneTakes);
+        }
+        let up = |member: &&Member| !member.health.is_down(service, now) && !member.is_out(service);
+        let candidates: Vec<_> = taking().filter(untried).filter(up).map(candidate).collect();
         if !candidates.is_empty() {
             return Ok(Decision::Place(candidates));
         }
         if let Some((member, _)) = routed {
             return Ok(Decision::Keep(member));
         }
-        let candidates: Vec<_> = offering().filter(untried).map(candidate).collect();
+        let candidates: Vec<_> = taking().filter(untried).map(candidate).collect();
         if candidates.is_empty() {
             Err(NoOrigin::AllTried)
         } else {
             Ok(Decision::Place(candidates))
         }
+    }
+
+    /// Where others had a stream last. One that is being drained gets it back only if nobody can
+    /// be asked whether it is used there.
+    fn mirrored(&self, key: &StreamKey, now: Instant) -> Option<&Member> {
+        let run = self.mirror.get(key).filter(|_| self.routes.get(key).is_none())?;
+        let member = self.registry.named(run, now)?;
+        (member.standing == Standing::Active || self.registry.is_deaf()).then_some(member)
+    }
+
+    /// Uses of streams, with the origins that are alive.
+    fn registered(&self, used: Vec<(StreamKey, ServerName, Use)>, now: Instant) -> Vec<UsedStream> {
+        let origin = |(key, server, usage)| {
+            let member = self.registry.get(&server, now)?;
+            let is_out = member.is_barred(Service::Streams);
+            Some(UsedStream { key, origin: Arc::clone(&member.origin), usage, is_out })
+        };
+        used.into_iter().filter_map(origin).collect()
     }
 
     /// Whether a stream stays where it was tried in vain by one service, because it is used there by
@@ -432,35 +785,18 @@ impl State {
         match self.routes.get(key) {
             Some((routed, _)) if routed == origin.server() => self.routes.join(key, service),
             Some(_) => None,
-            None => self.routes.place(key, origin.server(), service),
+            None => {
+                let generation = self.routes.place(key, origin, service);
+                self.routes.note(key, origin.server());
+                generation
+            }
         }
     }
 
     fn view(&self, member: &Member, now: Instant) -> OriginView {
-        let Member { origin, heard, health } = member;
-        let endpoints = Listener::ALL.into_iter().filter_map(|listener| {
-            let endpoints = origin.endpoints(listener);
-            (!endpoints.is_empty()).then(|| (listener.as_str(), endpoints.to_vec()))
-        });
-        OriginView {
-            id: Arc::clone(origin.name()),
-            server: origin.server().clone(),
-            service: origin.id().service.clone(),
-            pid: origin.id().pid.clone(),
-            device_id: origin.device_id().map(str::to_owned),
-            ip: origin.host().as_str().to_owned(),
-            endpoints: endpoints.collect(),
-            state: if health.is_failing(Service::Streams) { "down" } else { "up" },
-            failing: Service::ALL
-                .into_iter()
-                .filter(|it| health.is_failing(*it))
-                .map(Service::as_str)
-                .collect(),
-            fixed: heard.is_none(),
-            age_seconds: heard.map(|heard| seconds(now.saturating_duration_since(heard))),
-            streams: self.routes.of(origin.server()),
-            connect_failures: health.failures(),
-        }
+        let server = member.origin.server();
+        let elsewhere = self.elsewhere.get(server).copied().unwrap_or(0);
+        OriginView::of(member, self.routes.of(server), elsewhere, now)
     }
 }
 
@@ -473,6 +809,7 @@ pub struct Lease {
     service: Service,
     /// None if the stream's route is another one's.
     generation: Option<Generation>,
+    is_publisher: AtomicBool,
     /// Whether the origin has the stream, as far as the client knows.
     has_found: bool,
     state: Arc<Mutex<State>>,
@@ -496,6 +833,18 @@ impl Lease {
         }
     }
 
+    /// By what the origin is connected.
+    pub fn service(&self) -> Service {
+        self.service
+    }
+
+    /// Notes that the client publishes the stream, from now to the end of this lease.
+    pub fn publishes(&self) {
+        if !self.is_publisher.swap(true, Ordering::Relaxed) {
+            self.state.lock().routes.publish(&self.key, self.origin.server(), true);
+        }
+    }
+
     /// Another hold on the same route, which says nothing of whether the origin has the stream.
     #[must_use]
     pub fn share(&self) -> Self {
@@ -505,7 +854,15 @@ impl Lease {
         drop(state);
         let (origin, key) = (Arc::clone(&self.origin), self.key.clone());
         let (service, state) = (self.service, Arc::clone(&self.state));
-        Self { origin, key, service, generation, has_found: false, state }
+        Self {
+            origin,
+            key,
+            service,
+            generation,
+            is_publisher: AtomicBool::new(false),
+            has_found: false,
+            state,
+        }
     }
 
     /// Gives the stream back: the origin does not have it. If nobody has found it there, no route
@@ -518,85 +875,13 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.state.lock();
+        if self.is_publisher.load(Ordering::Relaxed) {
+            state.routes.publish(&self.key, self.origin.server(), false);
+        }
         if let (Some(now), Some(generation)) = (state.latest, self.generation) {
             state.routes.leave(&self.key, generation, self.service, self.has_found, now);
         }
     }
-}
-
-/// One origin in `GET /api/v1/origins`.
-#[derive(Clone, Debug, Serialize)]
-pub struct OriginView {
-    /// `server-service-pid`
-    pub id: Arc<str>,
-    /// The server, whichever run.
-    pub server: ServerName,
-    /// New at each start of the server.
-    pub service: String,
-    /// Process id of the server.
-    pub pid: String,
-    /// The operator's label.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub device_id: Option<String>,
-    /// Address or host name that is dialled.
-    pub ip: String,
-    /// By listener; those without an endpoint are absent.
-    pub endpoints: BTreeMap<&'static str, Vec<Endpoint>>,
-    /// `up`, or `down` while left alone after a failed connection of RTMP or HTTP.
-    pub state: &'static str,
-    /// What could not be connected last time: `streams` (RTMP and HTTP), `api`, `srt`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub failing: Vec<&'static str>,
-    /// Whether it is the default origin, which sends no heartbeat.
-    pub fixed: bool,
-    /// Since the last heartbeat.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub age_seconds: Option<f64>,
-    /// Streams routed to it.
-    pub streams: usize,
-    /// Failed connections of this run.
-    pub connect_failures: u64,
-}
-
-/// The answer of `GET /api/v1/streams/route`.
-#[derive(Clone, Debug, Serialize)]
-pub struct Explanation {
-    /// The stream's key.
-    pub stream: String,
-    /// Which listener of the origin would be connected.
-    pub listener: &'static str,
-    /// The origin's id; null if there is none, or if chance decides.
-    pub origin: Option<Arc<str>>,
-    /// Where the origin would be connected.
-    pub target: Option<Target>,
-    /// Why.
-    pub reason: String,
-    /// The policy for new routes.
-    pub policy: &'static str,
-    /// Every origin that is alive.
-    pub origins: Vec<OriginView>,
-}
-
-/// What would be dialled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Target {
-    /// Address or host name.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-}
-
-/// How much a balancer has of everything.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Origins in use.
-    pub up: usize,
-    /// Origins in back-off.
-    pub down: usize,
-    /// Streams with clients.
-    pub routes_in_use: usize,
-    /// Streams remembered for their next client.
-    pub routes_idle: usize,
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use thiserror::Error;
 use tracing::{Span, debug, info_span};
 
 use super::memo::{BadMemo, Matter, Memo};
-use super::{Carriage, End, Live, Session, Sessions};
+use super::{Carriage, End, Live, Role, Session, Sessions};
 use crate::origin::registration::BadRegistration;
 use crate::origin::{Balancer, KeptOrigin, Lease, Listener, NotRegistered, Origin};
 use crate::plane::datagram::{Course, Exit, Flow, Lane, Planes, Socket};
@@ -93,6 +93,9 @@ pub(super) fn adopt(
         }
     };
     lease.found();
+    if memo.role == Role::Publish {
+        lease.publishes();
+    }
     let session = live.session();
     let course = Arc::new(Course::new(Arc::clone(&session.meter), now));
     session.note(|progress| {

@@ -13,7 +13,7 @@ use crate::origin::{Lease, Origin};
 use crate::plane::relay::filter::Filter;
 use crate::plane::relay::stream::{Exit, carry};
 use crate::plane::{Carried, Closed, Flow, Leg, StreamEngine, StreamPair, StreamStanding};
-use crate::session::{End, Live, Session};
+use crate::session::{End, Live, Role, Session};
 use crate::stream::{Kind, StreamKey};
 
 /// Why bytes do not move by the fastest way while the end of an answer is looked for.
@@ -142,6 +142,9 @@ impl Attempt<'_> {
         let is_new = self.session().progress().established.is_none();
         if let Some(role) = self.request.role().filter(|_| is_new) {
             self.session().note(|progress| progress.role = Some(role));
+            if role == Role::Publish {
+                self.lease.publishes();
+            }
             self.live.established(role);
         }
     }

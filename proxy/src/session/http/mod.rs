@@ -48,7 +48,8 @@ use self::room::Room;
 use self::survey::Known;
 use super::close::close;
 use super::webrtc::Webrtc;
-use crate::origin::{Balancer, Lease};
+use crate::cluster::Cluster;
+use crate::origin::Lease;
 use crate::pages::{Body, Pages};
 use crate::plane::{Carried, Flow, Patience, StreamPair, StreamPlane};
 use crate::proto::http::{Headers, RequestHead, ResponseHead, Version};
@@ -84,7 +85,7 @@ pub struct HttpSettings {
 /// Whom HTTP sessions ask.
 pub struct HttpPeers {
     /// Who serves a stream.
-    pub balancer: Arc<Balancer>,
+    pub cluster: Arc<Cluster>,
     /// How it is connected.
     pub dialer: Arc<Dialer>,
     /// What moves media and large bodies.
@@ -104,7 +105,7 @@ pub struct HttpPeers {
 /// What all HTTP sessions share.
 pub struct Http {
     settings: HttpSettings,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     dialer: Arc<Dialer>,
     plane: StreamPlane,
     vhosts: Vhosts,
@@ -165,13 +166,13 @@ enum Door {
 impl Http {
     /// Sessions that take no new request once `draining` is cancelled.
     pub fn new(settings: HttpSettings, peers: HttpPeers, draining: CancellationToken) -> Arc<Self> {
-        let HttpPeers { balancer, dialer, plane, vhosts, tokens, pages, webrtc, counts } = peers;
+        let HttpPeers { cluster, dialer, plane, vhosts, tokens, pages, webrtc, counts } = peers;
         // A header in front of a connection tells of one client: it cannot serve the next one.
         let per_origin = if dialer.announce.is_some() { 0 } else { settings.idle_connections };
         let pool = Pool::new(per_origin);
         Arc::new(Self {
             settings,
-            balancer,
+            cluster,
             dialer,
             plane,
             vhosts,
@@ -299,7 +300,7 @@ impl Http {
                 .await;
         }
         let is_of_streams = matches!(method, "GET" | "HEAD" | "POST" | "PUT");
-        match Request::understand(head, &self.tokens, &self.vhosts, &self.balancer) {
+        match Request::understand(head, &self.tokens, &self.vhosts, self.cluster.balancer()) {
             Asked::Session(signal) => self.signal(client, signal, session).await,
             Asked::Page(head) if door == Door::Api && origin_api::is_asked(&head) => {
                 self.origin_api(client, head, session).await

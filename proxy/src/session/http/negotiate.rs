@@ -185,7 +185,8 @@ impl Http {
     ) -> Result<Answered, Refusal> {
         let SessionClaim { key, server, name } = claim;
         session.note(|progress| progress.stream = Some(key.clone()));
-        let origin = self.balancer.server(server, Listener::Api, Instant::now().into_std());
+        let origin =
+            self.cluster.balancer().server(server, Listener::Api, Instant::now().into_std());
         let Some(origin) = origin else {
             // Nobody is left who could be asked to end it.
             if request.head.method == "DELETE" {

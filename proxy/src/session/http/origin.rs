@@ -59,7 +59,7 @@ impl Http {
     ) -> Result<Reached, Refusal> {
         let mut tried = Vec::new();
         loop {
-            let lease = self.pick(wanted, &tried)?;
+            let lease = self.pick(wanted, &tried).await?;
             let origin = lease.origin();
             let now = Instant::now().into_std();
             if may_be_used && let Some((socket, address)) = self.pool.take(origin, now) {
@@ -69,11 +69,11 @@ impl Http {
             let dialled = self.dialer.dial(origin, wanted.listener, &ends);
             match timeout_at(deadline, dialled).await {
                 Ok(Ok((socket, address))) => {
-                    self.balancer.reached(&lease);
+                    self.cluster.reached(&lease);
                     return Ok(Reached { socket, address, is_used: false, lease });
                 }
                 Ok(Err(DialError::Down(why))) => {
-                    self.balancer.failed(&lease, &why, Instant::now().into_std());
+                    self.cluster.failed(&lease, &why);
                     tried.push(origin.server().clone());
                 }
                 Ok(Err(DialError::OutOfResources(why))) => {
@@ -94,14 +94,13 @@ impl Http {
     }
 
     /// The server that has listed the URI, if it is still there; else the stream's origin.
-    fn pick(&self, wanted: Wanted<'_>, tried: &[ServerName]) -> Result<Lease, Refusal> {
-        let now = Instant::now().into_std();
+    async fn pick(&self, wanted: Wanted<'_>, tried: &[ServerName]) -> Result<Lease, Refusal> {
         let Wanted { stream, server, listener } = wanted;
         let listed =
-            server.and_then(|server| self.balancer.pick_at(stream, server, listener, tried, now));
+            server.and_then(|server| self.cluster.pick_at(stream, server, listener, tried));
         let picked = match listed {
             Some(lease) => Ok(lease),
-            None => self.balancer.pick(stream, listener, tried, now),
+            None => self.cluster.pick(stream, listener, tried).await,
         };
         picked.map_err(|error| {
             let answer = match error {

@@ -133,12 +133,14 @@ impl Http {
         session: &Session,
     ) -> Result<Answered, Refusal> {
         let now = Clock::now();
-        let origins = self.balancer.servers(Listener::Api, now);
+        let origins = self.cluster.balancer().servers(Listener::Api, now);
         match about {
-            About::Server(server) => match self.balancer.server(&server, Listener::Api, now) {
-                Some(origin) => self.ask_one(&origin, request, session).await,
-                None => Ok(unclear(StatusCode::NOT_FOUND, "no such server", &origins)),
-            },
+            About::Server(server) => {
+                match self.cluster.balancer().server(&server, Listener::Api, now) {
+                    Some(origin) => self.ask_one(&origin, request, session).await,
+                    None => Ok(unclear(StatusCode::NOT_FOUND, "no such server", &origins)),
+                }
+            }
             About::Stream => {
                 let (host, target) = (request.head.headers.text("Host"), &*request.head.target);
                 let key = StreamKey::new(&Ask::Rtc { host, target }, &self.vhosts);
@@ -146,7 +148,7 @@ impl Http {
                     answer: answer::BAD_STREAM,
                     why: error.to_string(),
                 })?;
-                let lease = self.balancer.pick(&key, Listener::Api, &[], now);
+                let lease = self.cluster.pick(&key, Listener::Api, &[]).await;
                 let lease = lease
                     .map_err(|error| Refusal { answer: answer::NO_API, why: error.to_string() })?;
                 let answered = self.ask_one(lease.origin(), request, session).await;

@@ -27,7 +27,8 @@ use self::bridge::Bridge;
 use self::client::{Client, Wanted};
 use self::fault::Fault;
 use self::reach::{Reached, reach};
-use crate::origin::{Balancer, Lease};
+use crate::cluster::Cluster;
+use crate::origin::Lease;
 use crate::plane::relay::stream::{Exit, carry};
 use crate::plane::{Carried, Flow, Leg, Outbox, Patience, StreamPair, StreamPlane, StreamStanding};
 use crate::proto::rtmp::chunk::ChunkLimits;
@@ -74,7 +75,7 @@ pub struct RtmpSettings {
 #[derive(Debug)]
 pub struct Rtmp {
     settings: RtmpSettings,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     dialer: Arc<Dialer>,
     plane: StreamPlane,
     vhosts: Vhosts,
@@ -112,18 +113,18 @@ impl Serve for Rtmp {
 }
 
 impl Rtmp {
-    /// Sessions that find their origins by `balancer`, reach them by `dialer`, and move their media
+    /// Sessions that find their origins by `cluster`, reach them by `dialer`, and move their media
     /// by `plane`.
     pub fn new(
         settings: RtmpSettings,
-        balancer: Arc<Balancer>,
+        cluster: Arc<Cluster>,
         dialer: Arc<Dialer>,
         plane: StreamPlane,
         vhosts: Vhosts,
     ) -> Arc<Self> {
         Arc::new(Self {
             settings,
-            balancer,
+            cluster,
             dialer,
             plane,
             vhosts,
@@ -211,6 +212,9 @@ impl Rtmp {
             if is_accepted && !is_established {
                 is_established = true;
                 lease.found();
+                if role == Role::Publish {
+                    lease.publishes();
+                }
                 live.established(role);
             }
             if bridge.is_aligned() {

@@ -78,8 +78,9 @@ async fn try_origins(
         || wanted.refuse(End::OriginUnreachable, "no origin of this stream can be reached".into());
     let mut tried = Vec::new();
     loop {
-        let now = Instant::now().into_std();
-        let lease = match rtmp.balancer.pick(key, Listener::Rtmp, &tried, now) {
+        let picked = rtmp.cluster.pick(key, Listener::Rtmp, &tried);
+        let picked = timeout_at(deadline, picked).await.unwrap_or(Err(NoOrigin::AllTried));
+        let lease = match picked {
             Ok(lease) => lease,
             Err(NoOrigin::TooManyStreams) => {
                 let text = "the proxy has no room for another stream".into();
@@ -94,7 +95,7 @@ async fn try_origins(
         let outcome = timeout_at(deadline, attempt).await.unwrap_or(Err(Failure::Late));
         let origin = lease.origin();
         if matches!(outcome, Ok(_) | Err(Failure::Refused(_))) {
-            rtmp.balancer.reached(&lease);
+            rtmp.cluster.reached(&lease);
         }
         match outcome {
             Ok((socket, agreement)) => return Ok(Reached { socket, agreement, lease }),
@@ -109,7 +110,7 @@ async fn try_origins(
                 return Err(wanted.refuse(End::OriginUnreachable, text));
             }
             Err(Failure::Down(error)) => {
-                rtmp.balancer.failed(&lease, &error, Instant::now().into_std());
+                rtmp.cluster.failed(&lease, &error);
                 tried.push(origin.server().clone());
             }
             Err(Failure::OutOfResources(error)) => {

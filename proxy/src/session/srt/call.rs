@@ -215,7 +215,7 @@ impl Srt {
             if now >= call.deadline {
                 return Err(unreachable("no origin was reached in time"));
             }
-            let lease = self.balancer.pick(key, Listener::Srt, &tried, now);
+            let lease = self.cluster.pick(key, Listener::Srt, &tried).await;
             let lease = lease.map_err(|error| {
                 let why = error.to_string();
                 match error {
@@ -231,17 +231,17 @@ impl Srt {
             })?;
             match self.dial(call, lease.origin(), live).await {
                 Attempt::Reached(reached) => {
-                    self.balancer.reached(&lease);
+                    self.cluster.reached(&lease);
                     return Ok((lease, *reached));
                 }
                 Attempt::Refused(why) => {
-                    self.balancer.reached(&lease);
+                    self.cluster.reached(&lease);
                     lease.not_found();
                     let why = format!("the origin: {}", why.as_str());
                     return Err(Failure { end: End::OriginRefused, why, answer: None });
                 }
                 Attempt::Down(why) => {
-                    self.balancer.failed(&lease, &why, Instant::now());
+                    self.cluster.failed(&lease, &why);
                     tried.push(lease.origin().server().clone());
                     lease.not_found();
                 }

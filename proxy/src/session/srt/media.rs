@@ -20,7 +20,7 @@ use crate::proto::srt::rejection::Rejection;
 use crate::session::adopt::keep;
 use crate::session::flow::{FlowId, FlowTable, Name};
 use crate::session::memo::Matter;
-use crate::session::{Carriage, End, Ending, Live, Session};
+use crate::session::{Carriage, End, Ending, Live, Role, Session};
 
 /// A session, to those who find it by a packet.
 #[derive(Debug)]
@@ -168,6 +168,9 @@ impl Srt {
             socket_id: Some(origin.0),
         };
         lease.found();
+        if call.role == Role::Publish {
+            lease.publishes();
+        }
         let Some(listed) = self.list(key, &known, &lane, call.exit.clone(), lease) else {
             // Two origins have given out one socket id, to one address: the second one has to be
             // another. It will be when the client comes again.

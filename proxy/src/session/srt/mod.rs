@@ -37,9 +37,9 @@ pub use self::handshake::{Action, OriginHandshake};
 use self::media::Known;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
 use super::{End, Live, Protocol, Sessions};
+use crate::cluster::Cluster;
 use crate::drain::Stop;
 use crate::listen::source;
-use crate::origin::Balancer;
 use crate::plane::Leg;
 use crate::plane::datagram::{Exit, FlowKey, Lane, Lanes, Medium, Outlet, Planes, Socket, Train};
 use crate::plane::kernel::Kernel;
@@ -72,7 +72,7 @@ pub struct SrtSettings {
 pub struct Srt {
     settings: SrtSettings,
     sessions: Arc<Sessions>,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     vhosts: Vhosts,
     door: Door,
     state: Mutex<State>,
@@ -122,7 +122,7 @@ impl Srt {
     pub fn new(
         settings: SrtSettings,
         sessions: Arc<Sessions>,
-        balancer: Arc<Balancer>,
+        cluster: Arc<Cluster>,
         vhosts: Vhosts,
         cookies: Cookies,
         kernel: Kernel,
@@ -133,7 +133,7 @@ impl Srt {
         Arc::new(Self {
             settings,
             sessions,
-            balancer,
+            cluster,
             vhosts,
             door: Door::new(cookies),
             state: Mutex::new(State { table, calls: HashMap::new(), pending: HashMap::new() }),

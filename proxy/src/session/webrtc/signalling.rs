@@ -203,6 +203,9 @@ impl Draft {
         let id = table.insert(known, Arc::clone(&lane), ends, now);
         table.name(id, Name::Ice(name.as_str().into()));
         drop(table);
+        if invited.role == Role::Publish {
+            invited.lease.publishes();
+        }
         let listed = Listed { webrtc: Arc::clone(&webrtc), id, ending, lease: invited.lease };
         let answer = sdp::with_candidates(answer, &webrtc.offered(reached));
         // Not within that of the connection by which the offer came.

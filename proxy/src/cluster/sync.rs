@@ -1,0 +1,386 @@
+//! The loop that brings what others have done, and takes to them what was done here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use super::Cluster;
+use super::condition::Ask;
+use super::outbox::Due;
+use super::probe::probe;
+use super::store::{
+    Answer, Change, Conflict, Heard, Hold, Holder, Left, Mark, News, Owned, Presence, ProxyId,
+    StoreError, Survey, Vote,
+};
+use crate::origin::{Hearsay, Origin, ServerName, Service, Use, UsedStream};
+
+/// How often what others have told is read: no route is staler than this and one answer.
+const READ: Duration = Duration::from_millis(250);
+
+/// How often origins and proxies are looked at although nobody has told of a change.
+const SURVEY: Duration = Duration::from_secs(2);
+
+/// How often this proxy says that it is there.
+const GREET: Duration = Duration::from_secs(5);
+
+/// How often this proxy says what it uses, and looks at origins again that it could not reach.
+const HOLD: Duration = Duration::from_secs(10);
+
+/// How often all routes are read, for those that nobody has told of.
+const LIST: Duration = Duration::from_secs(30);
+
+/// For what is done together to be told together.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// What is asked of the store at the same time.
+const AT_ONCE: usize = 64;
+
+/// Most routes of others that are known.
+const MAX_LISTED: usize = 100_000;
+
+/// Most names of deleted sessions that wait to be taken.
+const MAX_DELETED: usize = 4096;
+
+/// How many proxies have to be unable to reach an origin for it to be out.
+const QUORUM: usize = 2;
+
+/// Where the loop is.
+struct Cycle {
+    mark: Option<Mark>,
+    surveyed: Option<Instant>,
+    greeted: Option<Instant>,
+    held: Option<Instant>,
+    listed: Option<Instant>,
+}
+
+impl Cluster {
+    /// Keeps this proxy and the store of one mind. Returns never. `sessions` counts those that this
+    /// proxy has, by server.
+    pub async fn watch(self: &Arc<Self>, sessions: impl Fn() -> BTreeMap<ServerName, usize>) {
+        let mut tick = interval(READ);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut cycle =
+            Cycle { mark: None, surveyed: None, greeted: None, held: None, listed: None };
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.wake.notified() => sleep(GATHER).await,
+            }
+            // It is counted, and the next turn tries again.
+            let _error = self.turn(&mut cycle, &sessions).await;
+        }
+    }
+
+    /// One turn, up to its first error.
+    async fn turn(
+        self: &Arc<Self>,
+        cycle: &mut Cycle,
+        sessions: &impl Fn() -> BTreeMap<ServerName, usize>,
+    ) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let is_due = |at: Option<Instant>, every| {
+            at.is_none_or(|at| now.saturating_duration_since(at) >= every)
+        };
+        if self.condition.is_lost() {
+            // Whoever has it back knows nothing of what has become of it.
+            *cycle = Cycle { mark: None, surveyed: None, greeted: None, held: None, listed: None };
+        }
+        let is_asked = std::mem::take(&mut self.known.lock().is_survey_due);
+        if is_due(cycle.surveyed, SURVEY) || is_asked {
+            self.survey(now).await?;
+            cycle.surveyed = Some(now);
+        }
+        self.push(now).await?;
+        if self.pull(cycle).await? {
+            self.survey_soon();
+        }
+        if is_due(cycle.held, HOLD) {
+            self.hold(self.balancer.used(now)).await?;
+            self.announce_fixed(now).await?;
+            self.look_again(now);
+            cycle.held = Some(now);
+        }
+        if is_due(cycle.listed, LIST) && self.store.is_shared() {
+            let routes = self.asked(Ask::Read, self.store.routes(MAX_LISTED)).await?;
+            self.balancer.mirror(routes);
+            cycle.listed = Some(now);
+        }
+        if is_due(cycle.greeted, GREET) {
+            self.greet(sessions()).await?;
+            cycle.greeted = Some(now);
+        }
+        let now = Instant::now();
+        self.condition.read(now);
+        if let Some(lost) = self.condition.found(now) {
+            self.balancer.listen(None, now);
+            info!(store = self.store.as_str(), seconds = lost.as_secs(), "store back");
+        }
+        Ok(())
+    }
+
+    /// Learns of origins and proxies, and tells of origins that the store has lost.
+    async fn survey(self: &Arc<Self>, now: Instant) -> Result<(), StoreError> {
+        let survey = self.asked(Ask::Read, self.store.survey()).await?;
+        let lost: Vec<_> = self
+            .balancer
+            .lives(now)
+            .into_iter()
+            .filter(|(origin, _)| !is_told_of(&survey, origin))
+            .map(|(origin, life)| Heard { origin, life })
+            .collect();
+        for heard in lost {
+            self.asked(Ask::Write, self.store.announce(&heard, true)).await?;
+        }
+        let out = self.judge(&survey, now);
+        let mut elsewhere = BTreeMap::<_, usize>::new();
+        for other in survey.proxies.iter().filter(|it| it.proxy != self.me) {
+            for (server, streams) in &other.streams {
+                *elsewhere.entry(server.clone()).or_default() += streams;
+            }
+        }
+        self.known.lock().proxies = survey.proxies;
+        let hearsay = Hearsay {
+            origins: survey.origins.into_iter().map(|heard| (heard.origin, heard.life)).collect(),
+            standings: survey.standings.into_iter().collect(),
+            withdrawn: survey.withdrawn.into_iter().collect(),
+            out,
+            elsewhere,
+        };
+        self.balancer.learn(hearsay, now);
+        Ok(())
+    }
+
+    /// The services that are out by the word of several proxies. What one says that this proxy has
+    /// not seen, it looks at itself.
+    fn judge(self: &Arc<Self>, survey: &Survey, now: Instant) -> BTreeSet<(Arc<str>, Service)> {
+        let is_there = |proxy: &ProxyId| {
+            *proxy == self.me || survey.proxies.iter().any(|it| it.proxy == *proxy)
+        };
+        let mut voters = BTreeMap::<&Vote, BTreeSet<&ProxyId>>::new();
+        for (proxy, vote) in survey.votes.iter().filter(|(proxy, _)| is_there(proxy)) {
+            voters.entry(vote).or_default().insert(proxy);
+        }
+        for vote in voters.iter().filter(|(_, it)| !it.contains(&self.me)).map(|(vote, _)| vote) {
+            self.look((*vote).clone(), now);
+        }
+        let out = voters.into_iter().filter(|(_, it)| it.len() >= QUORUM);
+        out.map(|(vote, _)| (Arc::clone(&vote.origin), vote.service)).collect()
+    }
+
+    /// Looks at an origin, and votes by what is seen.
+    fn look(self: &Arc<Self>, vote: Vote, now: Instant) {
+        let Some(origin) = self.balancer.named(&vote.origin, now) else { return };
+        let mut known = self.known.lock();
+        if known.probed.len() >= AT_ONCE || !known.probed.insert(vote.clone()) {
+            return;
+        }
+        drop(known);
+        let cluster = Arc::clone(self);
+        tokio::spawn(async move {
+            let seen = probe(&origin, vote.service).await;
+            let now = Instant::now();
+            match seen {
+                Some(true) => {
+                    cluster.balancer.reached(&origin, vote.service);
+                    cluster.vote(vote.clone(), false);
+                }
+                Some(false) => {
+                    let why = "this proxy cannot connect it, either";
+                    cluster.balancer.failed(&origin, vote.service, why, now);
+                    cluster.vote(vote.clone(), true);
+                }
+                // The word of this proxy ends with its time.
+                None => {}
+            }
+            let mut known = cluster.known.lock();
+            known.probed.remove(&vote);
+            if seen != Some(false) {
+                known.votes.remove(&vote);
+            }
+        });
+    }
+
+    /// Looks again at what this proxy could not reach.
+    fn look_again(self: &Arc<Self>, now: Instant) {
+        let mut known = self.known.lock();
+        let is_due = |at: &Instant| now.saturating_duration_since(*at) >= HOLD / 2;
+        let due: Vec<_> =
+            known.votes.iter().filter(|(_, at)| is_due(at)).map(|(it, _)| it.clone()).collect();
+        for vote in &due {
+            known.votes.insert(vote.clone(), now);
+        }
+        known.votes.retain(|vote, _| self.balancer.named(&vote.origin, now).is_some());
+        drop(known);
+        for vote in due {
+            self.look(vote, now);
+        }
+    }
+
+    /// Tells what was done here.
+    async fn push(&self, now: Instant) -> Result<(), StoreError> {
+        let untold = self.balancer.take_untold(now);
+        let due = self.outbox.lock().take(now);
+        let told = self.push_due(&due, now).await;
+        if told.is_err() {
+            self.outbox.lock().put_back(due);
+        }
+        // Holds are told again anyway, and who does not hold any more is forgotten.
+        told?;
+        self.hold(untold).await
+    }
+
+    async fn push_due(&self, due: &Due, now: Instant) -> Result<(), StoreError> {
+        let lives = if due.announce.is_empty() { Vec::new() } else { self.balancer.lives(now) };
+        for (origin, life) in lives.into_iter().filter(|(it, _)| due.announce.contains(it.server()))
+        {
+            let heard = Heard { origin, life };
+            self.asked(Ask::Write, self.store.announce(&heard, false)).await?;
+        }
+        for (vote, is_down) in &due.votes {
+            self.asked(Ask::Write, self.store.vote(vote, *is_down)).await?;
+            let mut known = self.known.lock();
+            if *is_down {
+                known.votes.insert(vote.clone(), now);
+            } else {
+                known.votes.remove(vote);
+            }
+        }
+        self.each(&due.left, |left| self.store.leave(left)).await?;
+        self.each(&due.sessions, |record| self.store.keep_webrtc(record)).await?;
+        self.each(&due.over, |record| self.store.drop_webrtc(record)).await?;
+        self.each(&due.playlists, |record| self.store.keep_hls(record)).await?;
+        // Behind everything that it tells of.
+        self.tell_all(&due.changes).await
+    }
+
+    async fn tell_all(&self, changes: &[Change]) -> Result<(), StoreError> {
+        if changes.is_empty() || !self.store.is_shared() {
+            return Ok(());
+        }
+        self.asked(Ask::Write, self.store.tell(changes)).await
+    }
+
+    /// Asks the same of many, some at a time. An error of one is none of the others, unless the
+    /// store is lost.
+    async fn each<'a, I, T>(
+        &'a self,
+        items: &'a [I],
+        ask: impl Fn(&'a I) -> Answer<'a, T>,
+    ) -> Result<Vec<Option<T>>, StoreError> {
+        let mut answers = Vec::with_capacity(items.len());
+        for some in items.chunks(AT_ONCE) {
+            for answer in join_all(some.iter().map(|it| self.asked(Ask::Write, ask(it)))).await {
+                match answer {
+                    Err(error) if error.is_loss() => return Err(error),
+                    answer => answers.push(answer.ok()),
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Tells how streams are used here, and learns to whom they belong.
+    async fn hold(&self, used: Vec<UsedStream>) -> Result<(), StoreError> {
+        let (mut holds, mut left) = (Vec::new(), Vec::new());
+        for UsedStream { key, origin, usage, is_out } in used {
+            let (stream, origin) = (key, origin.id().clone());
+            match usage {
+                Use::Held { is_found, is_published } => {
+                    holds.push(Hold { stream, origin, is_found, is_published, is_out });
+                }
+                Use::Left | Use::Unfound => {
+                    left.push(Left { stream, origin, is_unfound: usage == Use::Unfound });
+                }
+            }
+        }
+        self.each(&left, |left| self.store.leave(left)).await?;
+        let owned = self.each(&holds, |hold| self.store.hold(hold)).await?;
+        let unfound = left.into_iter().filter(|left| left.is_unfound);
+        let mut changes: Vec<_> = unfound.map(|left| Change::Gone(left.stream)).collect();
+        for (hold, owned) in holds.into_iter().zip(owned) {
+            changes.extend(owned.and_then(|owned| self.held(hold, owned)));
+        }
+        self.tell_all(&changes).await
+    }
+
+    /// What the answer to a hold comes to.
+    fn held(&self, hold: Hold, owned: Owned) -> Option<Change> {
+        let Hold { stream, origin, is_published, .. } = hold;
+        let mut known = self.known.lock();
+        if is_published && !owned.rivals.is_empty() {
+            let mine = Holder { proxy: self.me.clone(), origin: origin.to_string().into() };
+            let publishers = owned.rivals.into_iter().chain([mine]).collect();
+            let conflict = Conflict { stream: stream.to_string(), publishers };
+            if known.conflicts.insert(stream.clone(), conflict).is_none() {
+                let owner = &*owned.origin;
+                warn!(%stream, here = %origin, owner, "stream published at two origins");
+            }
+        } else if known.conflicts.remove(&stream).is_some() {
+            info!(%stream, "stream published at one origin again");
+        }
+        drop(known);
+        if self.store.is_shared() {
+            self.balancer.placed(&stream, &owned.origin);
+        }
+        owned.is_changed.then_some(Change::Route(stream, owned.origin))
+    }
+
+    /// Learns what others have told. True if origins are to be looked at.
+    async fn pull(&self, cycle: &mut Cycle) -> Result<bool, StoreError> {
+        if !self.store.is_shared() {
+            return Ok(std::mem::take(&mut self.known.lock().is_survey_due));
+        }
+        let news = self.asked(Ask::Read, self.store.changes(cycle.mark.as_ref())).await?;
+        let News { changes, mark, is_broken } = news;
+        cycle.mark = Some(mark);
+        if is_broken {
+            // The store was emptied, or this proxy has slept: it tells and asks for everything.
+            (cycle.held, cycle.listed, cycle.surveyed) = (None, None, None);
+        }
+        let mut is_survey_due = false;
+        for change in changes {
+            match change {
+                Change::Route(stream, run) => self.balancer.placed(&stream, &run),
+                Change::Gone(stream) => self.balancer.unplaced(&stream),
+                Change::Origins => is_survey_due = true,
+                Change::Deleted(name) => {
+                    let mut known = self.known.lock();
+                    if known.deleted.len() < MAX_DELETED {
+                        known.deleted.push(name);
+                    }
+                }
+            }
+        }
+        Ok(is_survey_due)
+    }
+
+    /// The default origin sends no heartbeat: the proxies that have it speak for it.
+    async fn announce_fixed(&self, now: Instant) -> Result<(), StoreError> {
+        let fixed = self.balancer.fixed(now).filter(|_| self.store.is_shared());
+        let Some((origin, life)) = fixed else { return Ok(()) };
+        self.asked(Ask::Write, self.store.announce(&Heard { origin, life }, false)).await?;
+        Ok(())
+    }
+
+    async fn greet(&self, sessions: BTreeMap<ServerName, usize>) -> Result<(), StoreError> {
+        let conflicts: Vec<_> = self.known.lock().conflicts.values().cloned().collect();
+        let me = Presence {
+            proxy: self.me.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            streams: self.balancer.streams_by_server(),
+            sessions,
+            conflicts: conflicts.into_iter().take(Presence::MAX_CONFLICTS).collect(),
+        };
+        self.asked(Ask::Write, self.store.greet(&me)).await
+    }
+}
+
+/// Whether the store has this run of an origin, a later one, or knows that it was taken out.
+fn is_told_of(survey: &Survey, origin: &Origin) -> bool {
+    let is_known = |heard: &Heard| heard.origin.server() == origin.server();
+    survey.origins.iter().any(is_known) || survey.withdrawn.contains(origin.name())
+}
