@@ -76,6 +76,7 @@ impl App {
                 addresses(&listeners.webrtc_tcp)?,
             ),
             Arc::clone(&sessions),
+            Arc::clone(&cluster),
             kernel.clone(),
             stop.sessions.clone(),
         );

@@ -52,6 +52,7 @@ struct Shared {
     webrtc: HashMap<String, (WebrtcRecord, Instant)>,
     hls: HashMap<String, (StreamKey, Instant)>,
     secret: Option<[u8; 32]>,
+    is_joined: bool,
 }
 
 #[derive(Debug)]
@@ -82,6 +83,7 @@ impl MemoryStore {
     /// The same store, as another proxy sees it.
     #[must_use]
     pub fn join(&self, other: ProxyId) -> Self {
+        self.shared.lock().is_joined = true;
         Self { me: other, ..self.clone() }
     }
 
@@ -100,7 +102,7 @@ impl Store for MemoryStore {
     }
 
     fn is_shared(&self) -> bool {
-        false
+        self.shared.lock().is_joined
     }
 
     fn survey(&self) -> Answer<'_, Survey> {

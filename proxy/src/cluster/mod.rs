@@ -234,7 +234,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Lets the session of WebRTC be found at every proxy while what is returned lives.
+    /// Lets the session of WebRTC be found at every proxy while what is returned lives, and two
+    /// minutes longer.
     pub fn keep_webrtc(self: &Arc<Self>, record: WebrtcRecord) -> KeptSession {
         self.outbox.lock().keep(record.clone());
         self.wake.notify_one();

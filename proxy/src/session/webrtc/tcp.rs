@@ -88,7 +88,7 @@ impl Webrtc {
 
     /// Takes all frames that are whole. False if what comes are none.
     fn frames(
-        &self,
+        self: &Arc<Self>,
         key: &FlowKey,
         way: &Arc<Way>,
         frames: &mut Deframer,

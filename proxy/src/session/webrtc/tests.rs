@@ -7,8 +7,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
 use super::*;
+use crate::cluster::memory::{MemoryLimits, MemoryStore};
+use crate::cluster::store::{ProxyId, Store};
 use crate::listen::{TrustedProxies, udp};
-use crate::origin::{Balancer, BalancerSettings, KeptOrigin, Listener, Origin, registration};
+use crate::origin::{
+    Balancer, BalancerSettings, KeptOrigin, Listener, Origin, ServerName, registration,
+};
 use crate::proto::proxy_protocol::Ends;
 use crate::session::memo::Memo;
 use crate::session::{End, Estate, NotAdopted, Role, SessionLimits};
