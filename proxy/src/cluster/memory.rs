@@ -34,6 +34,7 @@ pub struct MemoryLimits {
 pub struct MemoryStore {
     me: ProxyId,
     limits: MemoryLimits,
+    is_for_many: bool,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -74,9 +75,14 @@ struct Use {
 const MAX_LOG: usize = 4096;
 
 impl MemoryStore {
-    /// An empty store, as this proxy sees it.
+    /// An empty store of this proxy alone.
     pub fn new(me: ProxyId, limits: MemoryLimits) -> Self {
-        Self { me, limits, shared: Arc::default() }
+        Self { me, limits, is_for_many: false, shared: Arc::default() }
+    }
+
+    /// An empty store that others can [join](Self::join), as this proxy sees it.
+    pub fn for_many(me: ProxyId, limits: MemoryLimits) -> Self {
+        Self { is_for_many: true, ..Self::new(me, limits) }
     }
 
     /// The same store, as another proxy sees it.
@@ -100,7 +106,7 @@ impl Store for MemoryStore {
     }
 
     fn is_shared(&self) -> bool {
-        false
+        self.is_for_many
     }
 
     fn survey(&self) -> Answer<'_, Survey> {

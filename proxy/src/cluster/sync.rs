@@ -81,7 +81,7 @@ impl Cluster {
         cycle: &mut Cycle,
         sessions: &impl Fn() -> BTreeMap<ServerName, usize>,
     ) -> Result<(), StoreError> {
-        let now = Instant::now();
+        let now = super::now();
         let is_due = |at: Option<Instant>, every| {
             at.is_none_or(|at| now.saturating_duration_since(at) >= every)
         };
@@ -113,7 +113,7 @@ impl Cluster {
             self.greet(sessions()).await?;
             cycle.greeted = Some(now);
         }
-        let now = Instant::now();
+        let now = super::now();
         self.condition.read(now);
         if let Some(lost) = self.condition.found(now) {
             self.balancer.listen(None, now);
@@ -182,7 +182,7 @@ impl Cluster {
         let cluster = Arc::clone(self);
         tokio::spawn(async move {
             let seen = probe(&origin, vote.service).await;
-            let now = Instant::now();
+            let now = super::now();
             match seen {
                 Some(true) => {
                     cluster.balancer.reached(&origin, vote.service);
