@@ -56,10 +56,22 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Any text; none if it is empty.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
+pub(super) fn optional_text(text: &str) -> Result<Option<String>, String> {
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
 /// A path, absolute or from the working directory.
 #[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
+}
+
+/// The same; none if it is empty.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
+pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| text.into()))
 }
 
 /// `on` or `off`.
