@@ -7,11 +7,12 @@
 //! 5. [`session`]: one client, both legs, until its [`session::End`].
 //! 6. [`plane`]: how the bytes move from then on.
 //!
-//! Beside the way stand [`config`], [`api`], [`pages`], [`metrics`], [`telemetry`], [`doctor`] and
-//! [`drain`]; [`app`] wires them.
+//! Beside the way stand [`cluster`], [`config`], [`api`], [`pages`], [`metrics`], [`telemetry`],
+//! [`doctor`] and [`drain`]; [`app`] wires them.
 
 pub mod api;
 pub mod app;
+pub mod cluster;
 pub mod config;
 pub mod doctor;
 pub mod drain;

@@ -1,0 +1,3 @@
+//! What the proxies of a fleet share.
+
+pub mod redis;
