@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use data_encoding::BASE64;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 /// Files of TLS, in PEM.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ impl Certificates {
     pub fn create(folder: &Path, name: &str) -> Result<Self> {
         let mut authority = CertificateParams::new([])?;
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // Of another name than what it signs, or OpenSSL takes that for signed by itself.
+        authority.distinguished_name.push(DnType::CommonName, format!("authority {name}"));
         let ca_key = KeyPair::generate()?;
         let ca = authority.self_signed(&ca_key)?;
         let key = KeyPair::generate()?;
