@@ -173,7 +173,13 @@ impl Link {
                 live.is_heard();
                 return Ok(answer);
             }
-            Some(Err(error)) => LinkError::from(error),
+            Some(Err(error)) => match error.redirect_node() {
+                // After all attempts: the one that has the key cannot be reached.
+                Some((node, _)) if live.connection.is_cluster() => {
+                    LinkError::Down(shortened(&format!("no connection to {node}")))
+                }
+                _ => LinkError::from(error),
+            },
             None => LinkError::Late,
         };
         let is_lost = match &error {
