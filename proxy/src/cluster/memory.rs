@@ -214,7 +214,7 @@ impl Store for MemoryStore {
             let until = now + self.limits.route_life;
             let stream = shared.streams.get_mut(&claim.stream).filter(|it| it.is_kept(now));
             let Some(stream) = stream else {
-                return Ok(shared.give(self, &claim.stream, name, now));
+                return Ok(shared.give(self, &claim.stream, &name, now));
             };
             stream.uses.retain(|it| it.until > now);
             let may_replace = claim.over.as_ref().is_some_and(|over| {
@@ -224,11 +224,11 @@ impl Store for MemoryStore {
                 is_it && (over.is_out || !is_held)
             });
             if may_replace && stream.origin != name {
-                return Ok(shared.give(self, &claim.stream, name, now));
+                return Ok(shared.give(self, &claim.stream, &name, now));
             }
             stream.until = until;
             let origin = Arc::clone(&stream.origin);
-            stream.hold(self.holder(&origin), false, now);
+            stream.hold(self.holder(&origin), None, now);
             Ok(stream.owned(false, &self.me, &origin))
         })
     }
@@ -238,8 +238,9 @@ impl Store for MemoryStore {
             shared.make_room(self.limits.max_routes, now);
             let name: OriginName = hold.origin.to_string().into();
             let until = now + self.limits.route_life;
-            if shared.streams.get(&hold.stream).is_none_or(|it| !it.is_kept(now)) {
-                shared.give(self, &hold.stream, Arc::clone(&name), now);
+            let is_new = shared.streams.get(&hold.stream).is_none_or(|it| !it.is_kept(now));
+            if is_new {
+                shared.give(self, &hold.stream, &name, now);
             }
             shared.last_epoch += 1;
             let epoch = shared.last_epoch;
@@ -260,8 +261,8 @@ impl Store for MemoryStore {
             }
             stream.until = until;
             stream.is_found |= hold.is_found;
-            stream.hold(self.holder(&name), hold.is_published, now);
-            Ok(stream.owned(is_changed, &self.me, &name))
+            stream.hold(self.holder(&name), Some(hold.is_published), now);
+            Ok(stream.owned(is_new || is_changed, &self.me, &name))
         })
     }
 
@@ -382,12 +383,12 @@ impl Shared {
         &mut self,
         to: &MemoryStore,
         key: &StreamKey,
-        origin: OriginName,
+        origin: &OriginName,
         now: Instant,
     ) -> Owned {
         self.last_epoch += 1;
         let mut stream = Stream {
-            origin: Arc::clone(&origin),
+            origin: Arc::clone(origin),
             epoch: self.last_epoch,
             is_found: false,
             uses: Vec::new(),
@@ -397,8 +398,8 @@ impl Shared {
             stream.uses = former.uses;
             stream.uses.retain(|it| it.until > now);
         }
-        stream.hold(to.holder(&origin), false, now);
-        let owned = stream.owned(true, &to.me, &origin);
+        stream.hold(to.holder(origin), Some(false), now);
+        let owned = stream.owned(true, &to.me, origin);
         self.streams.insert(key.clone(), stream);
         owned
     }
@@ -425,11 +426,14 @@ impl Stream {
         self.until > now || self.uses.iter().any(|it| it.until > now)
     }
 
-    fn hold(&mut self, holder: Holder, is_published: bool, now: Instant) {
+    /// Without a word of it, it publishes as before.
+    fn hold(&mut self, holder: Holder, is_published: Option<bool>, now: Instant) {
         let until = now + HOLD_LIFE;
-        match self.uses.iter_mut().find(|it| it.holder == holder) {
-            Some(held) => (held.is_published, held.until) = (is_published, until),
-            None => self.uses.push(Use { holder, is_published, until }),
+        if let Some(held) = self.uses.iter_mut().find(|it| it.holder == holder) {
+            (held.is_published, held.until) = (is_published.unwrap_or(held.is_published), until);
+        } else {
+            let is_published = is_published.unwrap_or_default();
+            self.uses.push(Use { holder, is_published, until });
         }
     }
 

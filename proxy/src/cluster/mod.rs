@@ -9,6 +9,7 @@ pub mod condition;
 pub mod memory;
 mod outbox;
 mod probe;
+pub mod redis;
 pub mod store;
 mod sync;
 mod view;
