@@ -54,9 +54,9 @@ fn every_refusal_is_one_line_on_standard_error_and_code_2() {
         ),
         (
             "",
-            [("PROXY_LOAD_BALANCER_TYPE", "redis")],
+            [("PROXY_REDIS_URL", "redis://:hunter2@")],
             run,
-            "PROXY_LOAD_BALANCER_TYPE=\"redis\" (environment): not part of this version",
+            "PROXY_REDIS_URL=*** (environment): expected",
         ),
         ("", [("A", "")], &["--config", "absent.toml"], "cannot read absent.toml: "),
         ("", [("A", "")], &["--config", ".env", "--max-routes=0"], "--max-routes=\"0\" (flag): "),

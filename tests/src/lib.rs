@@ -29,6 +29,7 @@ pub mod ports;
 pub mod process;
 pub mod proxy;
 pub mod raw;
+pub mod redis;
 pub mod rtc;
 pub mod rtmp;
 mod skip;

@@ -33,6 +33,8 @@ pub(crate) const TESTS: &[Need] = &[
         package: "srt-tools",
         is_here: || find("srt-live-transmit").is_some(),
     },
+    // Its own service is left alone: the tests start servers on ports of their own.
+    Need { what: "Redis", package: "redis-server", is_here: || find("redis-server").is_some() },
     Need { what: "strace", package: "strace", is_here: || find("strace").is_some() },
     Need { what: "bpftool", package: "bpftool", is_here: || find("bpftool").is_some() },
     IP,

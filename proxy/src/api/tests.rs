@@ -17,7 +17,7 @@ use crate::session::{Protocol, Role, SessionLimits};
 /// A running API, stopped when dropped.
 struct Api {
     address: SocketAddr,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     sessions: Arc<Sessions>,
     draining: CancellationToken,
     stop: CancellationToken,
@@ -45,7 +45,7 @@ async fn start_behind(
     allow: &[&str],
 ) -> Api {
     let settings = BalancerSettings { max_origins: 2, ..Default::default() };
-    let balancer = Arc::new(Balancer::new(settings));
+    let cluster = Cluster::alone(settings);
     let sessions = Sessions::new(SessionLimits {
         total: 10,
         per_client: 10,
@@ -54,7 +54,7 @@ async fn start_behind(
     let draining = CancellationToken::new();
     let metrics = metrics::registry(
         Arc::clone(&sessions),
-        Arc::clone(&balancer),
+        Arc::clone(&cluster),
         Arc::default(),
         Default::default(),
         Kernel::off("a test"),
@@ -64,7 +64,7 @@ async fn start_behind(
     let router = router(ApiState {
         streams: StreamPlane::none("a test"),
         kernel: Kernel::off("a test"),
-        balancer: Arc::clone(&balancer),
+        cluster: Arc::clone(&cluster),
         sessions: Arc::clone(&sessions),
         vhosts: Vhosts::default(),
         metrics: metrics.into(),
@@ -79,7 +79,7 @@ async fn start_behind(
     let entrance = Arc::new(Entrance::new(trusted, true));
     let serve = serve_within(limits, vec![listener], entrance, router, allow, stop.clone());
     let served = tokio::spawn(serve);
-    Api { address, balancer, sessions, draining, stop, served }
+    Api { address, cluster, sessions, draining, stop, served }
 }
 
 #[derive(Debug)]
@@ -159,7 +159,7 @@ async fn a_real_origin_registers_and_is_listed() {
     let origin = &listed["origins"][0];
     assert_eq!(origin["id"], "vid-0831146-312k9529-3556");
     assert_eq!(origin["device_id"], "origin1");
-    assert_eq!(origin["state"], "up");
+    assert_eq!(origin["state"], "active");
     assert_eq!(origin["endpoints"]["rtmp"], json!(["tcp://:19351"]));
     assert_eq!(origin["endpoints"]["rtc"], json!(["udp://:8001"]));
     assert!(origin["age_seconds"].as_f64().is_some_and(|age| age < 20.0), "{origin}");
@@ -186,7 +186,10 @@ async fn a_bad_heartbeat_is_refused_by_its_member_and_changes_nothing() {
         answer.refusal(405);
         assert!(answer.head.contains("allow: post"), "{answer:?}");
     }
-    assert!(api.balancer.origins(Instant::now()).is_empty(), "a refused origin is listed");
+    assert!(
+        api.cluster.balancer().origins(Instant::now()).is_empty(),
+        "a refused origin is listed"
+    );
 }
 
 #[tokio::test]
@@ -215,7 +218,7 @@ async fn a_route_is_explained_without_being_made() {
     assert_eq!(route["target"], json!({"host": "10.0.0.1", "port": 1935}));
     let by_http = api.get("/api/v1/streams/route?url=http://h/live/livestream.flv").await.json();
     assert_eq!(by_http["route"]["target"]["port"], 8080);
-    assert_eq!(api.balancer.counts(Instant::now()).routes_idle, 0, "asking made a route");
+    assert_eq!(api.cluster.balancer().counts(Instant::now()).routes_idle, 0, "asking made a route");
     for bad in ["/api/v1/streams/route", "/api/v1/streams/route?url=ftp://h/live/s"] {
         assert!(api.get(bad).await.refusal(400).starts_with("url: "), "{bad}");
     }
@@ -284,7 +287,7 @@ async fn with_a_token_only_its_bearers_use_the_api() {
             assert!(answer.head.contains("www-authenticate: bearer"), "{answer:?}");
         }
     }
-    assert!(api.balancer.origins(Instant::now()).is_empty());
+    assert!(api.cluster.balancer().origins(Instant::now()).is_empty());
     for header in ["Authorization: Bearer s3cret\r\n", "authorization: bearer s3cret\r\n"] {
         let answer = api.ask("POST", "/api/v1/srs/register", header, &heartbeat("s")).await;
         assert_eq!(answer.status, 200, "{answer:?}");

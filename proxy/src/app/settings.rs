@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use crate::cluster::Cluster;
-use crate::config::{Config, DefaultBackend};
+use crate::cluster::redis::{Link, LinkError, RedisLives, RedisStore};
+use crate::cluster::store::ProxyId;
+use crate::cluster::{Cluster, WITHDRAWN};
+use crate::config::{Config, DefaultBackend, LoadBalancer, Redis};
 use crate::listen::media::MediaOptions;
-use crate::origin::{BalancerSettings, Listener, Origin};
+use crate::origin::{Balancer, BalancerSettings, Listener, Origin};
 use crate::plane::kernel::Kernel;
 use crate::plane::{Patience, StreamSettings};
 use crate::session::SessionLimits;
@@ -121,11 +123,34 @@ pub(super) async fn tokens(
     Ok(Tokens::new(&kernel.inherit(secret)))
 }
 
-/// This proxy among those that have the same store.
+/// This proxy among those that have the same store. One that does not answer yet is no reason not
+/// to start; one that does not let this proxy in is.
 pub(super) async fn cluster(config: &Config) -> anyhow::Result<Arc<Cluster>> {
     let balancer = balancer(config)?;
-    Ok(Cluster::alone(balancer))
+    if config.balancer.kind == LoadBalancer::Memory {
+        return Ok(Cluster::alone(balancer));
+    }
+    let host = gethostname::gethostname();
+    let me = ProxyId::of_host(&host.to_string_lossy(), getrandom::u32()?);
+    let Redis { target, key_prefix, timeout, route_ttl } = &config.redis;
+    let link = Link::open(target, *timeout);
+    match link.greet(GREETING).await {
+        Ok(()) => tracing::info!(proxy = %me, store = "redis", "store"),
+        Err(error @ LinkError::Refused(_)) => return Err(error.into()),
+        Err(error) => tracing::warn!(
+            proxy = %me,
+            store = "redis",
+            %error,
+            "the store does not answer: this proxy starts with what it hears itself"
+        ),
+    }
+    let lives = RedisLives::new(*route_ttl, WITHDRAWN);
+    let store = RedisStore::new(link, key_prefix, me.clone(), lives);
+    Ok(Arc::new(Cluster::new(me, Balancer::new(balancer), Arc::new(store))))
 }
+
+/// For the first word of the store.
+const GREETING: Duration = Duration::from_secs(2);
 
 fn balancer(config: &Config) -> anyhow::Result<BalancerSettings> {
     let fixed = config.default_backend.as_ref().map(default_origin).transpose()?;

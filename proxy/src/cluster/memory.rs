@@ -34,6 +34,7 @@ pub struct MemoryLimits {
 pub struct MemoryStore {
     me: ProxyId,
     limits: MemoryLimits,
+    is_for_many: bool,
     shared: Arc<Mutex<Shared>>,
 }
 
@@ -52,7 +53,6 @@ struct Shared {
     webrtc: HashMap<String, (WebrtcRecord, Instant)>,
     hls: HashMap<String, (StreamKey, Instant)>,
     secret: Option<[u8; 32]>,
-    is_joined: bool,
 }
 
 #[derive(Debug)]
@@ -75,15 +75,19 @@ struct Use {
 const MAX_LOG: usize = 4096;
 
 impl MemoryStore {
-    /// An empty store, as this proxy sees it.
+    /// An empty store of this proxy alone.
     pub fn new(me: ProxyId, limits: MemoryLimits) -> Self {
-        Self { me, limits, shared: Arc::default() }
+        Self { me, limits, is_for_many: false, shared: Arc::default() }
+    }
+
+    /// An empty store that others can [join](Self::join), as this proxy sees it.
+    pub fn for_many(me: ProxyId, limits: MemoryLimits) -> Self {
+        Self { is_for_many: true, ..Self::new(me, limits) }
     }
 
     /// The same store, as another proxy sees it.
     #[must_use]
     pub fn join(&self, other: ProxyId) -> Self {
-        self.shared.lock().is_joined = true;
         Self { me: other, ..self.clone() }
     }
 
@@ -102,7 +106,7 @@ impl Store for MemoryStore {
     }
 
     fn is_shared(&self) -> bool {
-        self.shared.lock().is_joined
+        self.is_for_many
     }
 
     fn survey(&self) -> Answer<'_, Survey> {
@@ -210,7 +214,7 @@ impl Store for MemoryStore {
             let until = now + self.limits.route_life;
             let stream = shared.streams.get_mut(&claim.stream).filter(|it| it.is_kept(now));
             let Some(stream) = stream else {
-                return Ok(shared.give(self, &claim.stream, name, now));
+                return Ok(shared.give(self, &claim.stream, &name, now));
             };
             stream.uses.retain(|it| it.until > now);
             let may_replace = claim.over.as_ref().is_some_and(|over| {
@@ -220,11 +224,11 @@ impl Store for MemoryStore {
                 is_it && (over.is_out || !is_held)
             });
             if may_replace && stream.origin != name {
-                return Ok(shared.give(self, &claim.stream, name, now));
+                return Ok(shared.give(self, &claim.stream, &name, now));
             }
             stream.until = until;
             let origin = Arc::clone(&stream.origin);
-            stream.hold(self.holder(&origin), false, now);
+            stream.hold(self.holder(&origin), None, now);
             Ok(stream.owned(false, &self.me, &origin))
         })
     }
@@ -234,8 +238,9 @@ impl Store for MemoryStore {
             shared.make_room(self.limits.max_routes, now);
             let name: OriginName = hold.origin.to_string().into();
             let until = now + self.limits.route_life;
-            if shared.streams.get(&hold.stream).is_none_or(|it| !it.is_kept(now)) {
-                shared.give(self, &hold.stream, Arc::clone(&name), now);
+            let is_new = shared.streams.get(&hold.stream).is_none_or(|it| !it.is_kept(now));
+            if is_new {
+                shared.give(self, &hold.stream, &name, now);
             }
             shared.last_epoch += 1;
             let epoch = shared.last_epoch;
@@ -256,8 +261,8 @@ impl Store for MemoryStore {
             }
             stream.until = until;
             stream.is_found |= hold.is_found;
-            stream.hold(self.holder(&name), hold.is_published, now);
-            Ok(stream.owned(is_changed, &self.me, &name))
+            stream.hold(self.holder(&name), Some(hold.is_published), now);
+            Ok(stream.owned(is_new || is_changed, &self.me, &name))
         })
     }
 
@@ -378,12 +383,12 @@ impl Shared {
         &mut self,
         to: &MemoryStore,
         key: &StreamKey,
-        origin: OriginName,
+        origin: &OriginName,
         now: Instant,
     ) -> Owned {
         self.last_epoch += 1;
         let mut stream = Stream {
-            origin: Arc::clone(&origin),
+            origin: Arc::clone(origin),
             epoch: self.last_epoch,
             is_found: false,
             uses: Vec::new(),
@@ -393,8 +398,8 @@ impl Shared {
             stream.uses = former.uses;
             stream.uses.retain(|it| it.until > now);
         }
-        stream.hold(to.holder(&origin), false, now);
-        let owned = stream.owned(true, &to.me, &origin);
+        stream.hold(to.holder(origin), Some(false), now);
+        let owned = stream.owned(true, &to.me, origin);
         self.streams.insert(key.clone(), stream);
         owned
     }
@@ -421,11 +426,14 @@ impl Stream {
         self.until > now || self.uses.iter().any(|it| it.until > now)
     }
 
-    fn hold(&mut self, holder: Holder, is_published: bool, now: Instant) {
+    /// Without a word of it, it publishes as before.
+    fn hold(&mut self, holder: Holder, is_published: Option<bool>, now: Instant) {
         let until = now + HOLD_LIFE;
-        match self.uses.iter_mut().find(|it| it.holder == holder) {
-            Some(held) => (held.is_published, held.until) = (is_published, until),
-            None => self.uses.push(Use { holder, is_published, until }),
+        if let Some(held) = self.uses.iter_mut().find(|it| it.holder == holder) {
+            (held.is_published, held.until) = (is_published.unwrap_or(held.is_published), until);
+        } else {
+            let is_published = is_published.unwrap_or_default();
+            self.uses.push(Use { holder, is_published, until });
         }
     }
 

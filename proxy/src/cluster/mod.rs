@@ -9,6 +9,7 @@ pub mod condition;
 pub mod memory;
 mod outbox;
 mod probe;
+pub mod redis;
 pub mod store;
 mod sync;
 mod view;
@@ -85,7 +86,7 @@ impl Cluster {
             me,
             balancer,
             store,
-            condition: Condition::new(Instant::now()),
+            condition: Condition::new(now()),
             outbox: Mutex::default(),
             wake: Notify::new(),
             known: Mutex::default(),
@@ -118,7 +119,7 @@ impl Cluster {
     /// Takes a heartbeat, and tells the others of it as soon as they can be told.
     pub fn register(&self, origin: Origin) -> Result<Registered, NotRegistered> {
         let server = origin.server().clone();
-        let registered = self.balancer.register(origin, Instant::now())?;
+        let registered = self.balancer.register(origin, now())?;
         self.outbox.lock().announce(server);
         if registered == Registered::Again {
             self.wake.notify_one();
@@ -139,10 +140,10 @@ impl Cluster {
         listener: Listener,
         tried: &[ServerName],
     ) -> Result<Lease, NoOrigin> {
-        let start = Instant::now();
+        let start = now();
         let mut over = None;
         for _ in 0..MAX_TURNS {
-            let now = Instant::now();
+            let now = now();
             if self.condition.is_lost() {
                 return self.balancer.pick_alone(key, listener, tried, now);
             }
@@ -154,7 +155,7 @@ impl Cluster {
             let origin = wish.origin.id().clone();
             let claim = Claim { stream: key.clone(), origin, over: over.take().or(known) };
             let Ok(owned) = self.asked(Ask::Claim, self.store.claim(&claim)).await else {
-                return self.balancer.pick_alone(key, listener, tried, Instant::now());
+                return self.balancer.pick_alone(key, listener, tried, now);
             };
             let run = &owned.origin;
             if owned.is_changed {
@@ -164,16 +165,20 @@ impl Cluster {
             match self.balancer.settle(key, run, listener, tried, now) {
                 Ok(lease) => return Ok(lease),
                 Err(Unsettled::Not(error)) => {
-                    self.give_up(claim, owned.is_changed);
+                    self.give_up(key, run, owned.is_changed);
                     return Err(error);
                 }
                 Err(Unsettled::Tried) => {
-                    if start.elapsed() >= VERDICT {
-                        self.give_up(claim, false);
+                    let is_refused = claim.over.is_some_and(|over| over.origin == *run);
+                    if is_refused && now.saturating_duration_since(start) >= VERDICT {
+                        self.give_up(key, run, false);
                         break;
                     }
-                    self.survey_soon();
-                    sleep(LOOK).await;
+                    if is_refused {
+                        self.survey_soon();
+                        sleep(LOOK).await;
+                    }
+                    over = Some(Over { is_out: false, ..out });
                 }
                 Err(Unsettled::Out) => over = Some(out),
                 Err(Unsettled::Unknown) => {
@@ -199,13 +204,13 @@ impl Cluster {
         listener: Listener,
         tried: &[ServerName],
     ) -> Option<Lease> {
-        self.balancer.pick_at(key, server, listener, tried, Instant::now())
+        self.balancer.pick_at(key, server, listener, tried, now())
     }
 
     /// Notes that the lease's origin could not be connected, and why.
     pub fn failed(&self, lease: &Lease, why: &str) {
         let (origin, service) = (lease.origin(), lease.service());
-        if self.balancer.failed(origin, service, why, Instant::now()) {
+        if self.balancer.failed(origin, service, why, now()) {
             self.vote(Vote { origin: Arc::clone(origin.name()), service }, true);
         }
     }
@@ -262,7 +267,7 @@ impl Cluster {
 
     /// Lets the segments of a playlist be found by the other kind of proxy.
     pub fn keep_hls(&self, record: HlsRecord) {
-        if self.store.is_shared() && self.outbox.lock().keep_hls(record, Instant::now()) {
+        if self.store.is_shared() && self.outbox.lock().keep_hls(record, now()) {
             self.wake.notify_one();
         }
     }
@@ -293,9 +298,9 @@ impl Cluster {
 
     /// An answer of the store, noted.
     async fn asked<T>(&self, ask: Ask, answer: Answer<'_, T>) -> Result<T, StoreError> {
-        let start = Instant::now();
+        let start = now();
         let answer = answer.await;
-        let now = Instant::now();
+        let now = now();
         if self.condition.note(ask, now.saturating_duration_since(start), &answer, now) {
             self.balancer.listen(Some(now), now);
             let why = answer.as_ref().err().map(ToString::to_string);
@@ -326,9 +331,18 @@ impl Cluster {
     }
 
     /// A stream was claimed for a client that does not use it.
-    fn give_up(&self, claim: Claim, is_unfound: bool) {
-        let Claim { stream, origin, .. } = claim;
-        self.outbox.lock().leave(Left { stream, origin, is_unfound });
+    fn give_up(&self, key: &StreamKey, run: &str, is_unfound: bool) {
+        let Some(origin) = self.balancer.named(run, now()) else { return };
+        let left = Left { stream: key.clone(), origin: origin.id().clone(), is_unfound };
+        self.outbox.lock().leave(left);
         self.wake.notify_one();
     }
 }
+
+/// The runtime's clock, which tests can turn.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests;

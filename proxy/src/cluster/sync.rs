@@ -17,6 +17,7 @@ use super::store::{
     StoreError, Survey, Vote,
 };
 use crate::origin::{Hearsay, Origin, ServerName, Service, Use, UsedStream};
+use crate::stream::StreamKey;
 
 /// How often what others have told is read: no route is staler than this and one answer.
 const READ: Duration = Duration::from_millis(250);
@@ -81,7 +82,7 @@ impl Cluster {
         cycle: &mut Cycle,
         sessions: &impl Fn() -> BTreeMap<ServerName, usize>,
     ) -> Result<(), StoreError> {
-        let now = Instant::now();
+        let now = super::now();
         let is_due = |at: Option<Instant>, every| {
             at.is_none_or(|at| now.saturating_duration_since(at) >= every)
         };
@@ -113,7 +114,7 @@ impl Cluster {
             self.greet(sessions()).await?;
             cycle.greeted = Some(now);
         }
-        let now = Instant::now();
+        let now = super::now();
         self.condition.read(now);
         if let Some(lost) = self.condition.found(now) {
             self.balancer.listen(None, now);
@@ -182,7 +183,7 @@ impl Cluster {
         let cluster = Arc::clone(self);
         tokio::spawn(async move {
             let seen = probe(&origin, vote.service).await;
-            let now = Instant::now();
+            let now = super::now();
             match seen {
                 Some(true) => {
                     cluster.balancer.reached(&origin, vote.service);
@@ -298,6 +299,9 @@ impl Cluster {
             }
         }
         self.each(&left, |left| self.store.leave(left)).await?;
+        for left in &left {
+            self.settled(&left.stream);
+        }
         let owned = self.each(&holds, |hold| self.store.hold(hold)).await?;
         let unfound = left.into_iter().filter(|left| left.is_unfound);
         let mut changes: Vec<_> = unfound.map(|left| Change::Gone(left.stream)).collect();
@@ -310,23 +314,28 @@ impl Cluster {
     /// What the answer to a hold comes to.
     fn held(&self, hold: Hold, owned: Owned) -> Option<Change> {
         let Hold { stream, origin, is_published, .. } = hold;
-        let mut known = self.known.lock();
         if is_published && !owned.rivals.is_empty() {
             let mine = Holder { proxy: self.me.clone(), origin: origin.to_string().into() };
             let publishers = owned.rivals.into_iter().chain([mine]).collect();
             let conflict = Conflict { stream: stream.to_string(), publishers };
-            if known.conflicts.insert(stream.clone(), conflict).is_none() {
+            if self.known.lock().conflicts.insert(stream.clone(), conflict).is_none() {
                 let owner = &*owned.origin;
                 warn!(%stream, here = %origin, owner, "stream published at two origins");
             }
-        } else if known.conflicts.remove(&stream).is_some() {
-            info!(%stream, "stream published at one origin again");
+        } else {
+            self.settled(&stream);
         }
-        drop(known);
         if self.store.is_shared() {
             self.balancer.placed(&stream, &owned.origin);
         }
         owned.is_changed.then_some(Change::Route(stream, owned.origin))
+    }
+
+    /// A stream is published at one origin at most, as far as this proxy sees.
+    fn settled(&self, stream: &StreamKey) {
+        if self.known.lock().conflicts.remove(stream).is_some() {
+            info!(%stream, "stream published at one origin again");
+        }
     }
 
     /// Learns what others have told. True if origins are to be looked at.

@@ -4,18 +4,13 @@ use std::time::Duration;
 
 use super::settings::{self as row, Setting};
 use super::source::{Effective, Source};
-use super::{Config, Error, ListenAddrs, LoadBalancer};
+use super::{Config, Error, ListenAddrs};
 use crate::listen::media::HAS_RATES;
 
 /// An error if this version cannot serve what the settings say together.
 pub(super) fn conflicts(config: &Config, said: &Effective) -> Result<(), Error> {
     let wrong =
         |setting: &Setting, problem| Err(Error::Value { said: said.spell(setting), problem });
-    // Each proxy of a cluster in its own memory would send one stream to two origins.
-    if config.balancer.kind == LoadBalancer::Redis {
-        let problem = "not part of this version; expected memory".into();
-        return wrong(&row::PROXY_LOAD_BALANCER_TYPE.setting, problem);
-    }
     if config.client.accept && config.client.trusted.is_empty() {
         let trusted = row::PROXY_TRUSTED_PROXIES.setting.name;
         let problem = format!("expected {trusted} to be set, too");

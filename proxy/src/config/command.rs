@@ -166,11 +166,12 @@ const PRINT: &str = "print-config";
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::time::Duration;
 
     use tempfile::TempDir;
 
     use super::*;
-    use crate::config::LogFormat;
+    use crate::config::{LogFormat, RedisNode, RedisShape, RedisTls, Secret};
     use crate::origin::Policy;
     use crate::proto::proxy_protocol::Version;
     use crate::stream::Vhosts;
@@ -268,14 +269,51 @@ mod tests {
     }
 
     #[test]
-    fn redis_is_refused_rather_than_replaced_by_memory() {
+    fn redis_is_named_by_its_settings_or_by_one_url() {
         let mut operator = Operator::new();
         operator.environment("PROXY_LOAD_BALANCER_TYPE", "redis");
+        operator.environment("PROXY_REDIS_PASSWORD", "hunter2");
+        let redis = operator.runs().0.redis;
+        let node = RedisNode { host: "127.0.0.1".into(), port: 6379 };
+        assert_eq!(redis.target.shape, RedisShape::Single { node, db: 0 });
+        assert_eq!(redis.timeout, Duration::from_millis(200));
+        assert_eq!(redis.route_ttl, Some(Duration::from_hours(24)));
+
+        operator.flag("--redis-url=rediss+cluster://h").flag("--redis-route-ttl=0");
+        let redis = operator.runs().0.redis;
+        assert!(
+            matches!(redis.target.shape, RedisShape::Cluster { .. }) && redis.route_ttl.is_none()
+        );
+        assert_eq!(redis.target.tls, Some(RedisTls { ca: None, identity: None }));
+        assert_eq!(redis.target.password.as_ref().map(Secret::reveal), Some("hunter2"));
+        operator.environment("PROXY_REDIS_DB", "0");
         assert_eq!(
             operator.refused(),
-            "PROXY_LOAD_BALANCER_TYPE=\"redis\" (environment): \
-             not part of this version; expected memory"
+            "--redis-url=*** (flag): expected not to be set beside PROXY_REDIS_DB=\"0\" (environment)"
         );
+        let mut operator = Operator::new();
+        operator.dotenv("PROXY_REDIS_PASSWORD=hunter2");
+        operator.flag("--redis-url=redis://:hunter3@h");
+        assert_eq!(
+            operator.refused(),
+            "--redis-url=*** (flag): expected not to be set beside PROXY_REDIS_PASSWORD=*** (.env)"
+        );
+    }
+
+    #[test]
+    fn what_redis_would_never_be_shown_is_refused() {
+        for (flags, problem) in [
+            (["--redis-user=ann", "--redis-db=1"], "expected PROXY_REDIS_PASSWORD to be set, too"),
+            (["--redis-tls-ca=ca.pem", "--redis-tls=off"], "expected PROXY_REDIS_TLS to be on, or"),
+            (["--redis-tls-key=key", "--redis-tls=on"], "expected PROXY_REDIS_TLS_CERT to be set"),
+            (["--redis-tls-cert=c", "--redis-tls=on"], "expected PROXY_REDIS_TLS_KEY to be set"),
+            (["--redis-sentinel-password=x", "--redis-url=redis://h"], "to name Sentinels"),
+        ] {
+            let mut operator = Operator::new();
+            operator.flag(flags[0]).flag(flags[1]);
+            let refused = operator.refused();
+            assert!(refused.contains(problem), "{flags:?}: {refused}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod file;
 #[cfg(test)]
 mod fuzz;
 mod listen;
+mod redis;
 mod settings;
 mod source;
 mod value;
@@ -26,6 +27,7 @@ use ipnet::IpNet;
 pub use self::command::Command;
 pub use self::error::Error;
 pub use self::listen::{ListenAddr, ListenAddrs};
+pub use self::redis::{Redis, RedisIdentity, RedisNode, RedisShape, RedisTarget, RedisTls};
 use self::settings as row;
 pub use self::settings::{Setting, settings};
 use self::source::Effective;
@@ -160,21 +162,6 @@ pub struct Balancer {
     pub max_routes: usize,
     /// Host names that are vhosts of their own.
     pub vhosts: Vhosts,
-}
-
-/// The store that proxies share.
-#[derive(Clone, Debug)]
-pub struct Redis {
-    /// Address or host name.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Password, if it demands one.
-    pub password: Option<Secret>,
-    /// Number of the database.
-    pub db: u32,
-    /// Put with a colon in front of every key, unless empty.
-    pub key_prefix: String,
 }
 
 /// How origins come, go and are connected.
@@ -330,13 +317,7 @@ impl Config {
                 max_routes: said.get(&row::PROXY_MAX_ROUTES)?,
                 vhosts: said.get(&row::PROXY_VHOSTS)?,
             },
-            redis: Redis {
-                host: said.get(&row::PROXY_REDIS_HOST)?,
-                port: said.get(&row::PROXY_REDIS_PORT)?,
-                password: said.get(&row::PROXY_REDIS_PASSWORD)?,
-                db: said.get(&row::PROXY_REDIS_DB)?,
-                key_prefix: said.get(&row::PROXY_REDIS_KEY_PREFIX)?,
-            },
+            redis: Redis::read(said)?,
             origin: Origin {
                 ttl: said.get(&row::PROXY_ORIGIN_SERVER_TTL)?,
                 max: said.get(&row::PROXY_MAX_ORIGINS)?,

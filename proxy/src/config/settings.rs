@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::listen::ListenAddrs;
+use super::redis::RedisUrl;
 use super::value::{
     self, AuthType, Candidate, KernelMode, LoadBalancer, LogFormat, Secret, TcpEngine, count,
     duration, host, positive_duration,
@@ -93,7 +94,7 @@ settings! {
         "Folder of static files. If it is the default and does not exist, built-in pages are served: an index of the live streams, players and a publisher.";
 
     PROXY_LOAD_BALANCER_TYPE: LoadBalancer = value::word, "memory", OPEN,
-        "Where origins and routes are kept: `memory`. With `redis` this version refuses to start.";
+        "Where origins and routes are kept: `memory`, or `redis` to share them with other proxies.";
     PROXY_REDIS_HOST: String = host, "127.0.0.1", OPEN,
         "Host of Redis.";
     PROXY_REDIS_PORT: u16 = value::port, "6379", OPEN,
@@ -102,6 +103,24 @@ settings! {
         "Password of Redis.";
     PROXY_REDIS_DB: u32 = value::index, "0", OPEN,
         "Number of the Redis database.";
+    PROXY_REDIS_USER: Option<String> = value::optional_text, "", OPEN,
+        "User of Redis, as its ACL has it; empty for the default one.";
+    PROXY_REDIS_URL: Option<RedisUrl> = RedisUrl::parse_optional, "", SECRET,
+        "Where Redis is, instead of host, port, database and TLS: `redis://`, `redis+sentinel://` or `redis+cluster://`, with `rediss` for TLS.";
+    PROXY_REDIS_TLS: bool = value::switch, "off", OPEN,
+        "`on` speaks TLS with Redis.";
+    PROXY_REDIS_TLS_CA: Option<PathBuf> = value::optional_path, "", OPEN,
+        "PEM file of the authorities that may vouch for Redis; empty for those that the host trusts.";
+    PROXY_REDIS_TLS_CERT: Option<PathBuf> = value::optional_path, "", OPEN,
+        "PEM file of the certificate that the proxy shows to Redis; empty for none.";
+    PROXY_REDIS_TLS_KEY: Option<PathBuf> = value::optional_path, "", OPEN,
+        "PEM file of that certificate's key.";
+    PROXY_REDIS_SENTINEL_PASSWORD: Option<Secret> = value::secret, "", SECRET,
+        "Password of the Sentinels, which are asked without a user.";
+    PROXY_REDIS_TIMEOUT: Duration = positive_duration, "200ms", OPEN,
+        "Time for Redis to answer one command.";
+    PROXY_REDIS_ROUTE_TTL: Duration = duration, "24h", OPEN,
+        "A stream's route stays in Redis this long after it was last used; `0` for ever, as SRS's own proxy has it.";
     PROXY_REDIS_KEY_PREFIX: String = value::text, "", OPEN,
         "Put with a colon in front of every Redis key.";
 

@@ -24,6 +24,11 @@ use tracing_subscriber::filter::LevelFilter;
 pub struct Secret(String);
 
 impl Secret {
+    /// Hides this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// The text, for the one place that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
@@ -39,7 +44,7 @@ impl fmt::Debug for Secret {
 /// Any text; none if it is empty.
 #[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
 pub(super) fn secret(text: &str) -> Result<Option<Secret>, String> {
-    Ok((!text.is_empty()).then(|| Secret(text.to_owned())))
+    Ok((!text.is_empty()).then(|| Secret::new(text)))
 }
 
 /// Any text that is hard to guess; none if it is empty.
@@ -56,10 +61,22 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Any text; none if it is empty.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
+pub(super) fn optional_text(text: &str) -> Result<Option<String>, String> {
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
 /// A path, absolute or from the working directory.
 #[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(text.into())
+}
+
+/// The same; none if it is empty.
+#[expect(clippy::unnecessary_wraps, reason = "the shape of every parser")]
+pub(super) fn optional_path(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| text.into()))
 }
 
 /// `on` or `off`.

@@ -290,14 +290,14 @@ impl Balancer {
         let mut state = self.at(now);
         let member = state.registry.named(run, now).ok_or(Unsettled::Unknown)?;
         let origin = Arc::clone(&member.origin);
-        if tried.contains(origin.server()) {
-            return Err(Unsettled::Tried);
-        }
         // Where everybody is out, the one that was chosen all the same is as good as any.
         let others = state.registry.alive(now);
         let is_last = others.filter(|it| it.origin.offers(listener)).count() <= 1;
         if member.is_barred(Service::of(listener)) && !is_last {
             return Err(Unsettled::Out);
+        }
+        if tried.contains(origin.server()) {
+            return Err(Unsettled::Tried);
         }
         if !origin.offers(listener) {
             return Err(Unsettled::Not(NoOrigin::NotOffered));

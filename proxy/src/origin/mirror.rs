@@ -1,6 +1,6 @@
 //! The routes that other proxies have told of.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::stream::StreamKey;
@@ -9,19 +9,21 @@ use crate::stream::StreamKey;
 /// of first goes first.
 #[derive(Debug)]
 pub(super) struct Mirror {
-    table: HashMap<StreamKey, Arc<str>>,
-    order: VecDeque<StreamKey>,
+    table: HashMap<StreamKey, (u64, Arc<str>)>,
+    /// As they were told of first.
+    order: BTreeMap<u64, StreamKey>,
+    last: u64,
     max: usize,
 }
 
 impl Mirror {
     pub(super) fn new(max: usize) -> Self {
-        Self { table: HashMap::new(), order: VecDeque::new(), max }
+        Self { table: HashMap::new(), order: BTreeMap::new(), last: 0, max }
     }
 
     /// The origin's name.
     pub(super) fn get(&self, key: &StreamKey) -> Option<&Arc<str>> {
-        self.table.get(key)
+        self.table.get(key).map(|(_, origin)| origin)
     }
 
     /// How many there are.
@@ -30,22 +32,23 @@ impl Mirror {
     }
 
     pub(super) fn insert(&mut self, key: &StreamKey, origin: Arc<str>) {
-        if self.table.insert(key.clone(), origin).is_some() {
+        if let Some((_, known)) = self.table.get_mut(key) {
+            *known = origin;
             return;
         }
-        self.order.push_back(key.clone());
-        while self.table.len() > self.max {
-            let Some(first) = self.order.pop_front() else { return };
+        self.last += 1;
+        self.table.insert(key.clone(), (self.last, origin));
+        self.order.insert(self.last, key.clone());
+        if self.table.len() > self.max
+            && let Some((_, first)) = self.order.pop_first()
+        {
             self.table.remove(&first);
         }
     }
 
     pub(super) fn remove(&mut self, key: &StreamKey) {
-        self.table.remove(key);
-        // Names that are gone stay in the order until they are many.
-        if self.order.len() > 2 * self.table.len() + 16 {
-            let table = &self.table;
-            self.order.retain(|key| table.contains_key(key));
+        if let Some((number, _)) = self.table.remove(key) {
+            self.order.remove(&number);
         }
     }
 
@@ -77,8 +80,8 @@ mod tests {
                 mirror.remove(&key(n));
             }
         }
-        assert_eq!(mirror.len(), 10);
-        assert!(mirror.order.len() <= 2 * mirror.len() + 16, "{}", mirror.order.len());
+        assert!(mirror.len() <= 10, "{}", mirror.len());
+        assert_eq!(mirror.order.len(), mirror.len());
         assert_eq!(mirror.get(&key(998)).map(|it| &**it), Some("b-s-1"));
         mirror.replace([(key(1), "c-s-1".into())]);
         assert_eq!((mirror.len(), mirror.get(&key(998))), (1, None));

@@ -10,24 +10,33 @@ use super::origin::{Endpoint, Listener, Origin, OriginHost, OriginId, ServerName
 /// (array of at least one endpoint), then the optional `http`, `api`, `srt`, `rtc` (arrays) and
 /// `device_id` (text). Others are ignored. An optional member may be null.
 pub fn parse(body: &[u8]) -> Result<Origin, BadRegistration> {
-    let body = match serde_json::from_slice(body) {
-        Ok(Value::Object(members)) => members,
-        Ok(_) => return Err(Problem::Type("an object").of("body")),
-        Err(error) => return Err(Problem::Json(error.to_string()).of("body")),
-    };
-    let host = OriginHost::parse(&required(&body, "ip")?).map_err(|problem| problem.of("ip"))?;
+    parse_members(&object(body)?)
+}
+
+/// The members of a JSON object.
+pub(crate) fn object(body: &[u8]) -> Result<Map<String, Value>, BadRegistration> {
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(members)) => Ok(members),
+        Ok(_) => Err(Problem::Type("an object").of("body")),
+        Err(error) => Err(Problem::Json(error.to_string()).of("body")),
+    }
+}
+
+/// Reads the members of a heartbeat, as [`parse`] does.
+pub(crate) fn parse_members(body: &Map<String, Value>) -> Result<Origin, BadRegistration> {
+    let host = OriginHost::parse(&required(body, "ip")?).map_err(|problem| problem.of("ip"))?;
     let id = OriginId {
-        server: ServerName::from(required(&body, "server")?.as_str()),
-        service: required(&body, "service")?,
-        pid: required(&body, "pid")?,
+        server: ServerName::from(required(body, "server")?.as_str()),
+        service: required(body, "service")?,
+        pid: required(body, "pid")?,
     };
     let mut endpoints = Vec::new();
     for listener in Listener::ALL {
-        for endpoint in read_endpoints(&body, listener)? {
+        for endpoint in read_endpoints(body, listener)? {
             endpoints.push((listener, endpoint));
         }
     }
-    let mut origin = Origin::new(id, optional(&body, "device_id")?, host);
+    let mut origin = Origin::new(id, optional(body, "device_id")?, host);
     for (listener, endpoint) in endpoints {
         origin.add(listener, endpoint);
     }

@@ -41,6 +41,20 @@ fn pick(balancer: &Balancer, key: &StreamKey, now: Instant) -> Lease {
     balancer.pick(key, Listener::Rtmp, &[], now).expect("an origin")
 }
 
+fn failed(balancer: &Balancer, lease: &Lease, why: &str, now: Instant) {
+    balancer.failed(lease.origin(), lease.service(), why, now);
+}
+
+fn reached(balancer: &Balancer, lease: &Lease) {
+    balancer.reached(lease.origin(), lease.service());
+}
+
+/// Origins that are active, and that are down.
+fn up_and_down(balancer: &Balancer, now: Instant) -> (usize, usize) {
+    let [active, _, _, down] = balancer.counts(now).origins;
+    (active, down)
+}
+
 fn server(lease: &Lease) -> String {
     lease.origin().server().to_string()
 }
@@ -81,7 +95,7 @@ fn racers_that_all_lose_their_origin_meet_on_one_other() {
             .map(|lease| {
                 scope.spawn(|| {
                     start.wait();
-                    balancer.failed(lease, "refused", now);
+                    failed(&balancer, lease, "refused", now);
                     let tried = [lease.origin().server().clone()];
                     server(&balancer.pick(&key, Listener::Rtmp, &tried, now).unwrap())
                 })
@@ -127,17 +141,16 @@ fn an_origin_that_refuses_is_left_alone_and_its_streams_move() {
     let balancer = balancer(&["a", "b"], now);
     let key = stream("s");
     let lost = pick(&balancer, &key, now);
-    balancer.failed(&lost, "refused", now);
+    failed(&balancer, &lost, "refused", now);
     let refused = server(&lost);
     drop(lost);
     let next = pick(&balancer, &key, now);
     assert_ne!(server(&next), refused, "the stream stayed on the origin that refused");
     let states: BTreeSet<_> = balancer.origins(now).into_iter().map(|o| o.state).collect();
-    assert_eq!(states, BTreeSet::from(["down", "up"]));
+    assert_eq!(states, BTreeSet::from(["active", "down"]));
     let again = pick(&balancer, &key, now + 2 * SECOND);
     assert_eq!(server(&again), server(&next), "a stream that moved does not move back");
-    let counts = balancer.counts(now + 2 * SECOND);
-    assert_eq!((counts.up, counts.down), (1, 1), "nobody has reached it since");
+    assert_eq!(up_and_down(&balancer, now + 2 * SECOND), (1, 1), "nobody has reached it since");
 }
 
 #[test]
@@ -154,16 +167,16 @@ fn a_service_that_is_not_there_takes_nothing_from_the_others() {
     }
     let key = stream("s");
     let publisher = pick(&balancer, &key, now);
-    balancer.reached(&publisher);
+    reached(&balancer, &publisher);
     for listener in [Listener::Srt, Listener::Api] {
         let caller = balancer.pick(&key, listener, &[], now).expect("an origin");
-        balancer.failed(&caller, "refused", now);
+        failed(&balancer, &caller, "refused", now);
         let tried = [caller.origin().server().clone()];
         drop(caller);
         let elsewhere = balancer.pick(&key, listener, &tried, now);
         assert_eq!(elsewhere.unwrap_err(), NoOrigin::AllTried, "the stream is used by RTMP");
     }
-    assert_eq!((balancer.counts(now).up, balancer.counts(now).down), (2, 0));
+    assert_eq!(up_and_down(&balancer, now), (2, 0));
     let player = pick(&balancer, &key, now);
     assert_eq!(server(&player), server(&publisher));
     let views = balancer.origins(now);
@@ -182,9 +195,9 @@ fn a_stream_in_use_stays_although_another_client_could_not_connect() {
     let balancer = balancer(&["a", "b"], now);
     let key = stream("s");
     let publisher = pick(&balancer, &key, now);
-    balancer.reached(&publisher);
+    reached(&balancer, &publisher);
     let unlucky = pick(&balancer, &key, now);
-    balancer.failed(&unlucky, "timed out", now);
+    failed(&balancer, &unlucky, "timed out", now);
     drop(unlucky);
     let player = pick(&balancer, &key, now);
     assert_eq!(server(&player), server(&publisher), "the player was parted from its publisher");
@@ -200,19 +213,19 @@ fn when_every_origin_is_in_back_off_the_untried_are_tried_anyway() {
     let balancer = balancer(&["a", "b"], now);
     let key = stream("s");
     let first = pick(&balancer, &key, now);
-    balancer.failed(&first, "refused", now);
+    failed(&balancer, &first, "refused", now);
     let first_server = server(&first);
     drop(first);
     let second = pick(&balancer, &key, now);
-    balancer.failed(&second, "refused", now);
+    failed(&balancer, &second, "refused", now);
     // Both are down. A new client sticks to the stream's origin, then tries the other.
     let third = pick(&balancer, &key, now);
     assert_eq!(server(&third), server(&second));
     let tried = [third.origin().server().clone()];
     let fourth = balancer.pick(&key, Listener::Rtmp, &tried, now).unwrap();
     assert_eq!(server(&fourth), first_server);
-    balancer.reached(&fourth);
-    assert_eq!(balancer.counts(now).up, 1, "a connection that succeeds ends the back-off");
+    reached(&balancer, &fourth);
+    assert_eq!(up_and_down(&balancer, now).0, 1, "a connection that succeeds ends the back-off");
 }
 
 #[test]
@@ -254,15 +267,15 @@ fn a_restart_replaces_the_server_at_once_and_keeps_its_streams() {
     let key = stream("s");
     let before = pick(&balancer, &key, now);
     let name = server(&before);
-    balancer.failed(&before, "refused", now);
+    failed(&balancer, &before, "refused", now);
     assert_eq!(balancer.register(origin(&name, 2, 1936), now), Ok(Registered::Restarted));
     let after = pick(&balancer, &key, now);
     assert_eq!(server(&after), name, "the stream left its server");
     assert_eq!(after.origin().targets(Listener::Rtmp).next(), Some(("10.0.0.1", 1936)));
     assert_eq!(balancer.origins(now).len(), 2, "the old run is still listed");
     // The old run's failure says nothing about the new one.
-    balancer.failed(&before, "refused", now);
-    assert_eq!(balancer.counts(now).down, 0);
+    failed(&balancer, &before, "refused", now);
+    assert_eq!(up_and_down(&balancer, now).1, 0);
     assert_eq!(balancer.register(origin(&name, 2, 1937), now), Ok(Registered::Changed));
     assert_eq!(balancer.register(origin(&name, 2, 1937), now), Ok(Registered::Again));
 }
@@ -323,7 +336,7 @@ fn a_lease_of_a_former_route_leaves_the_new_one_alone() {
     let balancer = balancer(&["a", "b"], now);
     let key = stream("s");
     let former = pick(&balancer, &key, now);
-    balancer.failed(&former, "refused", now);
+    failed(&balancer, &former, "refused", now);
     let current = pick(&balancer, &key, now);
     drop(former);
     assert_eq!(balancer.counts(now).routes_in_use, 1, "the new route lost its client");
@@ -443,13 +456,13 @@ proptest! {
                 }
                 Event::Fail { lease } => {
                     if let Some(lease) = leases.get(lease % leases.len().max(1)) {
-                        balancer.failed(lease, "refused", now);
+                        failed(&balancer, lease, "refused", now);
                         settled.clear();
                     }
                 }
                 Event::Reach { lease } => {
                     if let Some(lease) = leases.get(lease % leases.len().max(1)) {
-                        balancer.reached(lease);
+                        reached(&balancer, lease);
                         settled.clear();
                     }
                 }
@@ -544,7 +557,7 @@ fn a_server_that_cannot_be_asked_is_not_picked_for_its_pieces() {
     assert!(balancer.pick_at(&key, "a", Listener::Http, &tried, now).is_none(), "it was tried");
     assert!(balancer.pick_at(&key, "a", Listener::Srt, &[], now).is_none(), "it has no SRT");
     let lost = pick_at(&balancer, &key, "a", now).unwrap();
-    balancer.failed(&lost, "refused", now);
+    failed(&balancer, &lost, "refused", now);
     assert!(pick_at(&balancer, &key, "a", now).is_none(), "it is in back-off");
     let long_after = now + BalancerSettings::default().origin_ttl;
     assert!(pick_at(&balancer, &key, "b", long_after).is_none(), "it is gone");

@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_millis(600);
 struct Rig {
     srt: Arc<Srt>,
     sessions: Arc<Sessions>,
-    balancer: Arc<Balancer>,
+    cluster: Arc<Cluster>,
     proxy: SocketAddr,
     /// Where clients come.
     sockets: [Arc<Socket>; 1],
@@ -44,11 +44,11 @@ impl Rig {
             pending_per_client: 2,
             buffer: 65536,
         };
-        let balancer = Arc::new(Balancer::new(BalancerSettings::default()));
+        let cluster = Cluster::alone(BalancerSettings::default());
         let srt = Srt::new(
             settings,
             Arc::clone(&sessions),
-            Arc::clone(&balancer),
+            Arc::clone(&cluster),
             Vhosts::default(),
             Cookies::new(&[7; 32], Instant::now()),
             Kernel::off("a test"),
@@ -61,7 +61,7 @@ impl Rig {
         }));
         let watched = Arc::clone(&srt);
         tokio::spawn(async move { watched.watch().await });
-        Self { srt, sessions, balancer, proxy, sockets, stop }
+        Self { srt, sessions, cluster, proxy, sockets, stop }
     }
 
     /// An origin that has registered, and does what a test says.
@@ -80,7 +80,7 @@ impl Rig {
             "rtmp": ["1935"], "srt": ports.as_slice(),
         });
         let origin = registration::parse(body.to_string().as_bytes()).unwrap();
-        self.balancer.register(origin, Instant::now()).unwrap();
+        self.cluster.balancer().register(origin, Instant::now()).unwrap();
         sockets
     }
 
@@ -447,7 +447,11 @@ async fn every_address_of_an_origin_is_tried() {
     receive(&silent);
     answer(&alive, &PUBLISH);
     assert_eq!(client.told(), Step::Conclusion);
-    assert_eq!(rig.balancer.origins(Instant::now())[0].connect_failures, 0, "it counts as down");
+    assert_eq!(
+        rig.cluster.balancer().origins(Instant::now())[0].connect_failures,
+        0,
+        "it counts as down"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -529,10 +533,10 @@ async fn a_session_of_an_earlier_process_goes_on_until_its_client_shuts_down() {
         started: 0,
         matter: Matter::Srt { client: 7, origin: 9, window: 8192 },
     };
-    let estate = Estate { balancer: &rig.balancer, sockets: &rig.sockets };
+    let estate = Estate { balancer: rig.cluster.balancer(), sockets: &rig.sockets };
     rig.srt.adopt(&memo, estate).unwrap();
     let key = rig.sessions.list()[0].progress().stream.unwrap();
-    let lease = rig.balancer.pick(&key, Listener::Srt, &[], Instant::now()).unwrap();
+    let lease = rig.cluster.balancer().pick(&key, Listener::Srt, &[], Instant::now()).unwrap();
     assert_eq!(&**lease.origin().name(), "default-backend-static-0", "known before it is heard");
     let data = |to: u8| [[0, 0, 0, 5], [0; 4], [0; 4], [0, 0, 0, to]].concat();
     client.send_to(&data(9), rig.proxy).unwrap();
