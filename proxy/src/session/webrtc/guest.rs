@@ -140,7 +140,7 @@ impl Webrtc {
         key: &FlowKey,
         message: &Message<'_>,
         bytes: &[u8],
-        exit: &impl Fn() -> Exit,
+        exit: &dyn Fn() -> Exit,
     ) -> Result<Option<Arc<Lane>>, Dropped> {
         let name = message.username().ok_or(Dropped::UnknownName)?;
         let Some(id) = self.guests.find(name, key) else {
@@ -168,7 +168,7 @@ impl Webrtc {
         name: &str,
         key: &FlowKey,
         check: &[u8],
-        exit: &impl Fn() -> Exit,
+        exit: &dyn Fn() -> Exit,
     ) -> bool {
         if !self.cluster.is_shared() || !is_name(name) || check.len() > MAX_WAITING {
             return false;
@@ -187,7 +187,7 @@ impl Webrtc {
             webrtc.guests.names.lock().done(&name, is_found, Instant::now());
             drop(permit);
             if is_found {
-                webrtc.take(&key, &Train::alone(key.client, &check), || exit.clone());
+                webrtc.take(&key, &Train::alone(key.client, &check), &|| exit.clone());
             } else {
                 webrtc.drops.count(Dropped::UnknownName, 1);
             }
@@ -373,7 +373,7 @@ mod tests {
             }
         }
         assert_eq!(asked, 11, "in twenty seconds");
-        let later = start + Duration::from_secs(60);
+        let later = start + Duration::from_mins(1);
         assert!(names.begin("a:b", client(1), later));
         names.done("a:b", true, later);
         assert!(names.asked.is_empty());

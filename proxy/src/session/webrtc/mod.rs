@@ -165,11 +165,11 @@ impl Webrtc {
         let local = SocketAddr::new(train.destination.unwrap_or(local.ip()), local.port());
         let key = FlowKey { is_tcp: false, client: train.source, local, socket_id: None };
         let from = train.destination;
-        self.take(&key, train, || Exit::udp(socket, train.source, from));
+        self.take(&key, train, &|| Exit::udp(socket, train.source, from));
     }
 
     /// Takes what has come from a client, who is answered by the way of `exit`.
-    fn take(self: &Arc<Self>, key: &FlowKey, train: &Train<'_>, exit: impl Fn() -> Exit) {
+    fn take(self: &Arc<Self>, key: &FlowKey, train: &Train<'_>, exit: &dyn Fn() -> Exit) {
         if train.datagrams().all(|datagram| Kind::of(datagram) == Kind::Media) {
             if train.bytes.is_empty() {
                 self.drops.count(Dropped::NotTheProtocol, 1);
@@ -181,7 +181,7 @@ impl Webrtc {
         for datagram in train.datagrams() {
             let one = train.part(datagram);
             match Kind::of(datagram) {
-                Kind::Stun => self.stun(key, &one, &exit),
+                Kind::Stun => self.stun(key, &one, exit),
                 Kind::Media => self.pass(key, &one, true),
                 Kind::Dtls => {
                     // Before the origin can say the same: who was first has closed.
@@ -242,7 +242,7 @@ impl Webrtc {
     }
 
     /// Takes a message of a client's ICE agent.
-    fn stun(self: &Arc<Self>, key: &FlowKey, train: &Train<'_>, exit: &impl Fn() -> Exit) {
+    fn stun(self: &Arc<Self>, key: &FlowKey, train: &Train<'_>, exit: &dyn Fn() -> Exit) {
         let sent = match Message::parse(train.bytes) {
             Ok(message) if message.is_binding() => match message.class() {
                 Class::Request => self.check(key, &message, train.bytes, exit),
@@ -276,7 +276,7 @@ impl Webrtc {
         key: &FlowKey,
         message: &Message<'_>,
         bytes: &[u8],
-        exit: &impl Fn() -> Exit,
+        exit: &dyn Fn() -> Exit,
     ) -> Result<Option<Arc<Lane>>, Dropped> {
         let username = message.username().ok_or(Dropped::UnknownName)?;
         let named = self.named(username, key);

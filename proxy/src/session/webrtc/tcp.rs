@@ -105,7 +105,7 @@ impl Webrtc {
                 return false;
             }
             let train = Train::alone(source, datagram);
-            self.take(key, &train, || Exit::Other(Arc::clone(way) as Arc<dyn Outlet>));
+            self.take(key, &train, &|| Exit::Other(Arc::clone(way) as Arc<dyn Outlet>));
         }
     }
 }
