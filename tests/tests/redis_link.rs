@@ -161,7 +161,9 @@ fn a_dead_node_of_a_cluster_takes_only_its_own_keys() -> Result<()> {
         let error = Link::open(&wrong, DEADLINE).greet(SOON).await.unwrap_err();
         assert_eq!(error.as_str(), "refused", "{error}");
 
-        let link = Link::open(&target, DEADLINE);
+        // Long enough that a busy machine is not taken for a dead node.
+        let deadline = DEADLINE * 2;
+        let link = Link::open(&target, deadline);
         link.greet(SOON).await?;
         let script = Script::new("return redis.call('INCR', KEYS[1])");
         let keys: Vec<_> = (0..60).map(|it| format!("key:{it}")).collect();
@@ -183,7 +185,7 @@ fn a_dead_node_of_a_cluster_takes_only_its_own_keys() -> Result<()> {
             } else {
                 cluster.nodes[2].kill()?;
             }
-            for round in 0..8 {
+            for round in 0..5 {
                 let ask = |key: &String| {
                     let (link, key) = (link.clone(), key.clone());
                     tokio::spawn(async move {
@@ -198,7 +200,7 @@ fn a_dead_node_of_a_cluster_takes_only_its_own_keys() -> Result<()> {
                 }
                 for one in of_dead {
                     let (answer, took) = one.await?;
-                    ensure!(took < DEADLINE + SLACK, "it took {took:?}");
+                    ensure!(took < deadline + SLACK, "it took {took:?}");
                     let error = answer.unwrap_err();
                     assert!(matches!(error.as_str(), "down" | "late"), "{error}");
                 }
