@@ -67,10 +67,10 @@ fn in_redis() -> Result<()> {
 fn in_redis_with_a_prefix_and_a_password() -> Result<()> {
     fleet::with_redis(|| {
         // Nothing but what begins with the prefix, and nothing for which a proxy has no use.
-        let rules = "~fleet-{?1:* +@all -@dangerous +info";
+        let rules = "~fleet-?1:* +@all -@dangerous +info";
         let redis = Redis::options().password("hunter2").user("proxy", "hunter3", rules).start()?;
         let proxy = Where::single(&redis, Some(("proxy", "hunter3"))).password("hunter2");
-        all_in(&proxy, "fleet-{?1")
+        all_in(&proxy, "fleet-?1")
     })
 }
 
