@@ -74,6 +74,25 @@ fn what_the_existing_proxy_has_left_is_acted_on() -> Result<()> {
     })
 }
 
+/// The existing proxy leaves a server's earlier run beside the one that it has heard since.
+#[test]
+fn of_two_runs_of_a_server_the_later_one_counts() -> Result<()> {
+    beside(async |store, client| {
+        let value: String = client.get(format!("srs-proxy-server:{THEIRS}"))?;
+        let anew = format!("srs-proxy-server:{}", THEIRS.replace("48x447o9", "later"));
+        client.set::<_, _, ()>(&anew, value.replace("48x447o9", "later"))?;
+        client.expire::<_, ()>(&anew, 300)?;
+        client.expire::<_, ()>(format!("srs-proxy-server:{THEIRS}"), 250)?;
+        let listed: String = client.get("srs-proxy-all-servers")?;
+        let more = listed.replace(']', &format!(",\"{anew}\"]"));
+        client.set::<_, _, ()>("srs-proxy-all-servers", more)?;
+        let origins = store.survey().await?.origins;
+        assert_eq!(origins.len(), 3);
+        assert!(origins.iter().any(|it| it.origin.id().service == "later"), "{origins:?}");
+        Ok(())
+    })
+}
+
 #[test]
 fn what_the_existing_proxy_writes_over_a_route_is_true() -> Result<()> {
     beside(async |store, client| {
