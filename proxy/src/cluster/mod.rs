@@ -223,20 +223,25 @@ impl Cluster {
         }
     }
 
-    /// What an operator wants of a server, from now on, at every proxy.
-    pub async fn stand(&self, server: &ServerName, standing: Standing) -> Result<(), StoreError> {
+    /// What an operator wants of a server: here from now on, at the other proxies as soon as they
+    /// have heard of it.
+    pub async fn stand(
+        self: &Arc<Self>,
+        server: &ServerName,
+        standing: Standing,
+    ) -> Result<(), StoreError> {
         self.asked(Ask::Write, self.store.stand(server, standing)).await?;
         info!(origin = %server, standing = standing.as_str(), "origin");
         self.tell(Change::Origins);
-        Ok(())
+        self.survey(Instant::now()).await
     }
 
     /// Takes a run of an origin out, at every proxy, until it runs anew or is activated.
-    pub async fn withdraw(&self, origin: &Origin) -> Result<(), StoreError> {
+    pub async fn withdraw(self: &Arc<Self>, origin: &Origin) -> Result<(), StoreError> {
         self.asked(Ask::Write, self.store.withdraw(origin.id())).await?;
         info!(origin = %origin.name(), "origin taken out by an operator");
         self.tell(Change::Origins);
-        Ok(())
+        self.survey(Instant::now()).await
     }
 
     /// Lets the session of WebRTC be found at every proxy while what is returned lives.

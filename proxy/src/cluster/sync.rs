@@ -26,7 +26,7 @@ const READ: Duration = Duration::from_millis(250);
 const SURVEY: Duration = Duration::from_secs(2);
 
 /// How often this proxy says that it is there.
-const GREET: Duration = Duration::from_secs(5);
+const GREET: Duration = Duration::from_secs(2);
 
 /// How often this proxy says what it uses, and looks at origins again that it could not reach.
 const HOLD: Duration = Duration::from_secs(10);
@@ -124,7 +124,7 @@ impl Cluster {
     }
 
     /// Learns of origins and proxies, and tells of origins that the store has lost.
-    async fn survey(self: &Arc<Self>, now: Instant) -> Result<(), StoreError> {
+    pub(super) async fn survey(self: &Arc<Self>, now: Instant) -> Result<(), StoreError> {
         let survey = self.asked(Ask::Read, self.store.survey()).await?;
         let lost: Vec<_> = self
             .balancer
