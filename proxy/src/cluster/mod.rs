@@ -349,4 +349,4 @@ fn now() -> Instant {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -12,14 +12,14 @@ use crate::stream::{Ask as Asking, Vhosts};
 
 /// A store that can be cut off.
 #[derive(Debug)]
-struct Cut {
-    store: MemoryStore,
-    how: Arc<AtomicU8>,
+pub(crate) struct Cut {
+    pub(crate) store: MemoryStore,
+    pub(crate) how: Arc<AtomicU8>,
 }
 
 const WELL: u8 = 0;
 /// Every answer is late.
-const LATE: u8 = 1;
+pub(crate) const LATE: u8 = 1;
 /// Claims alone fail, each by itself.
 const FAILING: u8 = 2;
 

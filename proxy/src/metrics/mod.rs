@@ -359,15 +359,12 @@ fn write<'a>(
     samples: impl IntoIterator<Item = ([&'a str; 2], u64)>,
 ) -> fmt::Result {
     let samples = samples.into_iter();
-    match family.kind {
-        MetricType::Counter => {
-            let counters = samples.map(|(labels, n)| (labels, ConstCounter::new(n)));
-            write_metrics(encoder, family, counters)
-        }
-        _ => {
-            let gauges = samples.map(|(labels, n)| (labels, ConstGauge::new(n)));
-            write_metrics(encoder, family, gauges)
-        }
+    if matches!(family.kind, MetricType::Counter) {
+        let counters = samples.map(|(labels, n)| (labels, ConstCounter::new(n)));
+        write_metrics(encoder, family, counters)
+    } else {
+        let gauges = samples.map(|(labels, n)| (labels, ConstGauge::new(n)));
+        write_metrics(encoder, family, gauges)
     }
 }
 
