@@ -233,7 +233,7 @@ impl Cluster {
         self.asked(Ask::Write, self.store.stand(server, standing)).await?;
         info!(origin = %server, standing = standing.as_str(), "origin");
         self.tell(Change::Origins);
-        self.survey(Instant::now()).await
+        self.survey(now()).await
     }
 
     /// Takes a run of an origin out, at every proxy, until it runs anew or is activated.
@@ -241,7 +241,7 @@ impl Cluster {
         self.asked(Ask::Write, self.store.withdraw(origin.id())).await?;
         info!(origin = %origin.name(), "origin taken out by an operator");
         self.tell(Change::Origins);
-        self.survey(Instant::now()).await
+        self.survey(now()).await
     }
 
     /// Lets the session of WebRTC be found at every proxy while what is returned lives.
