@@ -162,6 +162,12 @@ impl Cluster {
                 self.tell(Change::Route(key.clone(), Arc::clone(run)));
             }
             let out = Over { origin: Arc::clone(run), is_out: true };
+            let is_refused = claim.over.as_ref().is_some_and(|over| over.origin == *run);
+            if !is_refused && self.balancer.is_draining(run, now) {
+                // It stays there only if others use it.
+                over = Some(Over { is_out: false, ..out });
+                continue;
+            }
             match self.balancer.settle(key, run, listener, tried, now) {
                 Ok(lease) => return Ok(lease),
                 Err(Unsettled::Not(error)) => {
@@ -169,7 +175,6 @@ impl Cluster {
                     return Err(error);
                 }
                 Err(Unsettled::Tried) => {
-                    let is_refused = claim.over.is_some_and(|over| over.origin == *run);
                     if is_refused && now.saturating_duration_since(start) >= VERDICT {
                         self.give_up(key, run, false);
                         break;

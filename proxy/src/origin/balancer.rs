@@ -307,6 +307,12 @@ impl Balancer {
         self.lease(&mut state, key, origin, is_kept, listener, now).map_err(Unsettled::Not)
     }
 
+    /// Whether the origin that a run of this name is, or is an earlier run of, is being drained.
+    pub fn is_draining(&self, run: &str, now: Instant) -> bool {
+        let state = self.state.lock();
+        state.registry.named(run, now).is_some_and(|it| it.standing == Standing::Draining)
+    }
+
     fn lease(
         &self,
         state: &mut State,
@@ -730,7 +736,11 @@ impl State {
         }
         let taking = || offering().filter(|member| member.standing == Standing::Active);
         if routed.is_none() && taking().next().is_none() {
-            return Err(NoOrigin::NoneTakes);
+            // Others may use it where it is being drained; the store knows.
+            let theirs = self.theirs(key, service, now).filter(|it| untried(it));
+            let theirs = theirs.filter(|member| member.origin.offers(listener));
+            let theirs = theirs.ok_or(NoOrigin::NoneTakes)?;
+            return Ok(Decision::Place(vec![candidate(theirs)]));
         }
         let up = |member: &&Member| !member.health.is_down(service, now) && !member.is_out(service);
         let candidates: Vec<_> = taking().filter(untried).filter(up).map(candidate).collect();
@@ -764,12 +774,12 @@ impl State {
             Err(none) => return (None, none.to_string()),
         };
         let is_deaf = self.registry.is_deaf();
-        let theirs = self.mirror.get(key).filter(|_| self.routes.get(key).is_none());
-        let theirs = theirs.and_then(|run| self.registry.named(run, now));
-        match theirs.filter(|member| !member.is_barred(Service::of(listener))) {
+        match self.theirs(key, Service::of(listener), now) {
             Some(member) if member.origin.offers(listener) => {
                 let reason = if is_deaf {
                     "another proxy had it there last, and the store does not answer"
+                } else if member.standing == Standing::Draining {
+                    "another proxy has it there; if nobody uses it any more, a new route"
                 } else {
                     "another proxy has it there, or had it last"
                 };
@@ -800,6 +810,12 @@ impl State {
         let server = self.registry.get(&ServerName::from(name), now);
         let mut runs = self.registry.alive(now);
         server.or_else(|| runs.find(|member| **member.origin.name() == *name))
+    }
+
+    /// Where others had a stream last that has no route here, if it can be used.
+    fn theirs(&self, key: &StreamKey, service: Service, now: Instant) -> Option<&Member> {
+        let run = self.mirror.get(key).filter(|_| self.routes.get(key).is_none())?;
+        self.registry.named(run, now).filter(|member| !member.is_barred(service))
     }
 
     /// Where others had a stream last. One that is being drained gets it back only if nobody can

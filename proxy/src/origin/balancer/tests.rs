@@ -415,7 +415,9 @@ fn an_explanation_knows_of_streams_that_others_have() {
     assert_eq!(expect(Listener::Rtmp), theirs);
     assert_eq!(balancer.explain(&key, Listener::Rtmp, now).owner, Some(Arc::clone(&a)));
     stand("a", Standing::Draining);
-    assert_eq!(expect(Listener::Rtmp), theirs, "what is there stays");
+    let (origin, reason) = expect(Listener::Rtmp);
+    assert_eq!(origin, theirs.0, "what is used there stays");
+    assert!(reason.contains("if nobody uses it any more"), "{reason}");
     stand("a", Standing::Maintenance);
     let b = Some(balancer.named("b", now).unwrap().name().to_string());
     assert_eq!(expect(Listener::Rtmp).0, b);
