@@ -37,6 +37,7 @@ use crate::origin::{
     Registered, ServerName, Standing, Unsettled,
 };
 use crate::stream::StreamKey;
+use crate::telemetry::Seldom;
 
 /// Finds the origin of each stream, together with the other proxies.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub struct Cluster {
     /// There is something to be told, or to be asked.
     wake: Notify,
     known: Mutex<Known>,
+    complaints: Seldom,
 }
 
 /// What the loop knows of others.
@@ -90,6 +92,7 @@ impl Cluster {
             outbox: Mutex::default(),
             wake: Notify::new(),
             known: Mutex::default(),
+            complaints: Seldom::default(),
         }
     }
 
@@ -310,13 +313,20 @@ impl Cluster {
         let start = now();
         let answer = answer.await;
         let now = now();
-        if self.condition.note(ask, now.saturating_duration_since(start), &answer, now) {
+        let is_lost = self.condition.note(ask, now.saturating_duration_since(start), &answer, now);
+        if is_lost {
             self.balancer.listen(Some(now), now);
-            let why = answer.as_ref().err().map(ToString::to_string);
-            warn!(
-                store = self.store.as_str(),
-                why, "store lost: this proxy goes on with what it knows"
-            );
+        }
+        if let Err(error) = &answer
+            && (is_lost || !error.is_loss())
+            && let Some(unsaid) = self.complaints.say(now)
+        {
+            let store = self.store.as_str();
+            if is_lost {
+                warn!(store, %error, unsaid, "store lost: this proxy goes on with what it knows");
+            } else {
+                warn!(store, %error, unsaid, "the store cannot do what it was asked");
+            }
         }
         answer
     }
