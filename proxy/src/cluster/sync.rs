@@ -334,8 +334,8 @@ impl Cluster {
             let publishers = owned.rivals.into_iter().chain([mine]).collect();
             let conflict = Conflict { stream: stream.to_string(), publishers };
             if self.known.lock().conflicts.insert(stream.clone(), conflict).is_none() {
-                let owner = &*owned.origin;
-                warn!(%stream, here = %origin, owner, "stream published at two origins");
+                let at = &*owned.origin;
+                warn!(%stream, here = %origin, owner = at, "stream published at two origins");
             }
         } else {
             self.settled(&stream);
