@@ -26,7 +26,7 @@ const READ: Duration = Duration::from_millis(250);
 const SURVEY: Duration = Duration::from_secs(2);
 
 /// How often this proxy says that it is there.
-const GREET: Duration = Duration::from_secs(5);
+const GREET: Duration = Duration::from_secs(2);
 
 /// How often this proxy says what it uses, and looks at origins again that it could not reach.
 const HOLD: Duration = Duration::from_secs(10);
@@ -142,7 +142,7 @@ impl Cluster {
     }
 
     /// Learns of origins and proxies, and tells of origins that the store has lost.
-    async fn survey(self: &Arc<Self>, now: Instant) -> Result<(), StoreError> {
+    pub(super) async fn survey(self: &Arc<Self>, now: Instant) -> Result<(), StoreError> {
         let survey = self.asked(Ask::Read, self.store.survey()).await?;
         let lost: Vec<_> = self
             .balancer
@@ -334,8 +334,8 @@ impl Cluster {
             let publishers = owned.rivals.into_iter().chain([mine]).collect();
             let conflict = Conflict { stream: stream.to_string(), publishers };
             if self.known.lock().conflicts.insert(stream.clone(), conflict).is_none() {
-                let owner = &*owned.origin;
-                warn!(%stream, here = %origin, owner, "stream published at two origins");
+                let at = &*owned.origin;
+                warn!(%stream, here = %origin, owner = at, "stream published at two origins");
             }
         } else {
             self.settled(&stream);

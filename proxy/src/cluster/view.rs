@@ -86,16 +86,11 @@ impl Cluster {
         }
     }
 
-    /// Sessions that the proxies have at a server, as each said last.
-    pub fn sessions_at(&self, server: &ServerName) -> usize {
+    /// Sessions that the other proxies have at a server, as each said last.
+    pub fn sessions_elsewhere(&self, server: &ServerName) -> usize {
         let known = self.known.lock();
-        known.proxies.iter().filter_map(|proxy| proxy.sessions.get(server)).sum()
-    }
-
-    /// Proxies that are there, and streams published at two origins.
-    pub fn counts(&self) -> (usize, usize) {
-        let known = self.known.lock();
-        (known.proxies.len(), known.all_conflicts().len())
+        let others = known.proxies.iter().filter(|it| it.proxy != self.me);
+        others.filter_map(|proxy| proxy.sessions.get(server)).sum()
     }
 }
 
