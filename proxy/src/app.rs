@@ -3,7 +3,6 @@
 mod listeners;
 mod settings;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +21,6 @@ use crate::drain::Stop;
 use crate::listen::media::MediaOptions;
 use crate::listen::{Arrival, Entrance, NoArrival, tcp, udp};
 use crate::metrics;
-use crate::origin::{OriginId, ServerName};
 use crate::pages::Pages;
 use crate::plane::StreamPlane;
 use crate::plane::datagram::Train;
@@ -197,7 +195,7 @@ impl App {
         let cluster = Arc::clone(&self.cluster);
         let (stop, sessions) = (self.stop.sessions.clone(), Arc::clone(&self.sessions));
         tasks.spawn(async move {
-            let watch = cluster.watch(|| by_server(&sessions));
+            let watch = cluster.watch(|| sessions.by_server());
             let _stopped = stop.run_until_cancelled(watch).await;
             cluster.part().await;
         });
@@ -388,17 +386,6 @@ impl Desk {
             warn!(%client, end = end.as_str(), why, unsaid, "client refused");
         }
     }
-}
-
-/// How many sessions each server has.
-fn by_server(sessions: &Sessions) -> BTreeMap<ServerName, usize> {
-    let mut counts = BTreeMap::new();
-    for session in sessions.list() {
-        let Some((run, _)) = session.progress().origin else { continue };
-        let server = ServerName::from(OriginId::server_of(&run).unwrap_or(&run));
-        *counts.entry(server).or_default() += 1;
-    }
-    counts
 }
 
 async fn sweep(cluster: Arc<Cluster>, http: Arc<Http>) {

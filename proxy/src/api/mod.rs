@@ -5,6 +5,7 @@
 
 mod answer;
 mod gate;
+mod origins;
 mod server;
 
 use std::sync::Arc;
@@ -26,9 +27,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::answer::Refusal;
 pub use self::server::serve;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterView};
 use crate::metrics;
-use crate::origin::{Explanation, Listener, NotRegistered, OriginView, registration};
+use crate::origin::{Explanation, Listener, NotRegistered, registration};
 use crate::plane::kernel::{Kernel, KernelView};
 use crate::plane::{StreamPlane, StreamsView};
 use crate::session::{SessionView, Sessions};
@@ -65,7 +66,8 @@ type Shared = State<Arc<ApiState>>;
 pub fn router(state: ApiState) -> Router {
     let state = Arc::new(state);
     let with_token = Router::new()
-        .route("/api/v1/origins", get(origins))
+        .merge(origins::router())
+        .route("/api/v1/cluster", get(cluster))
         .route("/api/v1/streams/route", get(route))
         .route("/api/v1/sessions", get(sessions))
         .route("/api/v1/sessions/{id}", get(session))
@@ -123,15 +125,6 @@ struct Answer<Body> {
 
 fn answer<Body>(body: Body) -> Json<Answer<Body>> {
     Json(Answer { code: 0, body })
-}
-
-#[derive(Serialize)]
-struct Origins {
-    origins: Vec<OriginView>,
-}
-
-async fn origins(State(state): Shared) -> Json<Answer<Origins>> {
-    answer(Origins { origins: state.cluster.balancer().origins(Instant::now()) })
 }
 
 #[derive(Deserialize)]
@@ -200,6 +193,15 @@ async fn session(
 }
 
 #[derive(Serialize)]
+struct Fleet {
+    cluster: ClusterView,
+}
+
+async fn cluster(State(state): Shared) -> Json<Answer<Fleet>> {
+    answer(Fleet { cluster: state.cluster.view(Instant::now()) })
+}
+
+#[derive(Serialize)]
 struct Planes {
     planes: PlanesView,
 }
@@ -232,13 +234,15 @@ async fn healthz() -> Json<Value> {
 }
 
 /// Ready is who listens and is not draining. Without an origin the proxy is ready too: it
-/// answers clients, and an origin that registers needs no restart of whatever probes here.
+/// answers clients, and an origin that registers needs no restart of whatever probes here. So it
+/// is without its store: all proxies lose that at once, and none would be left.
 async fn readyz(State(state): Shared) -> Response {
     let counts = state.cluster.balancer().counts(Instant::now());
     let draining = state.draining.is_cancelled();
     let body = Readiness {
         ready: !draining,
         reason: draining.then_some("draining"),
+        degraded: state.cluster.condition().loss().map(|loss| format!("store: {}", loss.why)),
         origins: counts.alive(),
         sessions: state.sessions.count(),
     };
@@ -252,6 +256,9 @@ struct Readiness {
     /// Why not.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'static str>,
+    /// What it does without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    degraded: Option<String>,
     origins: usize,
     sessions: usize,
 }

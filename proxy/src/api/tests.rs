@@ -1,6 +1,7 @@
 //! Requests over real sockets, as origins, operators and strangers send them.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,8 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::{Limits, serve_within};
 use super::*;
+use crate::cluster::memory::{MemoryLimits, MemoryStore};
+use crate::cluster::store::ProxyId;
+use crate::cluster::tests::{Cut, LATE};
 use crate::listen::{Entrance, TrustedProxies};
-use crate::origin::BalancerSettings;
+use crate::origin::{Balancer, BalancerSettings, Origin};
 use crate::proto::proxy_protocol::Ends;
 use crate::session::{Protocol, Role, SessionLimits};
 
@@ -45,7 +49,16 @@ async fn start_behind(
     allow: &[&str],
 ) -> Api {
     let settings = BalancerSettings { max_origins: 2, ..Default::default() };
-    let cluster = Cluster::alone(settings);
+    start_with(Cluster::alone(settings), trusted, limits, auth, allow).await
+}
+
+async fn start_with(
+    cluster: Arc<Cluster>,
+    trusted: TrustedProxies,
+    limits: Limits,
+    auth: Option<&str>,
+    allow: &[&str],
+) -> Api {
     let sessions = Sessions::new(SessionLimits {
         total: 10,
         per_client: 10,
@@ -137,6 +150,13 @@ impl Api {
         self.ask("GET", target, "", "").await
     }
 
+    /// The origin, or what there is in its place.
+    async fn order(&self, method: &str, target: &str) -> Value {
+        let answer = self.ask(method, target, "", "").await;
+        assert_eq!(answer.status, 200, "{method} {target}: {answer:?}");
+        answer.json()["origin"].take()
+    }
+
     async fn register(&self, body: &str) -> Answer {
         self.ask("POST", "/api/v1/srs/register", "", body).await
     }
@@ -163,6 +183,139 @@ async fn a_real_origin_registers_and_is_listed() {
     assert_eq!(origin["endpoints"]["rtmp"], json!(["tcp://:19351"]));
     assert_eq!(origin["endpoints"]["rtc"], json!(["udp://:8001"]));
     assert!(origin["age_seconds"].as_f64().is_some_and(|age| age < 20.0), "{origin}");
+}
+
+#[tokio::test]
+async fn an_origin_is_drained_by_its_server_or_its_id_and_shows_what_is_left() {
+    let api = start(None, &[]).await;
+    for server in ["a", "b"] {
+        api.register(&heartbeat(server)).await;
+    }
+    let key = StreamKey::of_claim("v/live/show").unwrap();
+    let pick = async || api.cluster.pick(&key, Listener::Rtmp, &[]).await.unwrap();
+    let lease = pick().await;
+    let run = lease.origin().name().to_string();
+    let client = "192.0.2.1:5000".parse().unwrap();
+    let ends = Ends { source: client, destination: client };
+    let live = api.sessions.admit(ends, Protocol::Rtmp).unwrap();
+    live.session().note(|progress| progress.origin = Some((run.as_str().into(), client)));
+    let drained = api.order("POST", &format!("/api/v1/origins/{run}/drain")).await;
+    assert_eq!((&drained["id"], &drained["state"]), (&json!(run), &json!("draining")));
+    let used = json!({"streams": 1, "streams_elsewhere": 0, "sessions": 1,
+                      "sessions_elsewhere": 0, "is_empty": false});
+    assert_eq!(drained["progress"], used);
+    assert_eq!(pick().await.origin().name(), lease.origin().name(), "its stream stays");
+    for n in 0..10 {
+        let key = StreamKey::of_claim(&format!("v/live/{n}")).unwrap();
+        let other = api.cluster.pick(&key, Listener::Rtmp, &[]).await.unwrap();
+        assert_ne!(other.origin().name(), lease.origin().name(), "a new stream came to it");
+    }
+    let server = lease.origin().server().clone();
+    drop((live, lease));
+    let empty = api.get(&format!("/api/v1/origins/{server}")).await.json();
+    assert_eq!(empty["origin"]["progress"]["is_empty"], true, "{empty}");
+    let repaired = api.order("POST", &format!("/api/v1/origins/{server}/maintenance")).await;
+    assert_eq!(repaired["state"], "maintenance");
+    let active = api.order("POST", &format!("/api/v1/origins/{server}/activate")).await;
+    assert_eq!(active["state"], "active");
+    for (method, target) in [
+        ("GET", "/api/v1/origins/c"),
+        ("DELETE", "/api/v1/origins/c"),
+        ("POST", "/api/v1/origins/c/drain"),
+        ("POST", "/api/v1/origins/c/activate"),
+    ] {
+        assert_eq!(api.ask(method, target, "", "").await.refusal(404), "no such origin");
+    }
+    api.ask("POST", "/api/v1/origins/a", "", "").await.refusal(405);
+    api.ask("GET", "/api/v1/origins/a/drain", "", "").await.refusal(405);
+}
+
+#[tokio::test]
+async fn an_origin_that_was_taken_out_is_heard_again_when_it_is_activated_or_runs_anew() {
+    let api = start(None, &[]).await;
+    api.register(&heartbeat("a")).await;
+    let out = api.order("DELETE", "/api/v1/origins/a").await;
+    assert_eq!((&out["id"], &out["state"]), (&json!("a-x-7"), &json!("withdrawn")));
+    api.get("/api/v1/origins/a").await.refusal(404);
+    let why = api.register(&heartbeat("a")).await.refusal(409);
+    assert_eq!(why, "server: taken out; restart it, or let it be activated");
+    let anew = heartbeat("a").replace('7', "8");
+    assert_eq!(api.register(&anew).await.status, 200);
+    api.order("DELETE", "/api/v1/origins/a-x-8").await;
+    for id in ["a", "a-x-8"] {
+        api.register(&anew).await.refusal(409);
+        assert_eq!(api.order("POST", &format!("/api/v1/origins/{id}/activate")).await, Value::Null);
+        assert_eq!(api.register(&anew).await.status, 200, "activated by {id}");
+        api.order("DELETE", "/api/v1/origins/a").await;
+    }
+}
+
+#[tokio::test]
+async fn the_default_origin_is_put_into_maintenance_and_not_taken_out() {
+    let fixed = Origin::fixed("127.0.0.1", &[(Listener::Rtmp, "1935")]).unwrap();
+    let server = fixed.server().clone();
+    let settings = BalancerSettings { fixed: Some(fixed), ..Default::default() };
+    let (cluster, limits) = (Cluster::alone(settings), Limits::default());
+    let api = start_with(cluster, TrustedProxies::default(), limits, None, &[]).await;
+    let target = format!("/api/v1/origins/{server}");
+    let why = api.ask("DELETE", &target, "", "").await.refusal(409);
+    assert!(why.contains("maintenance"), "{why}");
+    let origin = api.order("POST", &format!("{target}/maintenance")).await;
+    assert_eq!((&origin["state"], &origin["fixed"]), (&json!("maintenance"), &json!(true)));
+}
+
+#[tokio::test]
+async fn without_its_store_a_proxy_is_ready_and_degraded_and_takes_no_orders() {
+    let me = ProxyId::of_host("here", 1);
+    let limits = MemoryLimits {
+        route_life: Duration::from_mins(1),
+        withdrawn_life: Duration::from_mins(1),
+        max_routes: 10,
+        max_records: 10,
+    };
+    let how = Arc::<AtomicU8>::default();
+    let store = Cut { store: MemoryStore::new(me.clone(), limits), how: Arc::clone(&how) };
+    let balancer = Balancer::new(BalancerSettings::default());
+    let cluster = Arc::new(Cluster::new(me, balancer, Arc::new(store)));
+    let limits = Limits::default();
+    let api = start_with(cluster, TrustedProxies::default(), limits, None, &[]).await;
+    api.register(&heartbeat("a")).await;
+    let healthy = api.get("/api/v1/cluster").await.json();
+    let store = &healthy["cluster"]["store"];
+    assert_eq!((&store["kind"], &store["state"]), (&json!("cut"), &json!("healthy")), "{healthy}");
+    assert_eq!(api.get("/readyz").await.json().get("degraded"), None);
+    how.store(LATE, Ordering::Relaxed);
+    for (method, target) in [
+        ("POST", "/api/v1/origins/a/drain"),
+        ("POST", "/api/v1/origins/a/maintenance"),
+        ("POST", "/api/v1/origins/a/activate"),
+        ("DELETE", "/api/v1/origins/a"),
+    ] {
+        let why = api.ask(method, target, "", "").await.refusal(503);
+        assert_eq!(why, "store: no answer in time", "{method} {target}");
+    }
+    let ready = api.get("/readyz").await;
+    assert_eq!((ready.status, &ready.json()["ready"]), (200, &json!(true)));
+    assert_eq!(ready.json()["degraded"], "store: no answer in time");
+    let cluster = api.get("/api/v1/cluster").await.json()["cluster"].take();
+    assert_eq!(
+        (&cluster["store"]["state"], &cluster["store"]["reason"]),
+        (&json!("degraded"), &json!("no answer in time")),
+        "{cluster}"
+    );
+    let origin = api.get("/api/v1/origins/a").await.json()["origin"].take();
+    assert_eq!(origin["progress"]["is_empty"], false, "nobody knows what goes on elsewhere");
+    let metrics = api.get("/metrics").await.body;
+    for line in [
+        "srs_proxy_store_degraded{} 1",
+        "srs_proxy_store_errors_total{reason=\"late\"} 4",
+        "srs_proxy_store_seconds_count{ask=\"write\"} 4",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    let route = api.get("/api/v1/streams/route?url=rtmp://h/live/s").await.json()["route"].take();
+    let reason = "a new route, by the policy rendezvous: the store does not answer";
+    assert_eq!((&route["origin"], &route["reason"]), (&json!("a-x-7"), &json!(reason)));
 }
 
 #[tokio::test]
@@ -269,6 +422,12 @@ async fn with_a_token_only_its_bearers_use_the_api() {
         ("POST", "/api/v1/srs/register"),
         ("GET", "/api/v1/srs/register"),
         ("GET", "/api/v1/origins"),
+        ("GET", "/api/v1/origins/a"),
+        ("DELETE", "/api/v1/origins/a"),
+        ("POST", "/api/v1/origins/a/drain"),
+        ("POST", "/api/v1/origins/a/maintenance"),
+        ("POST", "/api/v1/origins/a/activate"),
+        ("GET", "/api/v1/cluster"),
         ("GET", "/api/v1/sessions"),
         ("GET", "/api/v1/sessions/s000001"),
         ("GET", "/api/v1/streams/route?url=rtmp://h/live/s"),

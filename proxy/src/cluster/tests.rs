@@ -12,14 +12,14 @@ use crate::stream::{Ask as Asking, Vhosts};
 
 /// A store that can be cut off.
 #[derive(Debug)]
-struct Cut {
-    store: MemoryStore,
-    how: Arc<AtomicU8>,
+pub(crate) struct Cut {
+    pub(crate) store: MemoryStore,
+    pub(crate) how: Arc<AtomicU8>,
 }
 
 const WELL: u8 = 0;
 /// Every answer is late.
-const LATE: u8 = 1;
+pub(crate) const LATE: u8 = 1;
 /// Claims alone fail, each by itself.
 const FAILING: u8 = 2;
 
@@ -286,6 +286,30 @@ async fn what_an_operator_wants_is_done_at_every_proxy() {
     fleet.proxies[0].stand(&drained.into(), Standing::Active).await.unwrap();
     settle().await;
     assert_eq!(server(&pick(&fleet.proxies[1], &key).await), drained, "out of maintenance at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_an_origin_is_drained_others_find_what_is_used_there_and_nothing_else() {
+    let fleet = Fleet::new(3);
+    fleet.hear(&["a", "b"]).await;
+    let [used, unused] = ["used", "unused"].map(stream);
+    let lease = pick(&fleet.proxies[0], &used).await;
+    lease.found();
+    let drained = server(&lease);
+    let idle = fleet.proxies[0].pick_at(&unused, drained, Listener::Rtmp, &[]).unwrap();
+    idle.found();
+    settle().await;
+    drop(idle);
+    settle().await;
+    fleet.proxies[1].stand(&drained.into(), Standing::Draining).await.unwrap();
+    settle().await;
+    let moved = pick(&fleet.proxies[1], &unused).await;
+    assert_ne!(server(&moved), drained, "nobody uses it there");
+    assert_eq!(server(&pick(&fleet.proxies[1], &used).await), drained);
+    fleet.proxies[1].stand(&server(&moved).into(), Standing::Draining).await.unwrap();
+    settle().await;
+    let player = pick(&fleet.proxies[2], &used).await;
+    assert_eq!(server(&player), drained, "no other takes it, and it is used there");
 }
 
 #[tokio::test(start_paused = true)]

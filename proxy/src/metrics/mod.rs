@@ -12,7 +12,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use proxy_ebpf::Reason;
 
-use crate::cluster::Cluster;
+use crate::cluster::condition::Ask;
+use crate::cluster::{Cluster, ClusterView};
 use crate::origin::OriginView;
 use crate::plane::kernel::{Kernel, KernelView};
 use crate::plane::{Leg, StreamEngine, StreamPlane, StreamsView};
@@ -53,8 +54,8 @@ pub struct Family {
     pub name: &'static str,
     /// Names of its labels.
     pub labels: &'static [&'static str],
-    /// Whether it only grows.
-    pub counter: bool,
+    /// Counter, gauge or histogram.
+    pub kind: MetricType,
     /// What it says.
     pub help: &'static str,
 }
@@ -62,104 +63,156 @@ pub struct Family {
 const SESSIONS: Family = Family {
     name: "srs_proxy_sessions",
     labels: &["protocol"],
-    counter: false,
+    kind: MetricType::Gauge,
     help: "Live sessions",
 };
 const SETUPS: Family = Family {
     name: "srs_proxy_session_setups",
     labels: &["protocol", "role"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Sessions whose origin has said yes to publish or play",
 };
 const ENDS: Family = Family {
     name: "srs_proxy_session_ends",
     labels: &["protocol", "reason"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Ended sessions, each with its one reason",
 };
 const BYTES: Family = Family {
     name: "srs_proxy_bytes",
     labels: &["protocol", "direction"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Bytes written to the sockets of origins and clients",
 };
 const HTTP_REQUESTS: Family = Family {
     name: "srs_proxy_http_requests",
     labels: &["kind", "status"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Answered HTTP requests, for live streams, playlists, pieces of media and the proxy's own pages",
 };
 const ORIGINS: Family = Family {
     name: "srs_proxy_origins",
     labels: &["state"],
-    counter: false,
-    help: "Registered origins; down ones could not be connected by RTMP or HTTP last time",
+    kind: MetricType::Gauge,
+    help: "Registered origins, as operators want them; down ones could not be connected by RTMP or HTTP last time, or by several proxies",
 };
 const ROUTES: Family = Family {
     name: "srs_proxy_routes",
     labels: &["state"],
-    counter: false,
+    kind: MetricType::Gauge,
     help: "Streams that have an origin; idle ones have no client",
 };
 const DATAGRAMS_DROPPED: Family = Family {
     name: "srs_proxy_datagrams_dropped",
     labels: &["protocol", "reason"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Datagrams of clients and origins that went nowhere",
 };
 const DATAGRAMS_LOST: Family = Family {
     name: "srs_proxy_datagrams_lost",
     labels: &["protocol"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Datagrams of sessions that a full socket did not take, or the way not by their size",
 };
 const KERNEL_PACKETS: Family = Family {
     name: "srs_proxy_kernel_packets",
     labels: &["reason"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Packets that came by the programs in the kernel, by what became of them",
 };
 const KERNEL_FLOWS: Family = Family {
     name: "srs_proxy_kernel_flows",
     labels: &["state"],
-    counter: false,
+    kind: MetricType::Gauge,
     help: "Room for flows in the kernel, carried there and free",
 };
 const KERNEL_INTERFACES: Family = Family {
     name: "srs_proxy_kernel_interfaces",
     labels: &["interface", "engine"],
-    counter: false,
+    kind: MetricType::Gauge,
     help: "Always 1: what forwards media that comes by this interface",
 };
 const STREAM_SESSIONS: Family = Family {
     name: "srs_proxy_stream_sessions",
     labels: &["engine"],
-    counter: false,
+    kind: MetricType::Gauge,
     help: "Live sessions of RTMP and HTTP by what carries them, or between two requests has carried them last",
 };
 const STREAM_ENGINE: Family = Family {
     name: "srs_proxy_stream_engine",
     labels: &["engine"],
-    counter: false,
+    kind: MetricType::Gauge,
     help: "1 for the engine that carries streams here, 0 for the others",
 };
 const STREAM_THREADS: Family = Family {
     name: "srs_proxy_stream_threads",
     labels: &[],
-    counter: false,
+    kind: MetricType::Gauge,
     help: "Threads of that engine; the relay has none of its own",
 };
 const STREAM_BYTES: Family = Family {
     name: "srs_proxy_stream_bytes",
     labels: &["by"],
-    counter: true,
+    kind: MetricType::Counter,
     help: "Bytes that these threads have written, by splice(2) or by a copy",
 };
-const BUILD_INFO: Family =
-    Family { name: "srs_proxy_build_info", labels: &["version"], counter: false, help: "Always 1" };
+const PROXIES: Family = Family {
+    name: "srs_proxy_proxies",
+    labels: &[],
+    kind: MetricType::Gauge,
+    help: "Proxies that share the store, this one included",
+};
+const CONFLICTS: Family = Family {
+    name: "srs_proxy_stream_conflicts",
+    labels: &[],
+    kind: MetricType::Gauge,
+    help: "Streams that are published at several origins, as far as any proxy sees",
+};
+const STORE_ROUTES: Family = Family {
+    name: "srs_proxy_store_routes",
+    labels: &[],
+    kind: MetricType::Gauge,
+    help: "Streams whose origin is known by the word of the store",
+};
+const STORE_DEGRADED: Family = Family {
+    name: "srs_proxy_store_degraded",
+    labels: &[],
+    kind: MetricType::Gauge,
+    help: "1 while the store does not answer, else 0",
+};
+const STORE_STALENESS: Family = Family {
+    name: "srs_proxy_store_staleness_seconds",
+    labels: &[],
+    kind: MetricType::Gauge,
+    help: "Since what others have done was last known",
+};
+const STORE_WAITING: Family = Family {
+    name: "srs_proxy_store_waiting",
+    labels: &[],
+    kind: MetricType::Gauge,
+    help: "What this proxy has to tell the store and has not yet",
+};
+const STORE_ERRORS: Family = Family {
+    name: "srs_proxy_store_errors",
+    labels: &["reason"],
+    kind: MetricType::Counter,
+    help: "What was asked of the store in vain",
+};
+const STORE_SECONDS: Family = Family {
+    name: "srs_proxy_store_seconds",
+    labels: &["ask"],
+    kind: MetricType::Histogram,
+    help: "Time for the store to answer, errors included",
+};
+const BUILD_INFO: Family = Family {
+    name: "srs_proxy_build_info",
+    labels: &["version"],
+    kind: MetricType::Gauge,
+    help: "Always 1",
+};
 
 /// Every family, in the order in which they are written.
-pub const TABLE: [Family; 17] = [
+pub const TABLE: [Family; 25] = [
     SESSIONS,
     SETUPS,
     ENDS,
@@ -176,6 +229,14 @@ pub const TABLE: [Family; 17] = [
     STREAM_BYTES,
     ORIGINS,
     ROUTES,
+    PROXIES,
+    CONFLICTS,
+    STORE_ROUTES,
+    STORE_DEGRADED,
+    STORE_STALENESS,
+    STORE_WAITING,
+    STORE_ERRORS,
+    STORE_SECONDS,
     BUILD_INFO,
 ];
 
@@ -235,7 +296,33 @@ impl Collector for Snapshot {
         write(&mut encoder, ORIGINS, by_state(states))?;
         let states = [("in_use", counts.routes_in_use), ("idle", counts.routes_idle)];
         write(&mut encoder, ROUTES, by_state(states))?;
+        self.encode_store(&mut encoder)?;
         write(&mut encoder, BUILD_INFO, [([env!("CARGO_PKG_VERSION"), ""], 1)])
+    }
+}
+
+impl Snapshot {
+    fn encode_store(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let condition = self.cluster.condition();
+        let ClusterView { store, proxies, conflicts, .. } = self.cluster.view(Instant::now());
+        let counts = [
+            (PROXIES, proxies.len()),
+            (CONFLICTS, conflicts.len()),
+            (STORE_ROUTES, store.known_routes),
+            (STORE_DEGRADED, usize::from(condition.is_lost())),
+        ];
+        for (family, count) in counts {
+            write(encoder, family, by_state([("", count)]))?;
+        }
+        let staleness = ConstGauge::new(store.staleness_seconds);
+        write_metrics(encoder, STORE_STALENESS, [(["", ""], staleness)])?;
+        write(encoder, STORE_WAITING, by_state([("", store.waiting)]))?;
+        let errors = condition.errors().map(|(reason, count)| ([reason, ""], count));
+        write(encoder, STORE_ERRORS, errors)?;
+        let seconds = Ask::ALL
+            .into_iter()
+            .filter_map(|ask| Some(([ask.as_str(), ""], condition.seconds(ask)?.clone())));
+        write_metrics(encoder, STORE_SECONDS, seconds)
     }
 }
 
@@ -265,21 +352,32 @@ fn by_state(
     states.into_iter().map(|(state, n)| ([state, ""], u64::try_from(n).unwrap_or(u64::MAX)))
 }
 
+/// Whole numbers of a counter or a gauge.
 fn write<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     family: Family,
     samples: impl IntoIterator<Item = ([&'a str; 2], u64)>,
 ) -> fmt::Result {
-    let kind = if family.counter { MetricType::Counter } else { MetricType::Gauge };
-    let mut descriptor = encoder.encode_descriptor(family.name, family.help, None, kind)?;
-    for (values, n) in samples {
-        let labels: Vec<_> = family.labels.iter().copied().zip(values).collect();
-        let metric = descriptor.encode_family(&labels)?;
-        if family.counter {
-            ConstCounter::new(n).encode(metric)?;
-        } else {
-            ConstGauge::new(n).encode(metric)?;
-        }
+    let samples = samples.into_iter();
+    if matches!(family.kind, MetricType::Counter) {
+        let counters = samples.map(|(labels, n)| (labels, ConstCounter::new(n)));
+        write_metrics(encoder, family, counters)
+    } else {
+        let gauges = samples.map(|(labels, n)| (labels, ConstGauge::new(n)));
+        write_metrics(encoder, family, gauges)
+    }
+}
+
+fn write_metrics<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    family: Family,
+    metrics: impl IntoIterator<Item = ([&'a str; 2], impl EncodeMetric)>,
+) -> fmt::Result {
+    let Family { name, help, kind, labels } = family;
+    let mut descriptor = encoder.encode_descriptor(name, help, None, kind)?;
+    for (values, metric) in metrics {
+        let labels: Vec<_> = labels.iter().copied().zip(values).collect();
+        metric.encode(descriptor.encode_family(&labels)?)?;
     }
     Ok(())
 }
@@ -336,7 +434,19 @@ mod tests {
             "srs_proxy_stream_bytes_total{by=\"splice\"} 0",
             "srs_proxy_origins{state=\"active\"} 1",
             "srs_proxy_origins{state=\"down\"} 0",
+            "srs_proxy_origins{state=\"draining\"} 0",
+            "srs_proxy_origins{state=\"maintenance\"} 0",
             "srs_proxy_routes{state=\"in_use\"} 0",
+            "srs_proxy_proxies{} 0",
+            "srs_proxy_stream_conflicts{} 0",
+            "srs_proxy_store_routes{} 0",
+            "srs_proxy_store_degraded{} 0",
+            "srs_proxy_store_waiting{} 0",
+            "# TYPE srs_proxy_store_staleness_seconds gauge",
+            "srs_proxy_store_errors_total{reason=\"late\"} 0",
+            "# TYPE srs_proxy_store_seconds histogram",
+            "srs_proxy_store_seconds_bucket{le=\"0.2\",ask=\"claim\"} 0",
+            "srs_proxy_store_seconds_count{ask=\"recall\"} 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
@@ -355,8 +465,8 @@ mod tests {
         let page = include_str!("../../../docs/metrics.md");
         let documented: Vec<&str> = page.lines().filter(|l| l.starts_with("| `srs_")).collect();
         let rows = TABLE.map(|family| {
-            let suffix = if family.counter { "_total" } else { "" };
-            let kind = if family.counter { "counter" } else { "gauge" };
+            let kind = family.kind.as_str();
+            let suffix = if kind == "counter" { "_total" } else { "" };
             let labels = family.labels.join(", ");
             format!("| `{}{suffix}` | {kind} | {labels} | {} |", family.name, family.help)
         });

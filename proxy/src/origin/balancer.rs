@@ -307,6 +307,12 @@ impl Balancer {
         self.lease(&mut state, key, origin, is_kept, listener, now).map_err(Unsettled::Not)
     }
 
+    /// Whether the origin that a run of this name is, or is an earlier run of, is being drained.
+    pub fn is_draining(&self, run: &str, now: Instant) -> bool {
+        let state = self.state.lock();
+        state.registry.named(run, now).is_some_and(|it| it.standing == Standing::Draining)
+    }
+
     fn lease(
         &self,
         state: &mut State,
@@ -562,18 +568,7 @@ impl Balancer {
     /// Where a client of this stream would go, and why. Changes nothing.
     pub fn explain(&self, key: &StreamKey, listener: Listener, now: Instant) -> Explanation {
         let state = self.state.lock();
-        let (chosen, reason) = match state.decide(key, listener, &[], now) {
-            Ok(Decision::Keep(member)) => (Some(member), "the stream is routed to it".to_owned()),
-            Ok(Decision::Place(_)) if self.policy == Policy::Random => {
-                (None, "a new route, to any origin that is up".to_owned())
-            }
-            Ok(Decision::Place(candidates)) => {
-                let chosen = choose(self.policy, key, &candidates, 0);
-                let member = chosen.and_then(|chosen| state.registry.get(&chosen.server, now));
-                (member, format!("a new route, by the policy {}", self.policy.as_str()))
-            }
-            Err(none) => (None, none.to_string()),
-        };
+        let (chosen, reason) = state.expect(self.policy, key, listener, now);
         Explanation {
             stream: key.to_string(),
             listener: listener.as_str(),
@@ -583,6 +578,7 @@ impl Balancer {
                 Some(Target { host: host.to_owned(), port })
             }),
             reason,
+            owner: state.mirror.get(key).map(Arc::clone),
             policy: self.policy.as_str(),
             origins: state.registry.alive(now).map(|member| state.view(member, now)).collect(),
         }
@@ -611,10 +607,21 @@ impl Balancer {
     /// The server or run of this name, if it is alive.
     pub fn named(&self, name: &str, now: Instant) -> Option<Arc<Origin>> {
         let state = self.state.lock();
-        let server = state.registry.get(&ServerName::from(name), now);
-        let mut runs = state.registry.alive(now);
-        let member = server.or_else(|| runs.find(|member| **member.origin.name() == *name))?;
-        Some(Arc::clone(&member.origin))
+        state.member(name, now).map(|member| Arc::clone(&member.origin))
+    }
+
+    /// The same, as operators see it.
+    pub fn view(&self, name: &str, now: Instant) -> Option<OriginView> {
+        let state = self.state.lock();
+        state.member(name, now).map(|member| state.view(member, now))
+    }
+
+    /// The server of this name, or of the run of this name, if it is alive, or if an operator wants
+    /// something of it: one that was taken out may come back.
+    pub fn server_named(&self, name: &str, now: Instant) -> Option<ServerName> {
+        let state = self.state.lock();
+        let alive = state.member(name, now).map(|member| member.origin.server().clone());
+        alive.or_else(|| state.registry.remembered(name))
     }
 
     /// Every origin that is alive, with how long it still lives; none that needs no heartbeat.
@@ -729,7 +736,11 @@ impl State {
         }
         let taking = || offering().filter(|member| member.standing == Standing::Active);
         if routed.is_none() && taking().next().is_none() {
-            return Err(NoOrigin::NoneTakes);
+            // Others may use it where it is being drained; the store knows.
+            let theirs = self.theirs(key, service, now).filter(|it| untried(it));
+            let theirs = theirs.filter(|member| member.origin.offers(listener));
+            let theirs = theirs.ok_or(NoOrigin::NoneTakes)?;
+            return Ok(Decision::Place(vec![candidate(theirs)]));
         }
         let up = |member: &&Member| !member.health.is_down(service, now) && !member.is_out(service);
         let candidates: Vec<_> = taking().filter(untried).filter(up).map(candidate).collect();
@@ -745,6 +756,66 @@ impl State {
         } else {
             Ok(Decision::Place(candidates))
         }
+    }
+
+    /// Where a client would go, as far as one proxy can tell, and why.
+    fn expect(
+        &self,
+        policy: Policy,
+        key: &StreamKey,
+        listener: Listener,
+        now: Instant,
+    ) -> (Option<&Member>, String) {
+        let candidates = match self.decide(key, listener, &[], now) {
+            Ok(Decision::Keep(member)) => {
+                return (Some(member), "the stream is routed to it".into());
+            }
+            Ok(Decision::Place(candidates)) => candidates,
+            Err(none) => return (None, none.to_string()),
+        };
+        let is_deaf = self.registry.is_deaf();
+        match self.theirs(key, Service::of(listener), now) {
+            Some(member) if member.origin.offers(listener) => {
+                let reason = if is_deaf {
+                    "another proxy had it there last, and the store does not answer"
+                } else if member.standing == Standing::Draining {
+                    "another proxy has it there; if nobody uses it any more, a new route"
+                } else {
+                    "another proxy has it there, or had it last"
+                };
+                return (Some(member), reason.to_owned());
+            }
+            Some(member) if !is_deaf => {
+                let name = member.origin.name();
+                return (None, format!("another proxy has it at {name}: {}", NoOrigin::NotOffered));
+            }
+            _ => {}
+        }
+        if is_deaf {
+            let chosen = choose(Policy::Rendezvous, key, &candidates, 0);
+            let member = chosen.and_then(|chosen| self.registry.get(&chosen.server, now));
+            let reason = "a new route, by the policy rendezvous: the store does not answer";
+            return (member, reason.to_owned());
+        }
+        if policy == Policy::Random && candidates.len() > 1 {
+            return (None, "a new route, to any origin that is up".to_owned());
+        }
+        let chosen = choose(policy, key, &candidates, 0);
+        let member = chosen.and_then(|chosen| self.registry.get(&chosen.server, now));
+        (member, format!("a new route, by the policy {}", policy.as_str()))
+    }
+
+    /// The server or run of this name, if it is alive.
+    fn member(&self, name: &str, now: Instant) -> Option<&Member> {
+        let server = self.registry.get(&ServerName::from(name), now);
+        let mut runs = self.registry.alive(now);
+        server.or_else(|| runs.find(|member| **member.origin.name() == *name))
+    }
+
+    /// Where others had a stream last that has no route here, if it can be used.
+    fn theirs(&self, key: &StreamKey, service: Service, now: Instant) -> Option<&Member> {
+        let run = self.mirror.get(key).filter(|_| self.routes.get(key).is_none())?;
+        self.registry.named(run, now).filter(|member| !member.is_barred(service))
     }
 
     /// Where others had a stream last. One that is being drained gets it back only if nobody can

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::health::{Healths, Service};
-use super::origin::{Origin, ServerName};
+use super::origin::{Origin, OriginId, ServerName};
 use super::standing::Standing;
 
 /// The origins, one per server. Bounded.
@@ -165,6 +165,16 @@ impl Registry {
             |member: &Member| member.heard.is_some() && withdrawn.contains(member.origin.name());
         let gone = self.members.extract_if(.., |_, member| is_out(member));
         gone.map(|(_, member)| member.origin).collect()
+    }
+
+    /// The server of this name, or of a run of this name, of which an operator wants something.
+    pub(super) fn remembered(&self, name: &str) -> Option<ServerName> {
+        let server = ServerName::from(name);
+        if self.standings.contains_key(name) || self.withdrawn.iter().any(|it| server.is_of(it)) {
+            return Some(server);
+        }
+        let run = self.withdrawn.get(name)?;
+        OriginId::server_of(run).map(ServerName::from)
     }
 
     /// Notes which services, by the name of the run, several proxies cannot reach.

@@ -62,6 +62,9 @@ pub struct Explanation {
     pub target: Option<Target>,
     /// Why.
     pub reason: String,
+    /// The id of the origin that it belongs to, by the last word of the other proxies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Arc<str>>,
     /// The policy for new routes.
     pub policy: &'static str,
     /// Every origin that is alive.

@@ -1,6 +1,6 @@
 //! Every live session within its limits, and the counts of those that ended.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use super::record::summarize;
 use super::{End, Progress, Protocol, Role, Session, SessionId};
 use crate::listen::{TrustedProxies, source};
+use crate::origin::{OriginId, ServerName};
 use crate::plane::{Leg, StreamEngine};
 use crate::proto::proxy_protocol::Ends;
 use crate::stream::StreamKey;
@@ -118,6 +119,17 @@ impl Sessions {
         let mut list: Vec<_> = self.table.lock().live.values().cloned().collect();
         list.sort_by_key(|session| session.id);
         list
+    }
+
+    /// How many sessions each server has.
+    pub fn by_server(&self) -> BTreeMap<ServerName, usize> {
+        let mut counts = BTreeMap::new();
+        for session in self.list() {
+            let Some((run, _)) = session.progress().origin else { continue };
+            let server = ServerName::from(OriginId::server_of(&run).unwrap_or(&run));
+            *counts.entry(server).or_default() += 1;
+        }
+        counts
     }
 
     /// The streams that are published with their origins' consent.

@@ -394,6 +394,44 @@ fn an_explanation_says_what_a_pick_would_do_and_does_nothing() {
     assert_eq!((none.origin, &*none.reason), (None, "no origin is registered"));
 }
 
+#[test]
+fn an_explanation_knows_of_streams_that_others_have() {
+    let now = Instant::now();
+    let settings = BalancerSettings { policy: Policy::Random, ..Default::default() };
+    let balancer = balancer_with(settings, &["a", "b"], now);
+    let key = stream("s");
+    let expect = |listener| {
+        let explained = balancer.explain(&key, listener, now);
+        (explained.origin.map(|it| it.to_string()), explained.reason)
+    };
+    let stand = |server: &str, standing| {
+        let standings = [(server.into(), standing)].into();
+        balancer.learn(Hearsay { standings, ..Hearsay::default() }, now);
+    };
+    assert_eq!(expect(Listener::Rtmp).0, None, "chance decides");
+    let a = Arc::clone(balancer.named("a", now).unwrap().name());
+    balancer.placed(&key, &a);
+    let theirs = (Some(a.to_string()), "another proxy has it there, or had it last".to_owned());
+    assert_eq!(expect(Listener::Rtmp), theirs);
+    assert_eq!(balancer.explain(&key, Listener::Rtmp, now).owner, Some(Arc::clone(&a)));
+    stand("a", Standing::Draining);
+    let (origin, reason) = expect(Listener::Rtmp);
+    assert_eq!(origin, theirs.0, "what is used there stays");
+    assert!(reason.contains("if nobody uses it any more"), "{reason}");
+    stand("a", Standing::Maintenance);
+    let b = Some(balancer.named("b", now).unwrap().name().to_string());
+    assert_eq!(expect(Listener::Rtmp).0, b);
+    stand("a", Standing::Active);
+    balancer.listen(Some(now), now);
+    let (origin, reason) = expect(Listener::Rtmp);
+    assert_eq!(origin, Some(a.to_string()));
+    assert!(reason.contains("the store does not answer"), "{reason}");
+    balancer.unplaced(&key);
+    let (origin, reason) = expect(Listener::Rtmp);
+    let alone = balancer.pick_alone(&key, Listener::Rtmp, &[], now).unwrap();
+    assert_eq!(origin, Some(alone.origin().name().to_string()), "{reason}");
+}
+
 /// What may happen to a balancer.
 #[derive(Clone, Debug)]
 enum Event {
