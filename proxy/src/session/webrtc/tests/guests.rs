@@ -262,3 +262,37 @@ async fn a_guest_outlives_its_process() {
     assert_eq!(record.place.unwrap().media, rig.origin.local_addr().unwrap());
     assert_ne!(checked(&moved, &rig, &rig.origin, "ans:off", 2), near);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_comes_by_tcp_too_and_its_connection_ends_with_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (accepted, source) = listener.accept().await.unwrap();
+    let ends = Ends { source, destination: address };
+    tokio::spawn(Arc::clone(&b.webrtc).serve_tcp(accepted, ends));
+    let framed = |datagram: &[u8]| {
+        [&u16::try_from(datagram.len()).unwrap().to_be_bytes(), datagram].concat()
+    };
+    let check = stun(REQUEST, 1, &name, true, PASSWORD);
+    client.write_all(&framed(&check)).await.unwrap();
+    let (heard, session) = receive(&a.origin);
+    assert_eq!(heard, check);
+    let success = stun(SUCCESS, 1, "", false, PASSWORD);
+    a.origin.send_to(&success, session).unwrap();
+    let mut heard = vec![0; success.len() + 2];
+    client.read_exact(&mut heard).await.unwrap();
+    assert_eq!(heard, framed(&success));
+    for _ in 0..2 {
+        client.write_all(&framed(MEDIA)).await.unwrap();
+        assert_eq!(receive(&a.origin), (MEDIA.to_vec(), session));
+    }
+    b.webrtc.delete(&name);
+    b.emptied().await;
+    let end = tokio::time::timeout(Duration::from_secs(5), client.read(&mut heard)).await;
+    assert_eq!(end.expect("the connection ends with its session").unwrap(), 0);
+}
