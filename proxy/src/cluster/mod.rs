@@ -252,7 +252,8 @@ impl Cluster {
         self.survey(now()).await
     }
 
-    /// Lets the session of WebRTC be found at every proxy while what is returned lives.
+    /// Lets the session of WebRTC be found at every proxy while what is returned lives, and two
+    /// minutes longer.
     pub fn keep_webrtc(self: &Arc<Self>, record: WebrtcRecord) -> KeptSession {
         self.outbox.lock().keep(record.clone());
         self.wake.notify_one();
