@@ -204,3 +204,41 @@ impl Drop for KeptSession {
         self.cluster.outbox.lock().leave_session(&self.record.name);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{Ask, StreamKey, Vhosts};
+
+    fn record(name: &str) -> WebrtcRecord {
+        let ask = Ask::Rtmp { tc_url: "rtmp://proxy/live", app: "", stream: "show" };
+        let stream = StreamKey::new(&ask, &Vhosts::default()).unwrap();
+        WebrtcRecord { name: name.to_owned(), stream, place: None }
+    }
+
+    #[test]
+    fn a_session_is_written_while_anybody_keeps_it_and_taken_out_only_if_it_is_over() {
+        let start = Instant::now();
+        let mut outbox = Outbox::default();
+        outbox.keep(record("a:b"));
+        outbox.keep(record("a:b"));
+        assert_eq!(outbox.take(start).sessions, [record("a:b")]);
+        assert_eq!(outbox.take(start).sessions, []);
+        outbox.leave_session("a:b");
+        assert_eq!(outbox.take(start + AGAIN).sessions, [record("a:b")], "for the other one");
+        outbox.leave_session("a:b");
+        assert_eq!(outbox.take(start + AGAIN * 2).sessions, []);
+        // One that nobody keeps is still told of, once.
+        outbox.keep(record("c:d"));
+        outbox.leave_session("c:d");
+        let due = outbox.take(start);
+        assert_eq!((due.sessions, due.over), (vec![record("c:d")], vec![]));
+        assert_eq!(outbox.take(start + AGAIN).sessions, []);
+        outbox.keep(record("e:f"));
+        outbox.take(start);
+        outbox.end(&record("e:f"));
+        outbox.leave_session("e:f");
+        let due = outbox.take(start + AGAIN);
+        assert_eq!((due.sessions, due.over), (vec![], vec![record("e:f")]));
+    }
+}
