@@ -36,6 +36,11 @@ pub fn post(server: SocketAddr, path: &str, body: &str) -> Result<Answer> {
     answer(request.header("Content-Type", "application/json").send(body)?)
 }
 
+/// DELETE of `path`.
+pub fn delete(server: SocketAddr, path: &str) -> Result<Answer> {
+    answer(AGENT.delete(format!("http://{server}{path}")).call()?)
+}
+
 fn answer(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
     let status = response.status().as_u16();
     Ok(Answer { status, body: response.body_mut().read_to_string()? })

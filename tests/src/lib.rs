@@ -12,6 +12,7 @@ pub mod counter;
 pub mod echo;
 pub mod engine;
 pub mod ffmpeg;
+pub mod fleet;
 pub mod flood;
 pub mod flv;
 pub mod hands;

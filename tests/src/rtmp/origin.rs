@@ -1,9 +1,10 @@
 //! A scripted RTMP origin.
 
+use std::collections::HashMap;
 use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use rml_rtmp::messages::{PeerBandwidthLimitType, RtmpMessage, UserControlEventTy
 use rml_rtmp::rml_amf0::Amf0Value;
 use serde_json::json;
 
-use super::peer::{KEY_FRAME, Peer, object, status, text};
+use super::peer::{Command, KEY_FRAME, Peer, object, status, text};
 use crate::http;
 
 /// An origin of one thread per connection. Its connections close when dropped.
@@ -51,6 +52,15 @@ pub enum Feed {
     Paced(u32),
     /// As much as the player takes.
     Bulk,
+    /// The pictures of whoever publishes their stream here, as long as somebody does.
+    Live,
+}
+
+/// A stream of [`Feed::Live`].
+#[derive(Default)]
+struct Room {
+    publishers: usize,
+    players: Vec<TcpStream>,
 }
 
 struct Shared {
@@ -58,6 +68,8 @@ struct Shared {
     over: AtomicBool,
     received: AtomicU64,
     sockets: Mutex<Vec<TcpStream>>,
+    /// Every stream that was ever asked for.
+    rooms: Mutex<HashMap<String, Room>>,
     /// Takes players instead of the script.
     desk: Option<Desk>,
 }
@@ -85,6 +97,7 @@ impl Origin {
             over: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sockets: Mutex::default(),
+            rooms: Mutex::default(),
             desk,
         });
         let inside = Arc::clone(&shared);
@@ -121,6 +134,16 @@ impl Origin {
     /// Media bytes that publishers have sent.
     pub fn received(&self) -> u64 {
         self.shared.received.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody has published this stream here, or played it.
+    pub fn has_seen(&self, stream: &str) -> bool {
+        self.shared.rooms().contains_key(stream)
+    }
+
+    /// Whether somebody publishes this stream here.
+    pub fn has_publisher(&self, stream: &str) -> bool {
+        self.shared.rooms().get(stream).is_some_and(|room| room.publishers > 0)
     }
 
     /// Registers it with a proxy under this name.
@@ -183,6 +206,7 @@ impl Shared {
                 "play" | "publish" => {
                     match self.script {
                         Script::Refuse(code, why) => say(&mut peer, status("error", code, why)),
+                        Script::Serve(Feed::Live) => self.serve_live(peer, &command),
                         Script::Serve(feed) if command.name == "play" => serve_player(peer, feed),
                         _ => self.serve_publisher(&mut peer),
                     }?;
@@ -199,6 +223,49 @@ impl Shared {
         loop {
             let bytes = peer.read()?.data.len();
             self.received.fetch_add(bytes.try_into()?, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    fn rooms(&self) -> MutexGuard<'_, HashMap<String, Room>> {
+        self.rooms.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One who publishes, or plays what others publish.
+    fn serve_live(&self, mut peer: Peer, command: &Command) -> Result<()> {
+        let Some(Amf0Value::Utf8String(stream)) = command.arguments.first() else {
+            bail!("a {} of no stream", command.name);
+        };
+        // A player says nothing for as long as it likes.
+        peer.socket().set_read_timeout(None)?;
+        if command.name == "play" {
+            begin(&mut peer)?;
+            let player = peer.socket().try_clone()?;
+            self.rooms().entry(stream.clone()).or_default().players.push(player);
+            loop {
+                peer.read()?;
+            }
+        }
+        self.rooms().entry(stream.clone()).or_default().publishers += 1;
+        let ended = self.pass(&mut peer, stream);
+        self.rooms().entry(stream.clone()).or_default().publishers -= 1;
+        ended
+    }
+
+    /// Passes a publisher's pictures to all who play its stream, until it goes.
+    fn pass(&self, peer: &mut Peer, stream: &str) -> Result<()> {
+        say(peer, status("status", "NetStream.Publish.Start", "Go on"))?;
+        loop {
+            let message = peer.read()?;
+            if message.type_id != VIDEO {
+                continue;
+            }
+            // Its headers are full: the same bytes do for every player.
+            let bytes = peer.encode(key_frame(message.data.len()), STREAM)?;
+            let mut rooms = self.rooms();
+            let room = rooms.entry(stream.to_owned()).or_default();
+            room.players.retain_mut(|player| player.write_all(&bytes).is_ok());
         }
     }
 }
@@ -243,6 +310,7 @@ fn serve_player(mut peer: Peer, feed: Feed) -> Result<()> {
             (frame((bits / 8 / FRAMES_PER_SECOND).try_into()?)?, Some(second / FRAMES_PER_SECOND))
         }
         Feed::Bulk => (frame(64 * 1024)?.repeat(8), None),
+        Feed::Live => bail!("a live stream has a publisher"),
     };
     // What players say from here on is not read: their few acknowledgements fit the socket.
     let mut socket = peer.socket();
@@ -268,6 +336,7 @@ pub fn is_key_frame(data: &[u8]) -> bool {
 
 /// The message stream of every player and publisher.
 pub const STREAM: u32 = 1;
+const VIDEO: u8 = 9;
 const WINDOW: u32 = 2_500_000;
 const CHUNK_SIZE: u32 = 4096;
 const FRAMES_PER_SECOND: u32 = 25;
