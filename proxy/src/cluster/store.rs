@@ -361,15 +361,29 @@ pub struct WebrtcRecord {
     pub place: Option<WebrtcPlace>,
 }
 
-/// Where a session of WebRTC is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a session of WebRTC is, and how its client is known.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebrtcPlace {
     /// The server that has it.
     pub server: ServerName,
     /// Where that takes its media.
     pub media: SocketAddr,
+    /// By which the client signs its checks: what is not signed by it is nobody's.
+    pub password: String,
     /// What the client does.
     pub role: Role,
+}
+
+impl fmt::Debug for WebrtcPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, media, role, .. } = self;
+        let mut place = f.debug_struct("WebrtcPlace");
+        place
+            .field("server", server)
+            .field("media", media)
+            .field("role", role)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The id that the existing proxy puts into the segments of a playlist.

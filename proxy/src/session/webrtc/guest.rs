@@ -1,9 +1,11 @@
-//! Guests: clients of sessions that were signalled at another proxy, and that come here.
+//! Clients of sessions that were signalled at another proxy, and that come here.
 //!
-//! The name of a check tells in the store which stream it is of, and where. Whether it is the
-//! client's is for the origin to say, who has the password: a guest is one address of a client with
-//! a socket of its own, and until the origin has answered nothing goes there but checks, and nothing
-//! comes back but that answer. A name that is made up costs a look-up, of which there are few.
+//! The name of a check tells in the store which stream it is of, where, and by which password it is
+//! signed: a check that is, brings its session here. The existing proxy does not write a password.
+//! Whether such a check is the client's is for the origin to say, and its client is a guest: one
+//! address with a socket of its own, and until the origin has answered nothing goes there but
+//! checks, and nothing comes back but that answer. A name that is made up costs a look-up, of which
+//! there are few.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,10 +28,10 @@ use crate::origin::{Lease, Listener};
 use crate::plane::datagram::{Course, Exit, FlowEnds, FlowKey, Lane, Socket, Train};
 use crate::proto::proxy_protocol::Ends;
 use crate::proto::stun::Message;
-use crate::session::flow::{Dropped, FlowId};
+use crate::session::flow::{Dropped, FlowId, Name};
 use crate::session::{Carriage, End, Ending, Protocol, Role};
 
-/// What makes a session one of another proxy.
+/// What makes a session one of the other kind of proxy.
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) record: WebrtcRecord,
@@ -183,7 +185,7 @@ impl Webrtc {
         let (webrtc, name, key) = (Arc::clone(self), name.to_owned(), *key);
         let (check, exit) = (check.to_vec(), exit());
         tokio::spawn(async move {
-            let is_found = webrtc.welcome(&name, key, exit.clone()).await;
+            let is_found = webrtc.welcome(&name, &check, key, exit.clone()).await;
             webrtc.guests.names.lock().done(&name, is_found, Instant::now());
             drop(permit);
             if is_found {
@@ -195,14 +197,22 @@ impl Webrtc {
         true
     }
 
-    /// Takes in a guest, if the store has its name, and its origin can be found.
-    async fn welcome(self: &Arc<Self>, name: &str, key: FlowKey, exit: Exit) -> bool {
+    /// Takes in a client, if the store has its name, its check is signed by the password that may be
+    /// there, and its origin can be found.
+    async fn welcome(self: &Arc<Self>, name: &str, check: &[u8], key: FlowKey, exit: Exit) -> bool {
         let Some(record) = self.cluster.webrtc(name).await else { return false };
+        let is_signed = |password: &str| {
+            Message::parse(check).is_ok_and(|check| check.is_authentic(password.as_bytes()))
+        };
+        if record.place.as_ref().is_some_and(|place| !is_signed(&place.password)) {
+            self.drops.count(Dropped::Forged, 1);
+            return false;
+        }
         let Some((lease, media)) = self.whereabouts(&record).await else { return false };
         // That the stream is there is for the origin to say.
         let own = lease.share();
         lease.not_found();
-        self.admit_guest(record, own, media, key, exit).is_some()
+        self.admit(record, own, media, key, exit).is_some()
     }
 
     /// The origin of a session, and where it takes media.
@@ -225,8 +235,8 @@ impl Webrtc {
         Some((lease, SocketAddr::new(host.ip(), port)))
     }
 
-    /// A session of its own for this address, within all limits.
-    fn admit_guest(
+    /// A session of its own, within all limits.
+    fn admit(
         self: &Arc<Self>,
         record: WebrtcRecord,
         lease: Lease,
@@ -234,7 +244,8 @@ impl Webrtc {
         key: FlowKey,
         exit: Exit,
     ) -> Option<()> {
-        let trial = Arc::clone(&self.guests.trials).try_acquire_owned().ok()?;
+        let trial = || Arc::clone(&self.guests.trials).try_acquire_owned().ok();
+        let trial = if record.place.is_none() { Some(trial()?) } else { None };
         let socket = Socket::towards(media, self.settings.buffer).ok()?;
         if is_served(&self.settings.udp, media, socket.local().ip()) {
             return None;
@@ -256,22 +267,33 @@ impl Webrtc {
         let lane = Arc::new(Lane::new(socket, media, course));
         let ending = Arc::new(Ending::default());
         let name = record.name.clone();
+        let ice = match &record.place {
+            Some(place) => Ice::new(&name, &place.password, now),
+            None => Ice::of_guest(now),
+        };
+        let is_guest = record.place.is_none();
         let known = Known {
             name: name.as_str().into(),
-            ice: Ice::of_guest(now),
+            ice,
             ending: Arc::clone(&ending),
             reached: session.destination.ip(),
             origin: Arc::clone(lease.origin()),
             session: Arc::clone(&session),
-            guest: Some(Guest { record, exit: Some(exit), trial: Some(trial) }),
+            guest: is_guest.then(|| Guest { record, exit: Some(exit), trial }),
             kept: Vec::new(),
         };
         let ends = FlowEnds { near: lane.near(), origin: media, client_socket_id: None };
-        let id = self.table.lock().insert(known, Arc::clone(&lane), ends, now);
+        let mut table = self.table.lock();
+        let id = table.insert(known, Arc::clone(&lane), ends, now);
+        if !is_guest {
+            table.name(id, Name::Ice(name.as_str().into()));
+            self.keep_found(&mut table, id, &name);
+        }
+        drop(table);
         let mut listed = Listed { webrtc: Arc::clone(self), id, ending, lease, place: None };
-        listed.place = self.guests.list(&name, key, id);
+        listed.place = is_guest.then(|| self.guests.list(&name, key, id)).flatten();
         let span = info_span!(parent: None, "session", id = %session.id);
-        if listed.place.is_none() {
+        if is_guest && listed.place.is_none() {
             drop(listed);
             span.in_scope(|| live.end(End::OutOfResources));
             return None;
