@@ -74,6 +74,7 @@ impl App {
                 addresses(&listeners.webrtc_tcp)?,
             ),
             Arc::clone(&sessions),
+            Arc::clone(&cluster),
             kernel.clone(),
             stop.sessions.clone(),
         );

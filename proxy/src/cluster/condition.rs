@@ -50,6 +50,8 @@ pub struct Condition {
 struct State {
     lost_since: Option<Instant>,
     why: Option<StoreError>,
+    /// What it could not do when it was asked last.
+    trouble: Option<StoreError>,
     /// When what others have done was last known.
     read: Instant,
 }
@@ -70,7 +72,7 @@ impl Condition {
         let buckets = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0];
         Self {
             is_lost: AtomicBool::new(false),
-            state: Mutex::new(State { lost_since: None, why: None, read: now }),
+            state: Mutex::new(State { lost_since: None, why: None, trouble: None, read: now }),
             errors: Default::default(),
             seconds: std::array::from_fn(|_| Histogram::new(buckets)),
         }
@@ -85,6 +87,13 @@ impl Condition {
     pub fn loss(&self) -> Option<Loss> {
         let state = self.state.lock();
         Some(Loss { since: state.lost_since?, why: state.why.clone()? })
+    }
+
+    /// What is wrong with it, if anything: it is lost, or has something that cannot be used.
+    pub fn reason(&self) -> Option<String> {
+        let state = self.state.lock();
+        let why = state.why.as_ref().or(state.trouble.as_ref());
+        why.map(ToString::to_string)
     }
 
     /// How old what is known of others is.
@@ -130,9 +139,14 @@ impl Condition {
         !was_lost
     }
 
-    /// Notes that what others have done is known up to now.
-    pub(super) fn read(&self, now: Instant) {
-        self.state.lock().read = now;
+    /// Notes that the store has answered up to now, and what it could not do. With trouble, what
+    /// others have done is not known up to now.
+    pub(super) fn read(&self, now: Instant, trouble: Option<StoreError>) {
+        let mut state = self.state.lock();
+        if trouble.is_none() {
+            state.read = now;
+        }
+        state.trouble = trouble;
     }
 
     /// Notes that the store is back. Gives how long it was lost, if it was.

@@ -37,6 +37,7 @@ use crate::origin::{
     Registered, ServerName, Standing, Unsettled,
 };
 use crate::stream::StreamKey;
+use crate::telemetry::Seldom;
 
 /// Finds the origin of each stream, together with the other proxies.
 #[derive(Debug)]
@@ -49,6 +50,7 @@ pub struct Cluster {
     /// There is something to be told, or to be asked.
     wake: Notify,
     known: Mutex<Known>,
+    complaints: Seldom,
 }
 
 /// What the loop knows of others.
@@ -90,6 +92,7 @@ impl Cluster {
             outbox: Mutex::default(),
             wake: Notify::new(),
             known: Mutex::default(),
+            complaints: Seldom::default(),
         }
     }
 
@@ -162,6 +165,12 @@ impl Cluster {
                 self.tell(Change::Route(key.clone(), Arc::clone(run)));
             }
             let out = Over { origin: Arc::clone(run), is_out: true };
+            let is_refused = claim.over.as_ref().is_some_and(|over| over.origin == *run);
+            if !is_refused && self.balancer.is_draining(run, now) {
+                // It stays there only if others use it.
+                over = Some(Over { is_out: false, ..out });
+                continue;
+            }
             match self.balancer.settle(key, run, listener, tried, now) {
                 Ok(lease) => return Ok(lease),
                 Err(Unsettled::Not(error)) => {
@@ -169,7 +178,6 @@ impl Cluster {
                     return Err(error);
                 }
                 Err(Unsettled::Tried) => {
-                    let is_refused = claim.over.is_some_and(|over| over.origin == *run);
                     if is_refused && now.saturating_duration_since(start) >= VERDICT {
                         self.give_up(key, run, false);
                         break;
@@ -233,7 +241,7 @@ impl Cluster {
         self.asked(Ask::Write, self.store.stand(server, standing)).await?;
         info!(origin = %server, standing = standing.as_str(), "origin");
         self.tell(Change::Origins);
-        self.survey(Instant::now()).await
+        self.survey(now()).await
     }
 
     /// Takes a run of an origin out, at every proxy, until it runs anew or is activated.
@@ -241,10 +249,11 @@ impl Cluster {
         self.asked(Ask::Write, self.store.withdraw(origin.id())).await?;
         info!(origin = %origin.name(), "origin taken out by an operator");
         self.tell(Change::Origins);
-        self.survey(Instant::now()).await
+        self.survey(now()).await
     }
 
-    /// Lets the session of WebRTC be found at every proxy while what is returned lives.
+    /// Lets the session of WebRTC be found at every proxy while what is returned lives, and two
+    /// minutes longer.
     pub fn keep_webrtc(self: &Arc<Self>, record: WebrtcRecord) -> KeptSession {
         self.outbox.lock().keep(record.clone());
         self.wake.notify_one();
@@ -305,13 +314,20 @@ impl Cluster {
         let start = now();
         let answer = answer.await;
         let now = now();
-        if self.condition.note(ask, now.saturating_duration_since(start), &answer, now) {
+        let is_lost = self.condition.note(ask, now.saturating_duration_since(start), &answer, now);
+        if is_lost {
             self.balancer.listen(Some(now), now);
-            let why = answer.as_ref().err().map(ToString::to_string);
-            warn!(
-                store = self.store.as_str(),
-                why, "store lost: this proxy goes on with what it knows"
-            );
+        }
+        if let Err(error) = &answer
+            && (is_lost || !error.is_loss())
+            && let Some(unsaid) = self.complaints.say(now)
+        {
+            let store = self.store.as_str();
+            if is_lost {
+                warn!(store, %error, unsaid, "store lost: this proxy goes on with what it knows");
+            } else {
+                warn!(store, %error, unsaid, "the store cannot do what it was asked");
+            }
         }
         answer
     }

@@ -25,6 +25,8 @@ pub(super) struct Outbox {
 struct Kept {
     record: WebrtcRecord,
     written: Option<Instant>,
+    /// Who keeps it; with none it is only written once.
+    holders: usize,
 }
 
 /// What the loop takes out at once.
@@ -72,13 +74,24 @@ impl Outbox {
 
     /// As many as there are sessions.
     pub(super) fn keep(&mut self, record: WebrtcRecord) {
-        self.sessions.insert(record.name.clone(), Kept { record, written: None });
+        let holders = self.sessions.get(&record.name).map_or(0, |kept| kept.holders) + 1;
+        self.sessions.insert(record.name.clone(), Kept { record, written: None, holders });
     }
 
-    fn end(&mut self, record: WebrtcRecord) {
+    /// One who has kept it does so no more.
+    fn leave_session(&mut self, name: &str) {
+        let Some(kept) = self.sessions.get_mut(name) else { return };
+        kept.holders = kept.holders.saturating_sub(1);
+        if kept.holders == 0 && kept.written.is_some() {
+            self.sessions.remove(name);
+        }
+    }
+
+    /// It is over, whoever keeps it.
+    fn end(&mut self, record: &WebrtcRecord) {
         let was_written = self.sessions.remove(&record.name).is_some_and(|it| it.written.is_some());
         if was_written && self.over.len() < MAX_WAITING {
-            self.over.push(record);
+            self.over.push(record.clone());
         }
     }
 
@@ -107,6 +120,7 @@ impl Outbox {
             kept.record.clone()
         });
         let sessions = sessions.collect();
+        self.sessions.retain(|_, kept| kept.holders > 0);
         let unwritten = self.playlists.values_mut().filter(|(_, is_due, _)| *is_due);
         let playlists = unwritten.map(|(record, is_due, _)| {
             *is_due = false;
@@ -161,23 +175,32 @@ impl Outbox {
     }
 }
 
-/// A session of WebRTC that every proxy finds. Its drop ends that.
+/// A session of WebRTC that every proxy finds. Behind its drop the store forgets it in its own time:
+/// the client may have gone on to another proxy, or this one may stop.
 #[derive(Debug)]
 pub struct KeptSession {
     cluster: Arc<Cluster>,
-    record: Option<WebrtcRecord>,
+    record: WebrtcRecord,
 }
 
 impl KeptSession {
     pub(super) fn new(cluster: Arc<Cluster>, record: WebrtcRecord) -> Self {
-        Self { cluster, record: Some(record) }
+        Self { cluster, record }
+    }
+
+    /// The name by which it is found.
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// The session is over at every proxy: it is found no more.
+    pub fn over(self) {
+        self.cluster.outbox.lock().end(&self.record);
     }
 }
 
 impl Drop for KeptSession {
     fn drop(&mut self) {
-        if let Some(record) = self.record.take() {
-            self.cluster.outbox.lock().end(record);
-        }
+        self.cluster.outbox.lock().leave_session(&self.record.name);
     }
 }

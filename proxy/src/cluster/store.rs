@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use thiserror::Error;
 
 use crate::origin::{Origin, OriginId, ServerName, Service, Standing};
@@ -380,4 +381,16 @@ pub struct HlsRecord {
     pub stream: StreamKey,
     /// The playlist's URL.
     pub url: String,
+}
+
+impl HlsRecord {
+    /// The parameter that the existing proxy looks for in the query of a segment.
+    pub const PARAMETER: &str = "spbhid";
+
+    /// Whatever the playlist and whichever proxy lists it, of one stream the id is the same.
+    pub fn of(stream: StreamKey, url: String) -> Self {
+        let digest = Sha256::digest(stream.as_str());
+        let id = digest.iter().take(8).fold(String::new(), |id, byte| format!("{id}{byte:02x}"));
+        Self { id, stream, url }
+    }
 }

@@ -49,6 +49,20 @@ const MAX_DELETED: usize = 4096;
 /// How many proxies have to be unable to reach an origin for it to be out.
 const QUORUM: usize = 2;
 
+/// What went wrong in a turn and is no loss of the store: the rest of the turn is done.
+#[derive(Default)]
+struct Trouble(Option<StoreError>);
+
+impl Trouble {
+    fn none_in(&mut self, step: Result<(), StoreError>) -> Result<(), StoreError> {
+        match step {
+            Err(error) if !error.is_loss() => self.0 = Some(error),
+            other => other?,
+        }
+        Ok(())
+    }
+}
+
 /// Where the loop is.
 struct Cycle {
     mark: Option<Mark>,
@@ -90,36 +104,40 @@ impl Cluster {
             // Whoever has it back knows nothing of what has become of it.
             *cycle = Cycle { mark: None, surveyed: None, greeted: None, held: None, listed: None };
         }
+        let mut trouble = Trouble::default();
         let is_asked = std::mem::take(&mut self.known.lock().is_survey_due);
         if is_due(cycle.surveyed, SURVEY) || is_asked {
-            self.survey(now).await?;
+            trouble.none_in(self.survey(now).await)?;
             cycle.surveyed = Some(now);
         }
-        self.push(now).await?;
-        if self.pull(cycle).await? {
-            self.survey_soon();
-        }
+        trouble.none_in(self.push(now).await)?;
+        trouble.none_in(self.pull(cycle).await)?;
         if is_due(cycle.held, HOLD) {
-            self.hold(self.balancer.used(now)).await?;
-            self.announce_fixed(now).await?;
+            trouble.none_in(self.hold(self.balancer.used(now)).await)?;
+            trouble.none_in(self.announce_fixed(now).await)?;
             self.look_again(now);
             cycle.held = Some(now);
         }
         if is_due(cycle.listed, LIST) && self.store.is_shared() {
-            let routes = self.asked(Ask::Read, self.store.routes(MAX_LISTED)).await?;
-            self.balancer.mirror(routes);
+            trouble.none_in(self.list().await)?;
             cycle.listed = Some(now);
         }
         if is_due(cycle.greeted, GREET) {
-            self.greet(sessions()).await?;
+            trouble.none_in(self.greet(sessions()).await)?;
             cycle.greeted = Some(now);
         }
         let now = super::now();
-        self.condition.read(now);
+        self.condition.read(now, trouble.0);
         if let Some(lost) = self.condition.found(now) {
             self.balancer.listen(None, now);
             info!(store = self.store.as_str(), seconds = lost.as_secs(), "store back");
         }
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<(), StoreError> {
+        let routes = self.asked(Ask::Read, self.store.routes(MAX_LISTED)).await?;
+        self.balancer.mirror(routes);
         Ok(())
     }
 
@@ -133,9 +151,7 @@ impl Cluster {
             .filter(|(origin, _)| !is_told_of(&survey, origin))
             .map(|(origin, life)| Heard { origin, life })
             .collect();
-        for heard in lost {
-            self.asked(Ask::Write, self.store.announce(&heard, true)).await?;
-        }
+        self.each(&lost, |heard| self.store.announce(heard, true)).await?;
         let out = self.judge(&survey, now);
         let mut elsewhere = BTreeMap::<_, usize>::new();
         for other in survey.proxies.iter().filter(|it| it.proxy != self.me) {
@@ -236,13 +252,12 @@ impl Cluster {
 
     async fn push_due(&self, due: &Due, now: Instant) -> Result<(), StoreError> {
         let lives = if due.announce.is_empty() { Vec::new() } else { self.balancer.lives(now) };
-        for (origin, life) in lives.into_iter().filter(|(it, _)| due.announce.contains(it.server()))
-        {
-            let heard = Heard { origin, life };
-            self.asked(Ask::Write, self.store.announce(&heard, false)).await?;
-        }
+        let lives = lives.into_iter().filter(|(it, _)| due.announce.contains(it.server()));
+        let heard: Vec<_> = lives.map(|(origin, life)| Heard { origin, life }).collect();
+        self.each(&heard, |heard| self.store.announce(heard, false)).await?;
+        let votes: Vec<_> = due.votes.iter().collect();
+        self.each(&votes, |(vote, is_down)| self.store.vote(vote, **is_down)).await?;
         for (vote, is_down) in &due.votes {
-            self.asked(Ask::Write, self.store.vote(vote, *is_down)).await?;
             let mut known = self.known.lock();
             if *is_down {
                 known.votes.insert(vote.clone(), now);
@@ -319,8 +334,8 @@ impl Cluster {
             let publishers = owned.rivals.into_iter().chain([mine]).collect();
             let conflict = Conflict { stream: stream.to_string(), publishers };
             if self.known.lock().conflicts.insert(stream.clone(), conflict).is_none() {
-                let owner = &*owned.origin;
-                warn!(%stream, here = %origin, owner, "stream published at two origins");
+                let at = &*owned.origin;
+                warn!(%stream, here = %origin, owner = at, "stream published at two origins");
             }
         } else {
             self.settled(&stream);
@@ -338,10 +353,10 @@ impl Cluster {
         }
     }
 
-    /// Learns what others have told. True if origins are to be looked at.
-    async fn pull(&self, cycle: &mut Cycle) -> Result<bool, StoreError> {
+    /// Learns what others have told.
+    async fn pull(&self, cycle: &mut Cycle) -> Result<(), StoreError> {
         if !self.store.is_shared() {
-            return Ok(std::mem::take(&mut self.known.lock().is_survey_due));
+            return Ok(());
         }
         let news = self.asked(Ask::Read, self.store.changes(cycle.mark.as_ref())).await?;
         let News { changes, mark, is_broken } = news;
@@ -350,12 +365,11 @@ impl Cluster {
             // The store was emptied, or this proxy has slept: it tells and asks for everything.
             (cycle.held, cycle.listed, cycle.surveyed) = (None, None, None);
         }
-        let mut is_survey_due = false;
         for change in changes {
             match change {
                 Change::Route(stream, run) => self.balancer.placed(&stream, &run),
                 Change::Gone(stream) => self.balancer.unplaced(&stream),
-                Change::Origins => is_survey_due = true,
+                Change::Origins => self.survey_soon(),
                 Change::Deleted(name) => {
                     let mut known = self.known.lock();
                     if known.deleted.len() < MAX_DELETED {
@@ -364,7 +378,7 @@ impl Cluster {
                 }
             }
         }
-        Ok(is_survey_due)
+        Ok(())
     }
 
     /// The default origin sends no heartbeat: the proxies that have it speak for it.

@@ -289,6 +289,30 @@ async fn what_an_operator_wants_is_done_at_every_proxy() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn where_an_origin_is_drained_others_find_what_is_used_there_and_nothing_else() {
+    let fleet = Fleet::new(3);
+    fleet.hear(&["a", "b"]).await;
+    let [used, unused] = ["used", "unused"].map(stream);
+    let lease = pick(&fleet.proxies[0], &used).await;
+    lease.found();
+    let drained = server(&lease);
+    let idle = fleet.proxies[0].pick_at(&unused, drained, Listener::Rtmp, &[]).unwrap();
+    idle.found();
+    settle().await;
+    drop(idle);
+    settle().await;
+    fleet.proxies[1].stand(&drained.into(), Standing::Draining).await.unwrap();
+    settle().await;
+    let moved = pick(&fleet.proxies[1], &unused).await;
+    assert_ne!(server(&moved), drained, "nobody uses it there");
+    assert_eq!(server(&pick(&fleet.proxies[1], &used).await), drained);
+    fleet.proxies[1].stand(&server(&moved).into(), Standing::Draining).await.unwrap();
+    settle().await;
+    let player = pick(&fleet.proxies[2], &used).await;
+    assert_eq!(server(&player), drained, "no other takes it, and it is used there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_that_was_taken_out_stays_out_until_it_runs_anew() {
     let fleet = Fleet::new(2);
     fleet.hear(&["a", "b"]).await;

@@ -28,14 +28,14 @@ pub struct ClusterView {
 pub struct StoreView {
     /// `memory` or `redis`.
     pub kind: &'static str,
-    /// `healthy`, or `degraded` while it does not answer.
+    /// `healthy`, or `degraded` while it does not answer, or has something that cannot be used.
     pub state: &'static str,
     /// Why it is degraded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Since when.
+    /// For how long it has not answered.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub degraded_seconds: Option<f64>,
+    pub lost_seconds: Option<f64>,
     /// How old what is known of others is.
     pub staleness_seconds: f64,
     /// What waits to be written.
@@ -60,7 +60,7 @@ pub struct ProxyView {
 impl Cluster {
     /// The cluster, as this proxy knows it.
     pub fn view(&self, now: Instant) -> ClusterView {
-        let loss = self.condition.loss();
+        let (loss, reason) = (self.condition.loss(), self.condition.reason());
         let known = self.known.lock();
         let proxy = |it: &Presence| ProxyView {
             proxy: it.proxy.clone(),
@@ -72,11 +72,11 @@ impl Cluster {
             proxy: self.me.clone(),
             store: StoreView {
                 kind: self.store.as_str(),
-                state: if loss.is_some() { "degraded" } else { "healthy" },
-                degraded_seconds: loss
+                state: if reason.is_some() { "degraded" } else { "healthy" },
+                lost_seconds: loss
                     .as_ref()
                     .map(|loss| seconds(now.saturating_duration_since(loss.since))),
-                reason: loss.map(|loss| loss.why.to_string()),
+                reason,
                 staleness_seconds: seconds(self.condition.staleness(now)),
                 waiting: self.outbox.lock().waiting(),
                 known_routes: self.balancer.counts(now).routes_mirrored,

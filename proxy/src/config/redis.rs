@@ -169,24 +169,23 @@ fn tls(said: &Effective, is_on: bool) -> Result<Option<RedisTls>, Error> {
         (&cert, row::PROXY_REDIS_TLS_CERT.setting),
         (&key, row::PROXY_REDIS_TLS_KEY.setting),
     ];
-    match files.into_iter().find(|(file, _)| file.is_some()) {
-        Some((_, setting)) if !is_on => {
-            let (switch, url) = (row::PROXY_REDIS_TLS.setting.name, row::PROXY_REDIS_URL.setting);
-            let problem = format!("expected {switch} to be on, or a {} with rediss", url.name);
-            return wrong(said, &setting, problem);
-        }
-        _ => {}
+    if let Some((_, setting)) = files.into_iter().find(|(file, _)| file.is_some() && !is_on) {
+        let (switch, url) = (row::PROXY_REDIS_TLS.setting.name, row::PROXY_REDIS_URL.setting.name);
+        return wrong(
+            said,
+            &setting,
+            format!("expected {switch} to be on, or a {url} with rediss"),
+        );
     }
     let identity = match (cert, key) {
         (None, None) => None,
         (Some(cert), Some(key)) => Some(RedisIdentity { cert, key }),
-        (Some(_), None) => {
-            let (cert, key) = (row::PROXY_REDIS_TLS_CERT.setting, row::PROXY_REDIS_TLS_KEY.setting);
-            return lacks(said, &cert, key);
-        }
-        (None, Some(_)) => {
-            let (cert, key) = (row::PROXY_REDIS_TLS_CERT.setting, row::PROXY_REDIS_TLS_KEY.setting);
-            return lacks(said, &key, cert);
+        (cert, _) => {
+            let (cert_row, key_row) =
+                (row::PROXY_REDIS_TLS_CERT.setting, row::PROXY_REDIS_TLS_KEY.setting);
+            let (one, other) =
+                if cert.is_some() { (cert_row, key_row) } else { (key_row, cert_row) };
+            return lacks(said, &one, other);
         }
     };
     Ok(is_on.then_some(RedisTls { ca, identity }))
@@ -256,7 +255,7 @@ fn single(hosts: &str, path: &str) -> Result<RedisShape, String> {
 
 fn sentinel(hosts: &str, path: &str) -> Result<RedisShape, String> {
     let (master, path) = path.split_once('/').unwrap_or((path, ""));
-    // Sentinel takes no other names (sentinel.c, sentinelCheckCreateInstanceErrors and its docs).
+    // What a name may have, as sentinel.conf says.
     let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
     if master.is_empty() || !master.bytes().all(is_name) {
         return Err("expected the master's name behind the Sentinels, such as /mymaster".into());

@@ -4,11 +4,14 @@
 //! [`crate::cluster`], which asks ([`Balancer::ask`]), has the store decide, and settles
 //! ([`Balancer::settle`]).
 
+mod lease;
+mod shown;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+pub use self::lease::Lease;
 use super::balance::{Candidate, Policy, choose, scramble};
 use super::health::Service;
 use super::mirror::Mirror;
@@ -16,7 +19,6 @@ use super::origin::{Listener, Origin, ServerName};
 use super::registry::{Member, NotRegistered, Registered, Registry};
 use super::routes::{Generation, Routes, Use};
 use super::standing::Standing;
-use super::view::{Counts, Explanation, OriginView, Target};
 use crate::stream::{Candidates, StreamKey};
 use parking_lot::Mutex;
 
@@ -307,6 +309,12 @@ impl Balancer {
         self.lease(&mut state, key, origin, is_kept, listener, now).map_err(Unsettled::Not)
     }
 
+    /// Whether the origin that a run of this name is, or is an earlier run of, is being drained.
+    pub fn is_draining(&self, run: &str, now: Instant) -> bool {
+        let state = self.state.lock();
+        state.registry.named(run, now).is_some_and(|it| it.standing == Standing::Draining)
+    }
+
     fn lease(
         &self,
         state: &mut State,
@@ -329,15 +337,7 @@ impl Balancer {
             member.health.hand_out(service, now);
         }
         let (key, state) = (key.clone(), Arc::clone(&self.state));
-        Ok(Lease {
-            origin,
-            key,
-            service,
-            generation,
-            is_publisher: AtomicBool::new(false),
-            has_found: true,
-            state,
-        })
+        Ok(Lease::new(origin, key, service, generation, state))
     }
 
     /// This server for a piece of a stream that it has made: none if it is not there, in back-off
@@ -367,15 +367,7 @@ impl Balancer {
             member.health.hand_out(service, now);
         }
         let (key, state) = (key.clone(), Arc::clone(&self.state));
-        Some(Lease {
-            origin,
-            key,
-            service,
-            generation,
-            is_publisher: AtomicBool::new(false),
-            has_found: true,
-            state,
-        })
+        Some(Lease::new(origin, key, service, generation, state))
     }
 
     /// A hold on a stream's origin that an earlier process had. An origin that has not been heard
@@ -398,15 +390,7 @@ impl Balancer {
         let origin = Arc::clone(&member.origin);
         let generation = state.settle(key, &origin, service);
         let (key, state) = (key.clone(), Arc::clone(&self.state));
-        Ok(Lease {
-            origin,
-            key,
-            service,
-            generation,
-            is_publisher: AtomicBool::new(false),
-            has_found: true,
-            state,
-        })
+        Ok(Lease::new(origin, key, service, generation, state))
     }
 
     /// The stream that a path belongs to, and whether that has an origin: the live stream of this
@@ -559,25 +543,6 @@ impl Balancer {
         }
     }
 
-    /// Where a client of this stream would go, and why. Changes nothing.
-    pub fn explain(&self, key: &StreamKey, listener: Listener, now: Instant) -> Explanation {
-        let state = self.state.lock();
-        let (chosen, reason) = state.expect(self.policy, key, listener, now);
-        Explanation {
-            stream: key.to_string(),
-            listener: listener.as_str(),
-            origin: chosen.map(|member| Arc::clone(member.origin.name())),
-            target: chosen.and_then(|member| {
-                let (host, port) = member.origin.targets(listener).next()?;
-                Some(Target { host: host.to_owned(), port })
-            }),
-            reason,
-            owner: state.mirror.get(key).map(Arc::clone),
-            policy: self.policy.as_str(),
-            origins: state.registry.alive(now).map(|member| state.view(member, now)).collect(),
-        }
-    }
-
     /// The server of this name, if it is alive and has such a listener.
     pub fn server(&self, server: &str, listener: Listener, now: Instant) -> Option<Arc<Origin>> {
         let state = self.state.lock();
@@ -592,30 +557,10 @@ impl Balancer {
         alive.filter(|origin| origin.offers(listener)).map(Arc::clone).collect()
     }
 
-    /// Every origin that is alive.
-    pub fn origins(&self, now: Instant) -> Vec<OriginView> {
-        let state = self.state.lock();
-        state.registry.alive(now).map(|member| state.view(member, now)).collect()
-    }
-
     /// The server or run of this name, if it is alive.
     pub fn named(&self, name: &str, now: Instant) -> Option<Arc<Origin>> {
         let state = self.state.lock();
         state.member(name, now).map(|member| Arc::clone(&member.origin))
-    }
-
-    /// The same, as operators see it.
-    pub fn view(&self, name: &str, now: Instant) -> Option<OriginView> {
-        let state = self.state.lock();
-        state.member(name, now).map(|member| state.view(member, now))
-    }
-
-    /// The server of this name, or of the run of this name, if it is alive, or if an operator wants
-    /// something of it: one that was taken out may come back.
-    pub fn server_named(&self, name: &str, now: Instant) -> Option<ServerName> {
-        let state = self.state.lock();
-        let alive = state.member(name, now).map(|member| member.origin.server().clone());
-        alive.or_else(|| state.registry.remembered(name))
     }
 
     /// Every origin that is alive, with how long it still lives; none that needs no heartbeat.
@@ -634,21 +579,6 @@ impl Balancer {
         let state = self.state.lock();
         let fixed = state.registry.alive(now).find(|member| member.heard.is_none())?;
         Some((Arc::clone(&fixed.origin), state.registry.ttl()))
-    }
-
-    /// How much there is of everything.
-    pub fn counts(&self, now: Instant) -> Counts {
-        let state = self.state.lock();
-        let mut counts = Counts {
-            routes_idle: state.routes.len() - state.routes.in_use(),
-            routes_in_use: state.routes.in_use(),
-            routes_mirrored: state.mirror.len(),
-            ..Counts::default()
-        };
-        for member in state.registry.alive(now) {
-            counts.count(OriginView::state_of(member));
-        }
-        counts
     }
 
     fn at(&self, now: Instant) -> parking_lot::MutexGuard<'_, State> {
@@ -730,7 +660,11 @@ impl State {
         }
         let taking = || offering().filter(|member| member.standing == Standing::Active);
         if routed.is_none() && taking().next().is_none() {
-            return Err(NoOrigin::NoneTakes);
+            // Others may use it where it is being drained; the store knows.
+            let theirs = self.theirs(key, service, now).filter(|it| untried(it));
+            let theirs = theirs.filter(|member| member.origin.offers(listener));
+            let theirs = theirs.ok_or(NoOrigin::NoneTakes)?;
+            return Ok(Decision::Place(vec![candidate(theirs)]));
         }
         let up = |member: &&Member| !member.health.is_down(service, now) && !member.is_out(service);
         let candidates: Vec<_> = taking().filter(untried).filter(up).map(candidate).collect();
@@ -748,58 +682,17 @@ impl State {
         }
     }
 
-    /// Where a client would go, as far as one proxy can tell, and why.
-    fn expect(
-        &self,
-        policy: Policy,
-        key: &StreamKey,
-        listener: Listener,
-        now: Instant,
-    ) -> (Option<&Member>, String) {
-        let candidates = match self.decide(key, listener, &[], now) {
-            Ok(Decision::Keep(member)) => {
-                return (Some(member), "the stream is routed to it".into());
-            }
-            Ok(Decision::Place(candidates)) => candidates,
-            Err(none) => return (None, none.to_string()),
-        };
-        let is_deaf = self.registry.is_deaf();
-        let theirs = self.mirror.get(key).filter(|_| self.routes.get(key).is_none());
-        let theirs = theirs.and_then(|run| self.registry.named(run, now));
-        match theirs.filter(|member| !member.is_barred(Service::of(listener))) {
-            Some(member) if member.origin.offers(listener) => {
-                let reason = if is_deaf {
-                    "another proxy had it there last, and the store does not answer"
-                } else {
-                    "another proxy has it there, or had it last"
-                };
-                return (Some(member), reason.to_owned());
-            }
-            Some(member) if !is_deaf => {
-                let name = member.origin.name();
-                return (None, format!("another proxy has it at {name}: {}", NoOrigin::NotOffered));
-            }
-            _ => {}
-        }
-        if is_deaf {
-            let chosen = choose(Policy::Rendezvous, key, &candidates, 0);
-            let member = chosen.and_then(|chosen| self.registry.get(&chosen.server, now));
-            let reason = "a new route, by the policy rendezvous: the store does not answer";
-            return (member, reason.to_owned());
-        }
-        if policy == Policy::Random && candidates.len() > 1 {
-            return (None, "a new route, to any origin that is up".to_owned());
-        }
-        let chosen = choose(policy, key, &candidates, 0);
-        let member = chosen.and_then(|chosen| self.registry.get(&chosen.server, now));
-        (member, format!("a new route, by the policy {}", policy.as_str()))
-    }
-
     /// The server or run of this name, if it is alive.
     fn member(&self, name: &str, now: Instant) -> Option<&Member> {
         let server = self.registry.get(&ServerName::from(name), now);
         let mut runs = self.registry.alive(now);
         server.or_else(|| runs.find(|member| **member.origin.name() == *name))
+    }
+
+    /// Where others had a stream last that has no route here, if it can be used.
+    fn theirs(&self, key: &StreamKey, service: Service, now: Instant) -> Option<&Member> {
+        let run = self.mirror.get(key).filter(|_| self.routes.get(key).is_none())?;
+        self.registry.named(run, now).filter(|member| !member.is_barred(service))
     }
 
     /// Where others had a stream last. One that is being drained gets it back only if nobody can
@@ -845,96 +738,6 @@ impl State {
                 self.routes.note(key, origin.server());
                 generation
             }
-        }
-    }
-
-    fn view(&self, member: &Member, now: Instant) -> OriginView {
-        let server = member.origin.server();
-        let elsewhere = self.elsewhere.get(server).copied().unwrap_or(0);
-        OriginView::of(member, self.routes.of(server), elsewhere, now)
-    }
-}
-
-/// One client's hold on a stream's origin. While it lives, the route does not expire.
-#[derive(Debug)]
-pub struct Lease {
-    origin: Arc<Origin>,
-    key: StreamKey,
-    /// By what the origin is to be connected.
-    service: Service,
-    /// None if the stream's route is another one's.
-    generation: Option<Generation>,
-    is_publisher: AtomicBool,
-    /// Whether the origin has the stream, as far as the client knows.
-    has_found: bool,
-    state: Arc<Mutex<State>>,
-}
-
-impl Lease {
-    /// The origin to connect.
-    pub fn origin(&self) -> &Arc<Origin> {
-        &self.origin
-    }
-
-    /// The stream.
-    pub fn key(&self) -> &StreamKey {
-        &self.key
-    }
-
-    /// Notes that the origin has the stream.
-    pub fn found(&self) {
-        if let Some(generation) = self.generation {
-            self.state.lock().routes.find(&self.key, generation);
-        }
-    }
-
-    /// By what the origin is connected.
-    pub fn service(&self) -> Service {
-        self.service
-    }
-
-    /// Notes that the client publishes the stream, from now to the end of this lease.
-    pub fn publishes(&self) {
-        if !self.is_publisher.swap(true, Ordering::Relaxed) {
-            self.state.lock().routes.publish(&self.key, self.origin.server(), true);
-        }
-    }
-
-    /// Another hold on the same route, which says nothing of whether the origin has the stream.
-    #[must_use]
-    pub fn share(&self) -> Self {
-        let mut state = self.state.lock();
-        let generation =
-            self.generation.filter(|it| state.routes.rejoin(&self.key, *it, self.service));
-        drop(state);
-        let (origin, key) = (Arc::clone(&self.origin), self.key.clone());
-        let (service, state) = (self.service, Arc::clone(&self.state));
-        Self {
-            origin,
-            key,
-            service,
-            generation,
-            is_publisher: AtomicBool::new(false),
-            has_found: false,
-            state,
-        }
-    }
-
-    /// Gives the stream back: the origin does not have it. If nobody has found it there, no route
-    /// is left, so that nobody can place a stream by asking for it too early, or for its neighbour.
-    pub fn not_found(mut self) {
-        self.has_found = false;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        let mut state = self.state.lock();
-        if self.is_publisher.load(Ordering::Relaxed) {
-            state.routes.publish(&self.key, self.origin.server(), false);
-        }
-        if let (Some(now), Some(generation)) = (state.latest, self.generation) {
-            state.routes.leave(&self.key, generation, self.service, self.has_found, now);
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::addition::{Addition, Edit, Edited, Spelled, TooLong};
+use super::addition::{Addition, Edit, Edited, Spelled, TooLong, at_query};
 
 /// The playlist with `addition` in its URIs: the lines that are URIs, and the attributes that
 /// hold one, of any tag (`EXT-X-KEY`, `-MAP`, `-MEDIA`, `-PART`, `-PRELOAD-HINT` and so on).
@@ -19,6 +19,21 @@ use super::addition::{Addition, Edit, Edited, Spelled, TooLong};
 /// URI with one is changed only if it stands behind a `?`; else it is left alone, which costs
 /// the request its parameter and nothing else.
 pub fn rewrite(playlist: &str, addition: &Addition<'_>) -> Result<String, BadPlaylist> {
+    edited(playlist, addition, |_| true)
+}
+
+/// The same with `addition` in those URIs alone that are of segments of MPEG-TS, by the end of
+/// their paths: `.ts`.
+pub fn rewrite_segments(playlist: &str, addition: &Addition<'_>) -> Result<String, BadPlaylist> {
+    edited(playlist, addition, |uri| at_query(uri).0.strip_suffix(".ts").is_some())
+}
+
+fn edited(
+    playlist: &str,
+    addition: &Addition<'_>,
+    is_meant: impl Fn(&str) -> bool,
+) -> Result<String, BadPlaylist> {
+    let is_meant = |spelled: &Spelled<'_>| is_meant(&spelled.uri);
     let mut edited = Edited::new(playlist);
     let mut variables = Variables::new();
     let mut lines = playlist.split_inclusive('\n');
@@ -32,14 +47,14 @@ pub fn rewrite(playlist: &str, addition: &Addition<'_>) -> Result<String, BadPla
             for Attribute { name, value, at } in attributes(list) {
                 if HOLD_URIS.contains(&name) {
                     let spelled = variables.expand(value, list_start + at.start);
-                    add(&mut edited, addition, spelled)?;
+                    add(&mut edited, addition, spelled.filter(is_meant))?;
                 }
             }
             if line.starts_with("#EXT-X-DEFINE:") {
                 variables.define(list);
             }
         } else if !line.starts_with('#') {
-            add(&mut edited, addition, variables.expand(line, start))?;
+            add(&mut edited, addition, variables.expand(line, start).filter(is_meant))?;
         }
         start += whole.len();
     }

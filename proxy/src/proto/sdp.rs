@@ -73,14 +73,23 @@ pub fn ice_of(sdp: &str, mid: Option<&str>) -> Result<Ice, BadSdp> {
     });
     let missing = if has_ufrag { BadSdp::NoPassword } else { BadSdp::NoUfrag };
     let (ufrag, password) = found.ok_or(missing)?;
-    let is_credential = |text: &str| text.bytes().all(|b| is_ice_char(b) || b"-=#_".contains(&b));
-    if !(1..=256).contains(&ufrag.len()) || !is_credential(ufrag) {
+    if !is_ufrag(ufrag) {
         return Err(BadSdp::Ufrag);
     }
     if !(22..=256).contains(&password.len()) || !is_credential(password) {
         return Err(BadSdp::Password);
     }
     Ok(Ice { ufrag: ufrag.to_owned(), password: password.to_owned() })
+}
+
+/// Whether a text can be the user name of an ICE agent (RFC 8839 5.4).
+pub fn is_ufrag(text: &str) -> bool {
+    (1..=256).contains(&text.len()) && is_credential(text)
+}
+
+/// With some characters more than the RFC has: there are agents that use them.
+fn is_credential(text: &str) -> bool {
+    text.bytes().all(|b| is_ice_char(b) || b"-=#_".contains(&b))
 }
 
 /// Whether a section is one of media that is not there: its port is zero. One that is there only if

@@ -111,7 +111,7 @@ impl Options {
             writeln!(config, "replicaof {} {}", master.ip(), master.port())?;
         }
         if let Some(bus) = self.bus {
-            writeln!(config, "cluster-enabled yes\ncluster-port {bus}\ncluster-node-timeout 1000")?;
+            writeln!(config, "cluster-enabled yes\ncluster-port {bus}\ncluster-node-timeout 5000")?;
             // One dead node leaves the slots of the others alive.
             writeln!(config, "cluster-require-full-coverage no")?;
         }

@@ -24,6 +24,7 @@ mod memo;
 mod names;
 mod oracle;
 mod proxy_protocol;
+mod records;
 mod signalling;
 mod split;
 mod srt;

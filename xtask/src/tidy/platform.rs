@@ -17,6 +17,7 @@ const UNSAFE: &[&str] = &[
 
 /// Files that ask which system they are built for.
 const SYSTEMS: &[&str] = &[
+    "proxy/src/cluster/redis/dial.rs",
     "proxy/src/doctor/mod.rs",
     "proxy/src/drain.rs",
     "proxy/src/listen/media.rs",

@@ -8,6 +8,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
 use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo,
     IntoConnectionInfo, Pipeline, RedisConnectionInfo, RedisFuture, TlsCertificates, Value,
@@ -154,7 +155,8 @@ impl Dialer<'_> {
     async fn cluster(&self, nodes: &[RedisNode]) -> Result<ClusterConnection, LinkError> {
         let infos = nodes.iter().map(|node| self.info(node, self.login()));
         let infos = infos.collect::<Result<Vec<_>, _>>()?;
-        // While the crate looks for a lost node, commands for the others wait: half of their time.
+        // While the crate looks for a lost node, commands for the others wait: that takes less than
+        // their time.
         let mut builder = ClusterClient::builder(infos)
             .tcp_settings(tcp_settings())
             .connection_timeout(self.deadline / 2)
@@ -224,9 +226,15 @@ impl Dialer<'_> {
     }
 }
 
-/// Commands are small, and somebody waits for each.
+/// Commands are small, and somebody waits for each. A node of a Cluster that vanishes is known by
+/// TCP alone: the crate asks for its successor only when the connection has ended.
 fn tcp_settings() -> TcpSettings {
-    TcpSettings::default().set_nodelay(true)
+    let probes = TcpKeepalive::new().with_time(SILENCE).with_interval(SILENCE);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(probes);
+    // Probes are sent only while nothing waits for an acknowledgement (tcp(7)).
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(SILENCE * 2);
+    settings
 }
 
 /// Callers have deadlines of their own, which end before the crate's would.
@@ -279,7 +287,11 @@ impl ConnectionLike for Connection {
 
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(700);
 
-/// Of a command that a Cluster sends elsewhere, within its deadline; waits are in milliseconds.
-const RETRIES: u32 = 8;
+/// Of TCP, before it asks whether the other side is there; it gives up after the second time.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Of a command that a Cluster sends elsewhere. Each may look for a lost node anew, while the
+/// commands for the others wait. Times are in milliseconds.
+const RETRIES: u32 = 2;
 const SHORTEST_WAIT: u64 = 10;
 const LONGEST_WAIT: u64 = 50;

@@ -1,6 +1,6 @@
 //! The names of all keys, and what is known by a name.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use crate::cluster::store::OriginName;
 use crate::stream::StreamKey;
@@ -12,13 +12,16 @@ pub(super) struct Keys {
     head: Arc<str>,
     /// What the key of an origin begins with.
     server: Arc<str>,
+    /// Of every slot of a Cluster, the number that leads to it as the tag of a claim.
+    numbers: Arc<OnceLock<Vec<u32>>>,
 }
 
 impl Keys {
     /// With a prefix, which stands before every key with a colon; without one if it is empty.
     pub(super) fn new(prefix: &str) -> Self {
         let head = if prefix.is_empty() { String::new() } else { format!("{prefix}:") };
-        Self { server: format!("{head}srs-proxy-server:").into(), head: head.into() }
+        let server = format!("{head}srs-proxy-server:").into();
+        Self { server, head: head.into(), numbers: Arc::default() }
     }
 
     /// An origin, by the name of its run.
@@ -75,27 +78,45 @@ impl Keys {
             return plain;
         }
         // Braces of its own have made another tag of it.
-        self.in_slot(slot(route), "claim:", route).unwrap_or(plain)
+        self.in_slot(slot(route), route).unwrap_or(plain)
     }
 
     /// A key that is not used, in this slot of a Cluster; none if the prefix puts all keys into
     /// another one.
     pub(super) fn scan(&self, slot: u16) -> Option<String> {
-        self.in_slot(slot, "scan:", "")
+        self.in_slot(slot, "")
     }
 
-    /// A key whose tag is a number that says the slot.
-    fn in_slot(&self, wanted: u16, kind: &str, name: &str) -> Option<String> {
-        let tagged = |n: u32| self.own(kind, &format!("{{{n}}}{name}"));
-        let known = NUMBERS.get(usize::from(wanted)).copied().map(tagged);
-        if let Some(known) = known.filter(|key| slot(key) == wanted) {
-            return Some(known);
+    /// A claim's key whose tag is a number that says the slot. A brace in the prefix takes part in
+    /// the tag, or is all of it.
+    fn in_slot(&self, wanted: u16, name: &str) -> Option<String> {
+        let tagged = |n: u32| self.own("claim:", &format!("{{{n}}}{name}"));
+        if (1..4).all(|n| slot(&tagged(n)) == slot(&tagged(0))) {
+            return Some(tagged(0)).filter(|key| slot(key) == wanted);
         }
-        if slot(&tagged(0)) == slot(&tagged(1)) && slot(&tagged(1)) == slot(&tagged(2)) {
-            return None;
+        let numbers = self.numbers.get_or_init(|| self.numbers());
+        let known = numbers.get(usize::from(wanted)).copied().map(tagged);
+        let known = known.filter(|key| slot(key) == wanted);
+        known.or_else(|| (0..=MAX_NUMBER).map(tagged).find(|key| slot(key) == wanted))
+    }
+
+    fn numbers(&self) -> Vec<u32> {
+        let before = self.own("claim:", "{");
+        let (_, tag) = before.split_once('{').unwrap_or_default();
+        let start = crc16(0, tag.as_bytes());
+        let mut numbers = vec![None; usize::from(SLOTS)];
+        let mut missing = SLOTS;
+        for number in 0..=MAX_NUMBER {
+            if missing == 0 {
+                break;
+            }
+            let slot = crc16(start, number.to_string().as_bytes()) % SLOTS;
+            if let Some(first @ None) = numbers.get_mut(usize::from(slot)) {
+                *first = Some(number);
+                missing -= 1;
+            }
         }
-        // The prefix has a brace, too, and takes part in the tag.
-        (0..=MAX_NUMBER).map(tagged).find(|key| slot(key) == wanted)
+        numbers.into_iter().map(Option::unwrap_or_default).collect()
     }
 
     /// The playlist of a stream.
@@ -167,38 +188,27 @@ impl Keys {
 pub(super) fn slot(key: &str) -> u16 {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     let hashed = tag.map_or(key, |(tag, _)| if tag.is_empty() { key } else { tag });
-    crc16(hashed.as_bytes()) % SLOTS
+    crc16(0, hashed.as_bytes()) % SLOTS
 }
 
 const SLOTS: u16 = 16384;
 /// Whatever slot is wanted: some number up to this has it.
 const MAX_NUMBER: u32 = 1_000_000;
 
-/// Of every slot, the first number whose decimal text is in it.
-static NUMBERS: LazyLock<Vec<u32>> = LazyLock::new(|| {
-    let mut numbers = vec![None; usize::from(SLOTS)];
-    let mut missing = SLOTS;
-    for number in 0..=MAX_NUMBER {
-        if missing == 0 {
-            break;
-        }
-        let slot = crc16(number.to_string().as_bytes()) % SLOTS;
-        if let Some(first @ None) = numbers.get_mut(usize::from(slot)) {
-            *first = Some(number);
-            missing -= 1;
-        }
-    }
-    numbers.into_iter().map(Option::unwrap_or_default).collect()
-});
-
-/// CRC-16/XMODEM, as the Redis Cluster specification has it.
-fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 }
-        })
+/// CRC-16/XMODEM, as the Redis Cluster specification has it, of bytes behind those of `start`.
+fn crc16(start: u16, bytes: &[u8]) -> u16 {
+    bytes.iter().fold(start, |crc, byte| {
+        let [high, low] = crc.to_be_bytes();
+        let step = CRC16.get(usize::from(high ^ byte)).copied().unwrap_or_default();
+        u16::from_be_bytes([low, 0]) ^ step
     })
 }
+
+static CRC16: LazyLock<[u16; 256]> = LazyLock::new(|| {
+    let step = |crc: u16| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 };
+    let mut first = (0..=u8::MAX).map(|byte| u16::from_be_bytes([byte, 0]));
+    std::array::from_fn(|_| (0..8).fold(first.next().unwrap_or_default(), |crc, _| step(crc)))
+});
 
 #[cfg(test)]
 mod tests {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ToRedisArgs};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ServerError, ToRedisArgs,
+};
 use sha1::{Digest, Sha1};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -290,22 +292,29 @@ impl LinkError {
 
 impl From<RedisError> for LinkError {
     fn from(error: RedisError) -> Self {
-        let code = error.code().unwrap_or_default();
+        let text = shortened(&error.to_string());
         match error.kind() {
-            ErrorKind::AuthenticationFailed => Self::Refused(shortened(&error.to_string())),
-            _ if matches!(code, "WRONGPASS" | "NOAUTH" | "NOPERM") => {
-                let text = error.detail().unwrap_or_default();
+            ErrorKind::AuthenticationFailed => Self::Refused(text),
+            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => Self::Malformed(text),
+            // Of a pipeline the first that failed.
+            ErrorKind::Server(_) | ErrorKind::Extension => match error.into_server_errors() {
+                Some(errors) => errors.first().map_or(Self::Malformed(text), |(_, it)| it.into()),
+                None => Self::Malformed(text),
+            },
+            _ if error.is_timeout() => Self::Late,
+            _ => Self::Down(text),
+        }
+    }
+}
+
+impl From<&ServerError> for LinkError {
+    fn from(error: &ServerError) -> Self {
+        let (code, text) = (error.code(), error.details().unwrap_or_default());
+        match code {
+            "WRONGPASS" | "NOAUTH" | "NOPERM" => {
                 Self::Refused(shortened(&format!("{code} {text}")))
             }
-            _ if error.is_timeout() => Self::Late,
-            ErrorKind::Server(_) | ErrorKind::Extension => Self::Server {
-                code: code.into(),
-                text: shortened(error.detail().unwrap_or_default()),
-            },
-            ErrorKind::UnexpectedReturnType | ErrorKind::Parse => {
-                Self::Malformed(shortened(&error.to_string()))
-            }
-            _ => Self::Down(shortened(&error.to_string())),
+            _ => Self::Server { code: shortened(code), text: shortened(text) },
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Origins and proxies in Redis: who is there, and what is wanted of whom.
 
+use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{try_join, try_join3, try_join4};
@@ -36,9 +38,14 @@ impl RedisStore {
         )
         .await;
         let origins: Vec<Option<Heard>> = origins.into_iter().collect::<Result<_, _>>()?;
+        let mut origins: Vec<Heard> = origins.into_iter().flatten().collect();
+        // The existing proxy leaves a server's earlier run there until it expires.
+        let mut servers = HashSet::new();
+        origins.sort_by_key(|it| Reverse(it.life));
+        origins.retain(|it| servers.insert(it.origin.server().clone()));
         let proxies: Vec<Option<Presence>> = proxies.into_iter().collect::<Result<_, _>>()?;
         Ok(Survey {
-            origins: origins.into_iter().flatten().collect(),
+            origins,
             standings,
             withdrawn: withdrawn.iter().map(|it| it.as_str().into()).collect(),
             votes: votes.iter().filter_map(|it| read_vote(it)).collect(),

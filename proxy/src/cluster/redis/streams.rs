@@ -144,8 +144,8 @@ impl RedisStore {
         slots.arg("SLOTS");
         let ranges: Vec<Value> = match self.query("CLUSTER SLOTS", &slots).await {
             Ok(ranges) => ranges,
-            Err(error) if error.is_loss() => return Err(error),
-            // It is no Cluster.
+            Err(error @ (StoreError::Late | StoreError::Down(_))) => return Err(error),
+            // It is no Cluster; whether it is one may also be none of this user's business.
             Err(_) => return Ok(self.keys.scan(0).into_iter().collect()),
         };
         let mut first_slots = BTreeMap::new();

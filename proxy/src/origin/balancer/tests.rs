@@ -20,11 +20,15 @@ fn origin(server: &str, pid: u32, port: u16) -> Origin {
     registration::parse(body.to_string().as_bytes()).unwrap()
 }
 
-fn balancer(servers: &[&str], now: Instant) -> Balancer {
+pub(super) fn balancer(servers: &[&str], now: Instant) -> Balancer {
     balancer_with(BalancerSettings::default(), servers, now)
 }
 
-fn balancer_with(settings: BalancerSettings, servers: &[&str], now: Instant) -> Balancer {
+pub(super) fn balancer_with(
+    settings: BalancerSettings,
+    servers: &[&str],
+    now: Instant,
+) -> Balancer {
     let balancer = Balancer::new(settings);
     for server in servers {
         assert_eq!(balancer.register(origin(server, 1, 1935), now), Ok(Registered::New));
@@ -32,12 +36,12 @@ fn balancer_with(settings: BalancerSettings, servers: &[&str], now: Instant) -> 
     balancer
 }
 
-fn stream(name: impl std::fmt::Display) -> StreamKey {
+pub(super) fn stream(name: impl std::fmt::Display) -> StreamKey {
     let target = format!("/live/{name}.flv");
     StreamKey::new(&Ask::Http { host: None, target: &target }, &Vhosts::default()).unwrap()
 }
 
-fn pick(balancer: &Balancer, key: &StreamKey, now: Instant) -> Lease {
+pub(super) fn pick(balancer: &Balancer, key: &StreamKey, now: Instant) -> Lease {
     balancer.pick(key, Listener::Rtmp, &[], now).expect("an origin")
 }
 
@@ -376,58 +380,6 @@ fn with_every_stream_in_use_a_new_one_is_refused() {
     assert_eq!(third.err(), Some(NoOrigin::TooManyStreams));
     drop(used);
     assert!(balancer.pick(&stream(3), Listener::Rtmp, &[], now).is_ok());
-}
-
-#[test]
-fn an_explanation_says_what_a_pick_would_do_and_does_nothing() {
-    let now = Instant::now();
-    let balancer = balancer(&["a", "b"], now);
-    let key = stream("s");
-    let before = balancer.explain(&key, Listener::Rtmp, now);
-    assert_eq!(balancer.counts(now).routes_idle, 0, "the explanation made a route");
-    let lease = pick(&balancer, &key, now);
-    assert_eq!(before.origin.as_ref(), Some(lease.origin().name()), "{}", before.reason);
-    assert_eq!(before.target, Some(Target { host: "10.0.0.1".to_owned(), port: 1935 }));
-    let after = balancer.explain(&key, Listener::Rtmp, now);
-    assert_eq!((after.origin, &*after.reason), (before.origin, "the stream is routed to it"));
-    let none = Balancer::new(BalancerSettings::default()).explain(&key, Listener::Rtmp, now);
-    assert_eq!((none.origin, &*none.reason), (None, "no origin is registered"));
-}
-
-#[test]
-fn an_explanation_knows_of_streams_that_others_have() {
-    let now = Instant::now();
-    let settings = BalancerSettings { policy: Policy::Random, ..Default::default() };
-    let balancer = balancer_with(settings, &["a", "b"], now);
-    let key = stream("s");
-    let expect = |listener| {
-        let explained = balancer.explain(&key, listener, now);
-        (explained.origin.map(|it| it.to_string()), explained.reason)
-    };
-    let stand = |server: &str, standing| {
-        let standings = [(server.into(), standing)].into();
-        balancer.learn(Hearsay { standings, ..Hearsay::default() }, now);
-    };
-    assert_eq!(expect(Listener::Rtmp).0, None, "chance decides");
-    let a = Arc::clone(balancer.named("a", now).unwrap().name());
-    balancer.placed(&key, &a);
-    let theirs = (Some(a.to_string()), "another proxy has it there, or had it last".to_owned());
-    assert_eq!(expect(Listener::Rtmp), theirs);
-    assert_eq!(balancer.explain(&key, Listener::Rtmp, now).owner, Some(Arc::clone(&a)));
-    stand("a", Standing::Draining);
-    assert_eq!(expect(Listener::Rtmp), theirs, "what is there stays");
-    stand("a", Standing::Maintenance);
-    let b = Some(balancer.named("b", now).unwrap().name().to_string());
-    assert_eq!(expect(Listener::Rtmp).0, b);
-    stand("a", Standing::Active);
-    balancer.listen(Some(now), now);
-    let (origin, reason) = expect(Listener::Rtmp);
-    assert_eq!(origin, Some(a.to_string()));
-    assert!(reason.contains("the store does not answer"), "{reason}");
-    balancer.unplaced(&key);
-    let (origin, reason) = expect(Listener::Rtmp);
-    let alone = balancer.pick_alone(&key, Listener::Rtmp, &[], now).unwrap();
-    assert_eq!(origin, Some(alone.origin().name().to_string()), "{reason}");
 }
 
 /// What may happen to a balancer.

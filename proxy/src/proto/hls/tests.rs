@@ -3,7 +3,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{BadPlaylist, rewrite};
+use super::{BadPlaylist, rewrite, rewrite_segments};
 use crate::proto::addition::{Addition, MAX_BYTES, take_parameter};
 
 const ADDITION: Addition<'_> = Addition { name: "spt", value: "TOKEN", host: "proxy.example:8080" };
@@ -30,6 +30,24 @@ fn changed(playlist: &str) -> Vec<String> {
     assert_eq!(before.len(), now.len(), "lines");
     let differ = before.iter().zip(now).filter(|(before, now)| *before != now);
     differ.map(|(_, now)| now.to_owned()).collect()
+}
+
+#[test]
+fn segments_alone_get_what_is_for_segments() {
+    let id = Addition { name: "spbhid", value: "8e204cd", host: "proxy.example:8080" };
+    let listed = |playlist| {
+        let rewritten = rewrite_segments(playlist, &id).unwrap();
+        let lines = rewritten.lines().filter(|line| line.contains("spbhid"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(body(SRS_MEDIA))[0], "livestream-0.ts?hls_ctx=9ed7l37i&spbhid=8e204cd");
+    assert_eq!(
+        listed(NGINX_KEYS),
+        ["0.ts", "1.ts", "2.ts", "3.ts"].map(|segment| format!("{segment}?spbhid=8e204cd"))
+    );
+    for playlist in [body(SRS_MASTER), NGINX_MASTER, FFMPEG_RANGES, MULTIVARIANT] {
+        assert_eq!(rewrite_segments(playlist, &id).as_deref(), Ok(playlist));
+    }
 }
 
 #[test]

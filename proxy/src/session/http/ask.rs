@@ -11,7 +11,8 @@ use super::client::Connection;
 use super::exchange::{Exchange, Fault, Token};
 use super::origin::{Reached, Refusal};
 use super::request::Request;
-use super::{Http, Next, heads};
+use super::{Http, Next, heads, path_of};
+use crate::cluster::store::HlsRecord;
 use crate::plane::{Outbox, StreamPair};
 use crate::proto::http::RequestHead;
 use crate::session::close::{close, reset};
@@ -62,11 +63,18 @@ impl Http {
         let (session, origin) = (live.session(), lease.origin());
         session.note(|progress| progress.origin = Some((origin.name().clone(), address)));
         let (about, hop) = (self.about(head, session), &self.settings.hop);
+        let host = heads::asked_by(head, session.client.ip(), &hop.trusted);
+        let is_listed = *kind == Kind::Playlist && self.cluster.is_shared();
+        let listed = is_listed.then(|| {
+            let url = format!("http://{host}{}", path_of(&head.origin_form()));
+            HlsRecord::of(request.stream.clone(), url)
+        });
         let token = Token {
             tokens: self.tokens.clone(),
             stream: request.stream.clone(),
             server: origin.server().clone(),
-            host: heads::asked_by(head, session.client.ip(), &hop.trusted),
+            host,
+            id: listed.as_ref().map(|record| record.id.clone()),
         };
         let mut machine = Exchange::new(request, about, token, self.held.share());
         let body = match machine.begin(std::mem::take(&mut client.buffer)) {
@@ -85,7 +93,7 @@ impl Http {
         let pair = Some(StreamPair { client: client.socket, origin: socket, out });
         let lease_ = &lease;
         let mut attempt =
-            Attempt { http: self, live, request, lease: lease_, is_used, machine, pair };
+            Attempt { http: self, live, request, lease: lease_, listed, is_used, machine, pair };
         let outcome = attempt.run().await;
         let Attempt { machine, pair, .. } = attempt;
         let [_, behind] = session.meter.read();

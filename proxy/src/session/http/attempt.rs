@@ -9,6 +9,7 @@ use super::Http;
 use super::answer::{self, Answer};
 use super::exchange::{Exchange, Fault, Reuse, Turn};
 use super::request::{Request, has_no_body};
+use crate::cluster::store::HlsRecord;
 use crate::origin::{Lease, Origin};
 use crate::plane::relay::filter::Filter;
 use crate::plane::relay::stream::{Exit, carry};
@@ -29,6 +30,8 @@ pub(super) struct Attempt<'a> {
     pub(super) live: &'a Live,
     pub(super) request: &'a Request,
     pub(super) lease: &'a Lease,
+    /// The playlist, if the existing proxy may be asked for its segments.
+    pub(super) listed: Option<HlsRecord>,
     /// Whether another request went over the origin's connection before.
     pub(super) is_used: bool,
     pub(super) machine: Exchange,
@@ -130,6 +133,9 @@ impl Attempt<'_> {
         self.http.count(kind, status, self.session());
         debug!(status, kind = kind.as_str(), "answered");
         if (200..300).contains(&status) {
+            if let Some(record) = &self.listed {
+                self.http.cluster.keep_hls(record.clone());
+            }
             self.establish();
         } else if status < 400 {
             self.lease.found();

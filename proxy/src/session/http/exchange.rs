@@ -13,6 +13,7 @@ use flate2::read::MultiGzDecoder;
 use super::heads::{self, Client, Encoding};
 use super::request::Request;
 use super::room::Share;
+use crate::cluster::store::HlsRecord;
 use crate::origin::ServerName;
 use crate::plane::relay::filter::{AtEnd, Filter, Passed};
 use crate::plane::{Leg, Outbox};
@@ -63,6 +64,8 @@ pub(super) struct Token {
     pub(super) server: ServerName,
     /// The authority by which the client came.
     pub(super) host: String,
+    /// What segments of HLS get for the existing proxy, if that may be beside this one.
+    pub(super) id: Option<String>,
 }
 
 /// What the exchange's driver must hear of.
@@ -509,7 +512,11 @@ impl Token {
         let addition = Addition { name: Tokens::PARAMETER, value: &value, host: &self.host };
         let Ok(text) = std::str::from_utf8(&plain) else { return Ok(body) };
         let rewritten = if text.trim_start_matches('\u{feff}').starts_with('#') {
-            hls::rewrite(text, &addition).ok()
+            let segments = self.id.as_ref().and_then(|id| {
+                let addition = Addition { name: HlsRecord::PARAMETER, value: id, ..addition };
+                hls::rewrite_segments(text, &addition).ok()
+            });
+            hls::rewrite(segments.as_deref().unwrap_or(text), &addition).ok()
         } else {
             dash::rewrite(text, &addition).ok()
         };

@@ -308,15 +308,31 @@ impl Http {
             Asked::Stream(Request { head, .. }) | Asked::Page(head) if !is_of_streams => {
                 self.refuse(client, answer::BAD_METHOD, &head, Kind::Page, session).await
             }
-            Asked::Stream(request) => match self.file(&request).await {
-                Some(file) => self.show(client, &request.head, file, session).await,
-                None => self.ask(client, request, live).await,
-            },
+            Asked::Stream(request) => {
+                let request = self.recall(request).await;
+                match self.file(&request).await {
+                    Some(file) => self.show(client, &request.head, file, session).await,
+                    None => self.ask(client, request, live).await,
+                }
+            }
             Asked::Page(head) => self.page(client, &head, session).await,
             Asked::Unclear(head, error) => {
                 session.note(|progress| progress.why = Some(error.to_string()));
                 self.refuse(client, answer::BAD_STREAM, &head, Kind::Page, session).await
             }
+        }
+    }
+
+    /// A segment that the existing proxy has listed, by the id that it has given to the stream.
+    async fn recall(&self, request: Request) -> Request {
+        let Some(id) = request.listed_by_id().filter(|_| self.cluster.is_shared()) else {
+            return request;
+        };
+        match self.cluster.hls(id).await {
+            Some(stream) => {
+                Request { stream, kind: Kind::Media, whence: Whence::Routed, ..request }
+            }
+            None => request,
         }
     }
 

@@ -206,10 +206,7 @@ impl Http {
                 None
             }
             // RFC 9725 4.3.3
-            "PATCH" if is_success => {
-                let both = str::from_utf8(&request.body).ok().zip(answered.text());
-                both.and_then(|(it, answer)| self.webrtc.restart(name, it, answer))
-            }
+            "PATCH" if is_success => self.restarted(claim, request, &answered, session).await,
             _ => None,
         };
         match restarted {
@@ -217,6 +214,23 @@ impl Http {
             None => without_candidates(&mut answered),
         }
         Ok(answered)
+    }
+
+    /// The answer for the client if ICE has begun anew; none if it has not.
+    async fn restarted(
+        &self,
+        claim: &SessionClaim,
+        request: &Request,
+        answered: &Answered,
+        session: &Session,
+    ) -> Option<String> {
+        let SessionClaim { key, name, .. } = claim;
+        let (offer, answer) = (str::from_utf8(&request.body).ok()?, answered.text()?);
+        if let Some(answer) = self.webrtc.restart(name, offer, answer) {
+            return Some(answer);
+        }
+        let reached = session.destination.ip();
+        self.webrtc.restart_elsewhere(key, name, (offer, answer), reached).await
     }
 
     /// Asks the stream's origin about a session that the proxy does not know.

@@ -1,7 +1,9 @@
 //! What a client asks for, understood once.
 
 use super::origin::Wanted;
+use super::path_of;
 use super::signal::Signal;
+use crate::cluster::store::HlsRecord;
 use crate::origin::{Balancer, Listener};
 use crate::proto::addition::take_parameter;
 use crate::proto::http::{BodyLength, RequestHead};
@@ -86,6 +88,18 @@ impl Request {
         }
     }
 
+    /// The id of a segment that the existing proxy has listed; none of one that has a token.
+    pub(super) fn listed_by_id(&self) -> Option<&str> {
+        let is_segment =
+            path_of(&self.head.target).strip_suffix(".ts").is_some() && is_read(&self.head);
+        let is_open = is_segment && !matches!(self.whence, Whence::Listed(_));
+        let (id, _) = take_parameter(&self.head.target, HlsRecord::PARAMETER);
+        let is_id = |id: &&str| {
+            (1..=MAX_ID).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric())
+        };
+        id.filter(|_| is_open).filter(is_id)
+    }
+
     /// Whether asking twice is asking once (RFC 9110 9.2.2), and nothing but the head is asked.
     pub(super) fn can_be_repeated(&self) -> bool {
         is_read(&self.head) && has_no_body(&self.head)
@@ -109,6 +123,9 @@ impl Request {
         }
     }
 }
+
+/// Letters and digits of an id: the existing proxy gives seven, this one sixteen.
+const MAX_ID: usize = 32;
 
 /// Whether the client only wants to have something.
 fn is_read(head: &RequestHead) -> bool {
@@ -231,6 +248,27 @@ mod tests {
         assert_eq!(told("/live/cam-1.flv", &[stream]), (Kind::Live, "live/cam-1".into()));
         assert_eq!(told("/live/s/video-1.m4s", &["/live/s.flv"]), (Kind::Media, "live/s".into()));
         assert_eq!(told("/live/s/index.m3u8", &[]), (Kind::Playlist, "live/s".into()));
+    }
+
+    #[test]
+    fn a_segment_of_the_existing_proxy_has_an_id() {
+        let token = Tokens::new(b"secret").issue(&key("/live/s.flv"), "b");
+        for (target, id) in [
+            ("/live/s-1.ts?spbhid=8e204cd&&hls_ctx=p95des96", Some("8e204cd")),
+            ("/live/s-1.ts?spbhid=8e204cd", Some("8e204cd")),
+            ("/live/s-1.ts?hls_ctx=a&spbhid=0123456789abcdef", Some("0123456789abcdef")),
+            ("/live/s-1.ts?spbhid=8e204cd&spt=TOKEN", None),
+            ("/live/s-1.ts?spbhid=", None),
+            ("/live/s-1.ts?spbhid=a%3ab", None),
+            ("/live/s-1.ts?spbhid=aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", None),
+            ("/live/s-1.ts", None),
+            ("/live/s.flv?spbhid=8e204cd", None),
+            ("/live/s.m3u8?spbhid=8e204cd", None),
+        ] {
+            let target = target.replace("TOKEN", &token);
+            let asked = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n");
+            assert_eq!(understood(asked.as_bytes()).0.listed_by_id(), id, "{target}");
+        }
     }
 
     #[test]

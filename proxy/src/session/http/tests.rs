@@ -7,8 +7,9 @@ use std::io::Write;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use self::fed::{Fed, in_every_split, parameter, text, understood};
-use super::exchange::{MAX_PLAYLIST, Reuse, Turn};
+use self::fed::{Fed, in_every_split, parameter, text, token_of, understood};
+use super::exchange::{MAX_PLAYLIST, Reuse, Token, Turn};
+use crate::cluster::store::HlsRecord;
 use crate::plane::relay::filter::{Filter, Passed};
 use crate::plane::{Leg, Outbox};
 use crate::proto::http::MAX_HEAD;
@@ -411,6 +412,24 @@ fn recorded_playlists_of_srs_come_with_the_token() {
         assert!(matches!(came.reuse(), Some(Reuse { client: true, .. })), "{came:?}");
         assert!(came.body().contains(&parameter(asked)), "{}", came.body());
     }
+}
+
+#[test]
+fn segments_have_the_id_of_the_existing_proxy_beside_the_token_if_it_may_be_there() {
+    let (request, _) = understood(PLAYLIST.as_bytes());
+    let url = "http://proxy/live/s.m3u8".to_owned();
+    let HlsRecord { id, .. } = HlsRecord::of(request.stream.clone(), url);
+    assert_eq!((id.len(), &id), (16, &HlsRecord::of(request.stream.clone(), String::new()).id));
+    let token = Token { id: Some(id.clone()), ..token_of(&request) };
+    let playlist = "#EXTM3U\ns-1.ts\ns-2.ts?hls_ctx=a\nt.m3u8\n";
+    let length = playlist.len();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{playlist}");
+    let came = Fed::with(&request, token, b"").origin(answer).come();
+    let spt = parameter(PLAYLIST);
+    let expected = format!(
+        "#EXTM3U\ns-1.ts?spbhid={id}&{spt}\ns-2.ts?hls_ctx=a&spbhid={id}&{spt}\nt.m3u8?{spt}\n"
+    );
+    assert_eq!(came.body(), expected);
 }
 
 #[test]

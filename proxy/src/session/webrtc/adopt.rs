@@ -5,8 +5,10 @@ use std::time::Instant;
 
 use tracing::Instrument;
 
+use super::guest::Guest;
 use super::signalling::Listed;
 use super::{Ice, Known, Webrtc, select};
+use crate::cluster::store::{WebrtcPlace, WebrtcRecord};
 use crate::origin::Listener;
 use crate::session::adopt::{Adopted, adopt};
 use crate::session::flow::Name;
@@ -24,6 +26,25 @@ impl Webrtc {
         let adopted = adopt(memo, &self.sessions, Listener::Api, estate, buffer)?;
         let Adopted { live, span, lease, lane, exit } = adopted;
         let ending = Arc::new(Ending::default());
+        let place = WebrtcPlace {
+            server: lease.origin().server().clone(),
+            media: lane.origin(),
+            role: memo.role,
+        };
+        let record = |name: &str| WebrtcRecord {
+            name: name.to_owned(),
+            stream: lease.key().clone(),
+            place: Some(place.clone()),
+        };
+        let is_guest = passwords.is_empty();
+        let names: Vec<_> = if is_guest {
+            vec![name.as_str()]
+        } else {
+            passwords.iter().map(|(name, _)| name.as_str()).collect()
+        };
+        let is_shared = self.cluster.is_shared();
+        let kept = names.iter().filter(|_| is_shared);
+        let kept = kept.map(|name| self.cluster.keep_webrtc(record(name))).collect();
         let known = Known {
             name: name.as_str().into(),
             ice: Ice::adopted(passwords, now),
@@ -31,17 +52,20 @@ impl Webrtc {
             reached: live.session().destination.ip(),
             origin: Arc::clone(lease.origin()),
             session: Arc::clone(live.session()),
+            guest: is_guest.then(|| Guest::proven(record(name))),
+            kept,
         };
         let key = memo.key();
         let mut table = self.table.lock();
         let id = table.insert(known, Arc::clone(&lane), memo.flow_ends(), now);
-        for name in [name].into_iter().chain(passwords.iter().map(|(name, _)| name)) {
-            table.name(id, Name::Ice(name.as_str().into()));
+        for name in [name.as_str()].into_iter().chain(names).filter(|_| !is_guest) {
+            table.name(id, Name::Ice(name.into()));
         }
         table.learn(id, key, exit, now);
         select(&mut table, id, &key);
         drop(table);
-        let listed = Listed { webrtc: Arc::clone(self), id, ending, lease };
+        let place = is_guest.then(|| self.guests.list(name, key, id)).flatten();
+        let listed = Listed { webrtc: Arc::clone(self), id, ending, lease, place };
         tokio::spawn(Arc::clone(self).serve(listed, lane, live, memo.role).instrument(span));
         Ok(())
     }

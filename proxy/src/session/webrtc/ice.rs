@@ -17,6 +17,8 @@ pub(super) struct Ice {
     checks: [Option<(TransactionId, FlowKey)>; CHECKS],
     next: usize,
     invited: Instant,
+    /// For the first consent, if that is less than the consent timeout.
+    proof: Option<Duration>,
     consent: Option<Instant>,
     /// The first answer since ICE began.
     first_consent: Option<Instant>,
@@ -48,6 +50,9 @@ struct Leaving {
     told: Option<Instant>,
 }
 
+/// For an origin to answer a client whose session another proxy has signalled.
+const PROOF: Duration = Duration::from_secs(5);
+
 /// What a check is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Check {
@@ -64,11 +69,17 @@ impl Ice {
             checks: [None; CHECKS],
             next: 0,
             invited: now,
+            proof: None,
             consent: None,
             first_consent: None,
             renews: false,
             leaving: None,
         }
+    }
+
+    /// Without any password: the origin tells whether a check is the client's.
+    pub(super) fn of_guest(now: Instant) -> Self {
+        Self { passwords: Vec::new(), proof: Some(PROOF), ..Self::new("", "", now) }
     }
 
     /// With these names and passwords, the latest last, and the origin's consent just given.
@@ -174,8 +185,13 @@ impl Ice {
             // A client that does not ask for consent lives by its media, and its origin's.
             since = since.max(heard.into_iter().min().unwrap_or(since));
         }
-        (now.saturating_duration_since(since) >= consent_timeout)
-            .then_some(if self.consent.is_some() { End::NoConsent } else { End::NotConnected })
+        let proof = self.proof.unwrap_or(consent_timeout).min(consent_timeout);
+        let (timeout, end) = if self.consent.is_some() {
+            (consent_timeout, End::NoConsent)
+        } else {
+            (proof, End::NotConnected)
+        };
+        (now.saturating_duration_since(since) >= timeout).then_some(end)
     }
 }
 
@@ -210,6 +226,18 @@ mod tests {
         assert_eq!(judge(&mut ice, 35, 35), None);
         // It checks, and so it is believed when it does so no more, whatever the origin sends.
         assert_eq!(judge(&mut ice, 36, 36), Some(End::NoConsent));
+    }
+
+    #[test]
+    fn a_guest_has_to_be_answered_soon_and_has_the_time_of_all_then() {
+        let start = Instant::now();
+        let mut ice = Ice::of_guest(start);
+        assert_eq!(ice.password(""), None);
+        assert_eq!(ice.judge([start; 2], PATIENCE, at(start, 4)), None);
+        assert_eq!(ice.judge([start; 2], PATIENCE, at(start, 5)), Some(End::NotConnected));
+        assert!(ice.consent(start));
+        assert_eq!(ice.judge([start; 2], PATIENCE, at(start, 29)), None);
+        assert_eq!(ice.judge([start; 2], PATIENCE, at(start, 30)), Some(End::NoConsent));
     }
 
     #[test]

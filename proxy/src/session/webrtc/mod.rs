@@ -4,8 +4,10 @@
 //! first byte (RFC 7983): STUN names its session and is checked by the password of the answer;
 //! everything else goes by its address, which only STUN can teach. [`ice`] decides, the
 //! [`FlowTable`] remembers, and lanes carry. [`tcp`] is another way in for the same datagrams.
+//! A [`guest`] was signalled at another proxy.
 
 mod adopt;
+mod guest;
 mod ice;
 mod signalling;
 mod tcp;
@@ -21,12 +23,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, trace};
 
+use self::guest::{Guest, Guests};
 use self::ice::{Check, Ice, UNCHECKED};
 pub use self::signalling::{BadDescription, Draft, Invited};
 use self::tcp::Strangers;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
 use super::memo::Matter;
 use super::{Ending, Session, Sessions};
+use crate::cluster::{Cluster, KeptSession};
 use crate::config::Candidate;
 use crate::origin::Origin;
 use crate::plane::Leg;
@@ -57,10 +61,12 @@ pub struct WebrtcSettings {
 pub struct Webrtc {
     settings: WebrtcSettings,
     sessions: Arc<Sessions>,
+    cluster: Arc<Cluster>,
     table: Mutex<FlowTable<Datagrams, Planes>>,
     lanes: Lanes,
     drops: Arc<Drops>,
     strangers: Strangers,
+    guests: Arc<Guests>,
     /// Lines of those who get no session.
     refusals: Seldom,
     stop: CancellationToken,
@@ -87,6 +93,10 @@ struct Known {
     reached: IpAddr,
     origin: Arc<Origin>,
     session: Arc<Session>,
+    /// If another proxy has signalled it.
+    guest: Option<Guest>,
+    /// Under each name that counts it is found at every proxy.
+    kept: Vec<KeptSession>,
 }
 
 /// How often the table is asked, and so how late it knows what was heard.
@@ -100,6 +110,7 @@ impl Webrtc {
     pub fn new(
         settings: WebrtcSettings,
         sessions: Arc<Sessions>,
+        cluster: Arc<Cluster>,
         kernel: Kernel,
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -109,10 +120,12 @@ impl Webrtc {
         Arc::new(Self {
             settings,
             sessions,
+            cluster,
             table,
             lanes,
             drops: Arc::default(),
             strangers: Strangers::default(),
+            guests: Arc::default(),
             refusals: Seldom::default(),
             stop,
         })
@@ -125,6 +138,9 @@ impl Webrtc {
         let patience = self.settings.consent_timeout;
         loop {
             tick.tick().await;
+            for name in self.cluster.take_deleted() {
+                self.end_named(&name);
+            }
             let now = Instant::now();
             let mut table = self.table.lock();
             let over = table.tick(now, now.checked_sub(patience), |known, heard| {
@@ -144,16 +160,16 @@ impl Webrtc {
     }
 
     /// Takes what has come by a socket for datagrams.
-    pub fn arrived(&self, socket: &Arc<Socket>, train: &Train<'_>) {
+    pub fn arrived(self: &Arc<Self>, socket: &Arc<Socket>, train: &Train<'_>) {
         let local = socket.local();
         let local = SocketAddr::new(train.destination.unwrap_or(local.ip()), local.port());
         let key = FlowKey { is_tcp: false, client: train.source, local, socket_id: None };
         let from = train.destination;
-        self.take(&key, train, || Exit::udp(socket, train.source, from));
+        self.take(&key, train, &|| Exit::udp(socket, train.source, from));
     }
 
     /// Takes what has come from a client, who is answered by the way of `exit`.
-    fn take(&self, key: &FlowKey, train: &Train<'_>, exit: impl Fn() -> Exit) {
+    fn take(self: &Arc<Self>, key: &FlowKey, train: &Train<'_>, exit: &dyn Fn() -> Exit) {
         if train.datagrams().all(|datagram| Kind::of(datagram) == Kind::Media) {
             if train.bytes.is_empty() {
                 self.drops.count(Dropped::NotTheProtocol, 1);
@@ -165,7 +181,7 @@ impl Webrtc {
         for datagram in train.datagrams() {
             let one = train.part(datagram);
             match Kind::of(datagram) {
-                Kind::Stun => self.stun(key, &one, &exit),
+                Kind::Stun => self.stun(key, &one, exit),
                 Kind::Media => self.pass(key, &one, true),
                 Kind::Dtls => {
                     // Before the origin can say the same: who was first has closed.
@@ -226,10 +242,10 @@ impl Webrtc {
     }
 
     /// Takes a message of a client's ICE agent.
-    fn stun(&self, key: &FlowKey, train: &Train<'_>, exit: &impl Fn() -> Exit) {
+    fn stun(self: &Arc<Self>, key: &FlowKey, train: &Train<'_>, exit: &dyn Fn() -> Exit) {
         let sent = match Message::parse(train.bytes) {
             Ok(message) if message.is_binding() => match message.class() {
-                Class::Request => self.check(key, &message, exit),
+                Class::Request => self.check(key, &message, train.bytes, exit),
                 // What the client says to the origin's own checks.
                 Class::Indication | Class::Success | Class::Error => {
                     self.pass(key, train, false);
@@ -242,9 +258,10 @@ impl Webrtc {
                 Err(Dropped::Malformed)
             }
         };
-        match sent.map(|lane| lane.to_origin(train)) {
-            Ok(Ok(())) => {}
-            Ok(Err(Gone)) => self.gone(key),
+        match sent.map(|lane| lane.map(|lane| (lane.to_origin(train), lane))) {
+            // What waits for its session to be found comes again.
+            Ok(None | Some((Ok(()), _))) => {}
+            Ok(Some((Err(Gone), _))) => self.gone(key),
             Err(dropped) => {
                 trace!(client = %key.client, dropped = dropped.as_str(), "dropped");
                 self.drops.count(dropped, 1);
@@ -252,17 +269,19 @@ impl Webrtc {
         }
     }
 
-    /// Learns from a check where the client is, if it is the client's (RFC 8445 7.3).
+    /// Learns from a check where the client is, if it is the client's (RFC 8445 7.3). None if that is
+    /// not known yet.
     fn check(
-        &self,
+        self: &Arc<Self>,
         key: &FlowKey,
         message: &Message<'_>,
-        exit: &impl Fn() -> Exit,
-    ) -> Result<Arc<Lane>, Dropped> {
+        bytes: &[u8],
+        exit: &dyn Fn() -> Exit,
+    ) -> Result<Option<Arc<Lane>>, Dropped> {
         let username = message.username().ok_or(Dropped::UnknownName)?;
         let named = self.named(username, key);
         if named.is_empty() {
-            return Err(Dropped::UnknownName);
+            return self.of_guest(key, message, bytes, exit);
         }
         // Outside of the lock: whoever sends many of these delays nobody.
         let signed = named.iter().find(|(_, word)| message.is_authentic(word.as_bytes()));
@@ -283,7 +302,8 @@ impl Webrtc {
         if has_moved || is_left {
             select(&mut table, id, key);
         }
-        table.get(id).map(|(_, lane)| Arc::clone(lane)).ok_or(Dropped::UnknownName)
+        let lane = table.get(id).map(|(_, lane)| Arc::clone(lane));
+        lane.map(Some).ok_or(Dropped::UnknownName)
     }
 
     /// The sessions of this name, and the password of their checks. Names are the agents' own: two
@@ -336,7 +356,18 @@ impl Webrtc {
         let Some(known) = table.session_mut(id) else { return false };
         let asked_from = known.ice.asked_from(message.transaction()).filter(|_| is_answer);
         let is_consent = asked_from.is_some() && message.class() == Class::Success;
-        let is_first = is_consent && known.ice.consent(Instant::now());
+        let now = Instant::now();
+        let is_first = is_consent && known.ice.consent(now);
+        if let Some((guest, key)) = known.guest.as_mut().zip(asked_from).filter(|_| is_consent) {
+            known.ice.stay();
+            if is_first {
+                known.kept.push(self.cluster.keep_webrtc(guest.record.clone()));
+            }
+            if let Some(exit) = guest.prove() {
+                table.learn(id, key, exit, now);
+                select(&mut table, id, &key);
+            }
+        }
         let exit = match asked_from {
             Some(key) => table.exit(id, &key),
             // The origin checks the way back, to where media goes.

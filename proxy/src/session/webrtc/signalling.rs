@@ -8,7 +8,9 @@ use std::{fmt, io};
 use thiserror::Error;
 use tracing::{Instrument, info, info_span};
 
+use super::guest::Place;
 use super::{Datagrams, Ice, Known, Webrtc, keep};
+use crate::cluster::store::{WebrtcPlace, WebrtcRecord};
 use crate::listen::is_served;
 use crate::origin::{Lease, Listener};
 use crate::plane::datagram::{Course, FlowEnds, Gone, Lane, Planes, Socket};
@@ -94,7 +96,7 @@ impl Webrtc {
 
     /// The offer's part in an ICE restart of this session, and its origin's answer to it: gives
     /// the answer for the client. None if the session is not here, or is of no restart.
-    pub fn restart(&self, name: &str, offer: &str, answer: &str) -> Option<String> {
+    pub fn restart(self: &Arc<Self>, name: &str, offer: &str, answer: &str) -> Option<String> {
         let (offer, ice) = (sdp::ice(offer).ok()?, sdp::ice(answer).ok()?);
         let mut table = self.table.lock();
         let id = table.find(&Name::Ice(name.into()))?;
@@ -102,9 +104,32 @@ impl Webrtc {
         let known = table.session_mut(id)?;
         known.ice.restart(&renamed, &ice.password, FlowTable::<Datagrams, Planes>::MAX_NAMES);
         let reached = known.reached;
+        // A name that counts no more is nobody's.
+        known.kept.retain(|kept| known.ice.password(kept.name()).is_some());
+        self.keep_found(&mut table, id, &renamed);
         table.name(id, Name::Ice(renamed.into()));
         keep(&table, id);
         drop(table);
+        Some(sdp::with_candidates(answer, &self.offered(reached)))
+    }
+
+    /// The same for a session of this stream that is not here: it is found by its new name where it
+    /// was by the one before. `reached` is where the client has asked.
+    pub async fn restart_elsewhere(
+        &self,
+        stream: &StreamKey,
+        name: &str,
+        (offer, answer): (&str, &str),
+        reached: IpAddr,
+    ) -> Option<String> {
+        let (offer, ice) = (sdp::ice(offer).ok()?, sdp::ice(answer).ok()?);
+        if !self.cluster.is_shared() {
+            return None;
+        }
+        let place = self.cluster.webrtc(name).await.and_then(|record| record.place);
+        let name = named(&ice.ufrag, &offer.ufrag);
+        // Whoever meets the client keeps it on.
+        drop(self.cluster.keep_webrtc(WebrtcRecord { name, stream: stream.clone(), place }));
         Some(sdp::with_candidates(answer, &self.offered(reached)))
     }
 
@@ -119,12 +144,51 @@ impl Webrtc {
         sdp::with_candidates(fragment, here.as_slice())
     }
 
-    /// Ends the session of this name, whose client has deleted it at the origin.
+    /// Ends the session of this name, whose client has deleted it at the origin, at every proxy.
     pub fn delete(&self, name: &str) {
+        self.end_named(name);
+        if self.cluster.is_shared() {
+            self.cluster.deleted(name);
+        }
+    }
+
+    /// Ends the session of this name, and its guests.
+    pub(super) fn end_named(&self, name: &str) {
+        let guests = self.guests.of(name);
         let table = self.table.lock();
-        let id = table.find(&Name::Ice(name.into()));
-        if let Some((known, _)) = id.and_then(|id| table.get(id)) {
-            known.ending.end(End::Deleted);
+        for id in table.find(&Name::Ice(name.into())).into_iter().chain(guests) {
+            if let Some((known, _)) = table.get(id) {
+                known.ending.end(End::Deleted);
+            }
+        }
+    }
+
+    /// Lets a session be found at every proxy by this name, if there are others.
+    fn keep_found(&self, table: &mut FlowTable<Datagrams, Planes>, id: FlowId, name: &str) {
+        let Some((known, lane)) = table.get(id).filter(|_| self.cluster.is_shared()) else {
+            return;
+        };
+        let progress = known.session.progress();
+        let Some((role, stream)) = progress.role.zip(progress.stream) else { return };
+        let (server, media) = (known.origin.server().clone(), lane.origin());
+        let place = Some(WebrtcPlace { server, media, role });
+        let kept = self.cluster.keep_webrtc(WebrtcRecord { name: name.to_owned(), stream, place });
+        if let Some(known) = table.session_mut(id) {
+            known.kept.push(kept);
+        }
+    }
+
+    /// A session was deleted: no proxy has it any more, by none of its names.
+    fn forget(&self, id: FlowId) {
+        let mut table = self.table.lock();
+        let Some(known) = table.session_mut(id) else { return };
+        let (kept, is_guest) = (std::mem::take(&mut known.kept), known.guest.is_some());
+        drop(table);
+        for kept in kept {
+            if !is_guest {
+                self.cluster.deleted(kept.name());
+            }
+            kept.over();
         }
     }
 
@@ -140,6 +204,10 @@ impl Webrtc {
         let heard = lane.listen(|train| {
             if self.answered(id, &lane, &train) {
                 live.established(role);
+                listed.lease.found();
+                if role == Role::Publish {
+                    listed.lease.publishes();
+                }
             }
         });
         let end = tokio::select! {
@@ -150,6 +218,9 @@ impl Webrtc {
             end = listed.ending.ended() => end,
             () = self.stop.cancelled() => End::Shutdown,
         };
+        if end == End::Deleted {
+            self.forget(id);
+        }
         // The flow before its socket: nobody finds a session whose socket is another's by now.
         drop(listed);
         drop(lane);
@@ -197,16 +268,20 @@ impl Draft {
             reached,
             origin: Arc::clone(invited.lease.origin()),
             session: session_,
+            guest: None,
+            kept: Vec::new(),
         };
         let ends = FlowEnds { near: lane.near(), origin, client_socket_id: None };
         let mut table = webrtc.table.lock();
         let id = table.insert(known, Arc::clone(&lane), ends, now);
         table.name(id, Name::Ice(name.as_str().into()));
+        webrtc.keep_found(&mut table, id, &name);
         drop(table);
         if invited.role == Role::Publish {
             invited.lease.publishes();
         }
-        let listed = Listed { webrtc: Arc::clone(&webrtc), id, ending, lease: invited.lease };
+        let lease = invited.lease;
+        let listed = Listed { webrtc: Arc::clone(&webrtc), id, ending, lease, place: None };
         let answer = sdp::with_candidates(answer, &webrtc.offered(reached));
         // Not within that of the connection by which the offer came.
         let span = info_span!(parent: None, "session", id = %session.id);
@@ -248,8 +323,10 @@ pub(super) struct Listed {
     pub(super) webrtc: Arc<Webrtc>,
     pub(super) id: FlowId,
     pub(super) ending: Arc<Ending>,
-    #[expect(dead_code, reason = "held for its drop: the stream's route is in use until then")]
+    /// The stream's route is in use until then.
     pub(super) lease: Lease,
+    /// Of a guest.
+    pub(super) place: Option<Place>,
 }
 
 impl Drop for Listed {

@@ -88,7 +88,7 @@ impl Webrtc {
 
     /// Takes all frames that are whole. False if what comes are none.
     fn frames(
-        &self,
+        self: &Arc<Self>,
         key: &FlowKey,
         way: &Arc<Way>,
         frames: &mut Deframer,
@@ -105,7 +105,7 @@ impl Webrtc {
                 return false;
             }
             let train = Train::alone(source, datagram);
-            self.take(key, &train, || Exit::Other(Arc::clone(way) as Arc<dyn Outlet>));
+            self.take(key, &train, &|| Exit::Other(Arc::clone(way) as Arc<dyn Outlet>));
         }
     }
 }

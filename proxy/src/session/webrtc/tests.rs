@@ -7,6 +7,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha1::Sha1;
 
 use super::*;
+use crate::cluster::memory::{MemoryLimits, MemoryStore};
+use crate::cluster::store::{ProxyId, Store, WebrtcRecord};
 use crate::listen::{TrustedProxies, udp};
 use crate::origin::{Balancer, BalancerSettings, KeptOrigin, Listener, Origin, registration};
 use crate::proto::proxy_protocol::Ends;
@@ -20,7 +22,7 @@ const PASSWORD: &str = "the-password-of-the-answer";
 struct Rig {
     webrtc: Arc<Webrtc>,
     sessions: Arc<Sessions>,
-    balancer: Balancer,
+    cluster: Arc<Cluster>,
     proxy: SocketAddr,
     /// Where clients come.
     sockets: [Arc<Socket>; 1],
@@ -34,9 +36,13 @@ impl Rig {
     }
 
     fn at(address: SocketAddr, consent_timeout: Duration) -> Self {
+        Self::with(Cluster::alone(BalancerSettings::default()), address, consent_timeout)
+    }
+
+    fn with(cluster: Arc<Cluster>, address: SocketAddr, consent_timeout: Duration) -> Self {
         let sessions = Sessions::new(SessionLimits {
-            total: 8,
-            per_client: 8,
+            total: 40,
+            per_client: 40,
             shared: TrustedProxies::default(),
         });
         let stop = CancellationToken::new();
@@ -55,8 +61,9 @@ impl Rig {
             consent_timeout,
             buffer: 65536,
         };
-        let webrtc =
-            Webrtc::new(settings, Arc::clone(&sessions), Kernel::off("a test"), stop.clone());
+        let kernel = Kernel::off("a test");
+        let (all, shared) = (Arc::clone(&sessions), Arc::clone(&cluster));
+        let webrtc = Webrtc::new(settings, all, shared, kernel, stop.clone());
         let sockets = [Arc::clone(&socket)];
         let arrived = Arc::clone(&webrtc);
         tokio::spawn(udp::receive(socket, stop.clone(), move |socket, train| {
@@ -64,15 +71,14 @@ impl Rig {
         }));
         let watched = Arc::clone(&webrtc);
         tokio::spawn(async move { watched.watch().await });
-        let balancer = Balancer::new(BalancerSettings::default());
         let body = serde_json::json!({
             "ip": "127.0.0.1", "server": "a", "service": "s", "pid": "1",
             "rtmp": ["1935"], "api": ["1985"],
         });
         let origin: Origin = registration::parse(body.to_string().as_bytes()).unwrap();
-        balancer.register(origin, Instant::now()).unwrap();
+        cluster.register(origin).unwrap();
         let origin = peer();
-        Self { webrtc, sessions, balancer, proxy, sockets, origin, stop }
+        Self { webrtc, sessions, cluster, proxy, sockets, origin, stop }
     }
 
     /// A session by offer and answer; its name, and the answer for the client.
@@ -83,9 +89,9 @@ impl Rig {
     /// The same with another password in the answer.
     fn signal_with(&self, offer: &str, answer: &str, password: &str) -> (String, String) {
         let loopback = Ipv4Addr::LOCALHOST.into();
-        let ask = Ask::Rtmp { tc_url: "rtmp://proxy/live", app: "", stream: "show" };
-        let stream = StreamKey::new(&ask, &Vhosts::default()).unwrap();
-        let lease = self.balancer.pick(&stream, Listener::Api, &[], Instant::now()).unwrap();
+        let stream = show();
+        let lease =
+            self.cluster.balancer().pick(&stream, Listener::Api, &[], Instant::now()).unwrap();
         let api = SocketAddr::new(loopback, 1985);
         let client = Ends { source: SocketAddr::new(loopback, 50_000), destination: api };
         let ice =
@@ -145,6 +151,11 @@ impl Drop for Rig {
     }
 }
 
+fn show() -> StreamKey {
+    let ask = Ask::Rtmp { tc_url: "rtmp://proxy/live", app: "", stream: "show" };
+    StreamKey::new(&ask, &Vhosts::default()).unwrap()
+}
+
 fn peer() -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -180,6 +191,8 @@ fn stun(kind: u16, transaction: u8, name: &str, nominates: bool, password: &str)
     message.extend(mac.finalize().into_bytes());
     message
 }
+
+mod guests;
 
 const REQUEST: u16 = 0x0001;
 const SUCCESS: u16 = 0x0101;
@@ -500,7 +513,7 @@ async fn a_session_of_an_earlier_process_goes_on_by_all_its_names() {
     let [client, moved] = [peer(), peer()];
     let near = peer().local_addr().unwrap();
     let at = client.local_addr().unwrap();
-    let origin = rig.balancer.server("a", Listener::Api, Instant::now()).unwrap();
+    let origin = rig.cluster.balancer().server("a", Listener::Api, Instant::now()).unwrap();
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let passwords = [("ans:off", "former"), ("ans2:off2", PASSWORD)];
     let memo = Memo {
@@ -516,7 +529,7 @@ async fn a_session_of_an_earlier_process_goes_on_by_all_its_names() {
             passwords: passwords.map(|(name, word)| (name.into(), word.into())).into(),
         },
     };
-    let estate = Estate { balancer: &rig.balancer, sockets: &rig.sockets };
+    let estate = Estate { balancer: rig.cluster.balancer(), sockets: &rig.sockets };
     rig.webrtc.adopt(&memo, estate).unwrap();
     assert!(rig.sessions.list()[0].age() > Duration::from_secs(59));
     assert_eq!(rig.sessions.totals().setups[2], [0, 1]);

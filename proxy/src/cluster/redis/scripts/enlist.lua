@@ -32,7 +32,10 @@ for _, it in ipairs(listed) do
   elseif is_other_run and is_old then
     return { '0' }
   elseif is_other_run then
-    table.insert(former, it)
+    -- The keys of more than that expire by themselves.
+    if #former < 100 then
+      table.insert(former, it)
+    end
   elseif it ~= key or not is_listed then
     is_listed = is_listed or it == key
     table.insert(names, it)

@@ -19,4 +19,4 @@ if is_unfound and owner and is_its(owner) and not found and not is_held then
   -- The epoch stays for a while, so that the next one is greater within the same millisecond.
   redis.call('PEXPIRE', beside, hold_life)
 end
-return 1
+return {}

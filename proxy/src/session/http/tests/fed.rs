@@ -28,9 +28,12 @@ impl Fed {
     }
 
     pub(super) fn begun(request: &Request, behind: &[u8]) -> Self {
+        Self::with(request, token_of(request), behind)
+    }
+
+    pub(super) fn with(request: &Request, token: Token, behind: &[u8]) -> Self {
         let client = client_of(&request.head);
-        let mut machine =
-            Exchange::new(request, client, token_of(request), Room::new(usize::MAX).share());
+        let mut machine = Exchange::new(request, client, token, Room::new(usize::MAX).share());
         let mut got = Outbox::default();
         let mut fault = None;
         match machine.begin(behind.to_vec()) {
@@ -177,6 +180,7 @@ pub(in super::super) fn token_of(request: &Request) -> Token {
         stream: request.stream.clone(),
         server: ServerName::from("origin"),
         host: "proxy".into(),
+        id: None,
     }
 }
 

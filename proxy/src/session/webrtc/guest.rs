@@ -1,0 +1,412 @@
+//! Guests: clients of sessions that were signalled at another proxy, and that come here.
+//!
+//! The name of a check tells in the store which stream it is of, and where. Whether it is the
+//! client's is for the origin to say, who has the password: a guest is one address of a client with
+//! a socket of its own, and until the origin has answered nothing goes there but checks, and nothing
+//! comes back but that answer. A name that is made up costs a look-up, of which there are few.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::net::lookup_host;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tracing::{Instrument, debug, info_span};
+
+use super::ice::{Check, Ice};
+use super::signalling::Listed;
+use super::{Known, Webrtc};
+use crate::cluster::store::WebrtcRecord;
+use crate::listen::{is_served, source};
+use crate::origin::{Lease, Listener};
+use crate::plane::datagram::{Course, Exit, FlowEnds, FlowKey, Lane, Socket, Train};
+use crate::proto::proxy_protocol::Ends;
+use crate::proto::sdp;
+use crate::proto::stun::Message;
+use crate::session::flow::{Dropped, FlowId};
+use crate::session::{Carriage, End, Ending, Protocol, Role};
+
+/// What makes a session one of another proxy.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) record: WebrtcRecord,
+    /// The way to its client. None until a check has come to this process.
+    exit: Option<Exit>,
+    /// Until the origin has answered.
+    trial: Option<OwnedSemaphorePermit>,
+}
+
+impl Guest {
+    /// One whose origin has answered an earlier process.
+    pub(super) fn proven(record: WebrtcRecord) -> Self {
+        Self { record, exit: None, trial: None }
+    }
+
+    /// The origin has answered: gives the way on which its client was.
+    pub(super) fn prove(&mut self) -> Option<Exit> {
+        self.trial = None;
+        self.exit.clone()
+    }
+}
+
+/// The guests, and the names that are looked up.
+#[derive(Debug)]
+pub(super) struct Guests {
+    by_name: Mutex<HashMap<Box<str>, OfName>>,
+    trials: Arc<Semaphore>,
+    names: Mutex<Names>,
+    under_way: Arc<Semaphore>,
+}
+
+/// Where the clients of one name are, and whose guests they are.
+type OfName = Vec<(FlowKey, FlowId)>;
+
+/// Guests whose origin has not answered yet.
+const TRIALS: usize = 256;
+
+/// Guests of one name: a client at several addresses, and those who have heard its name.
+const OF_NAME: usize = 8;
+
+/// For the name of an origin's host to be found.
+const RESOLVED: Duration = Duration::from_secs(1);
+
+/// Largest check that waits for its name to be found, in bytes.
+const MAX_WAITING: usize = 1500;
+
+impl Default for Guests {
+    fn default() -> Self {
+        Self {
+            by_name: Mutex::default(),
+            trials: Arc::new(Semaphore::new(TRIALS)),
+            names: Mutex::default(),
+            under_way: Arc::new(Semaphore::new(LOOK_UPS)),
+        }
+    }
+}
+
+impl Guests {
+    fn find(&self, name: &str, key: &FlowKey) -> Option<FlowId> {
+        let by_name = self.by_name.lock();
+        let same = |(other, _): &&(FlowKey, FlowId)| other == key;
+        by_name.get(name)?.iter().find(same).map(|(_, id)| *id)
+    }
+
+    /// Every guest of this name.
+    pub(super) fn of(&self, name: &str) -> Vec<FlowId> {
+        let by_name = self.by_name.lock();
+        by_name.get(name).into_iter().flatten().map(|(_, id)| *id).collect()
+    }
+
+    /// Lists a guest, if there is room for one more of its name.
+    pub(super) fn list(self: &Arc<Self>, name: &str, key: FlowKey, id: FlowId) -> Option<Place> {
+        let mut by_name = self.by_name.lock();
+        let of_name = by_name.entry(name.into()).or_default();
+        if of_name.len() >= OF_NAME {
+            return None;
+        }
+        of_name.push((key, id));
+        Some(Place { guests: Arc::clone(self), name: name.into(), id })
+    }
+}
+
+/// A guest's place in the list. Its drop gives it up.
+#[derive(Debug)]
+pub(super) struct Place {
+    guests: Arc<Guests>,
+    name: Box<str>,
+    id: FlowId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_name = self.guests.by_name.lock();
+        if let Some(of_name) = by_name.get_mut(&self.name) {
+            of_name.retain(|(_, id)| *id != self.id);
+            if of_name.is_empty() {
+                by_name.remove(&self.name);
+            }
+        }
+    }
+}
+
+impl Webrtc {
+    /// A check that no session of this proxy has signed: gives the lane of the guest that it is of;
+    /// none if it waits for its name to be looked up.
+    pub(super) fn of_guest(
+        self: &Arc<Self>,
+        key: &FlowKey,
+        message: &Message<'_>,
+        bytes: &[u8],
+        exit: &dyn Fn() -> Exit,
+    ) -> Result<Option<Arc<Lane>>, Dropped> {
+        let name = message.username().ok_or(Dropped::UnknownName)?;
+        let Some(id) = self.guests.find(name, key) else {
+            return if self.look_up(name, key, bytes, exit) {
+                Ok(None)
+            } else {
+                Err(Dropped::UnknownName)
+            };
+        };
+        let mut table = self.table.lock();
+        let known = table.session_mut(id).ok_or(Dropped::UnknownName)?;
+        if known.ice.check(message.transaction(), *key) == Check::Replayed {
+            return Err(Dropped::Replayed);
+        }
+        if let Some(guest) = &mut known.guest {
+            guest.exit = Some(exit());
+        }
+        let lane = table.get(id).map(|(_, lane)| Arc::clone(lane));
+        lane.map(Some).ok_or(Dropped::UnknownName)
+    }
+
+    /// Asks the store for a name, with the check that has it waiting. False if that is not done.
+    fn look_up(
+        self: &Arc<Self>,
+        name: &str,
+        key: &FlowKey,
+        check: &[u8],
+        exit: &dyn Fn() -> Exit,
+    ) -> bool {
+        if !self.cluster.is_shared() || !is_name(name) || check.len() > MAX_WAITING {
+            return false;
+        }
+        let client = source(key.client.ip().to_canonical());
+        let Ok(permit) = Arc::clone(&self.guests.under_way).try_acquire_owned() else {
+            return false;
+        };
+        if !self.guests.names.lock().begin(name, client, Instant::now()) {
+            return false;
+        }
+        let (webrtc, name, key) = (Arc::clone(self), name.to_owned(), *key);
+        let (check, exit) = (check.to_vec(), exit());
+        tokio::spawn(async move {
+            let is_found = webrtc.welcome(&name, key, exit.clone()).await;
+            webrtc.guests.names.lock().done(&name, is_found, Instant::now());
+            drop(permit);
+            if is_found {
+                webrtc.take(&key, &Train::alone(key.client, &check), &|| exit.clone());
+            } else {
+                webrtc.drops.count(Dropped::UnknownName, 1);
+            }
+        });
+        true
+    }
+
+    /// Takes in a guest, if the store has its name, and its origin can be found.
+    async fn welcome(self: &Arc<Self>, name: &str, key: FlowKey, exit: Exit) -> bool {
+        let Some(record) = self.cluster.webrtc(name).await else { return false };
+        let Some((lease, media)) = self.whereabouts(&record).await else { return false };
+        // That the stream is there is for the origin to say.
+        let own = lease.share();
+        lease.not_found();
+        self.admit_guest(record, own, media, key, exit).is_some()
+    }
+
+    /// The origin of a session, and where it takes media.
+    async fn whereabouts(&self, record: &WebrtcRecord) -> Option<(Lease, SocketAddr)> {
+        let WebrtcRecord { stream, place, .. } = record;
+        if let Some(place) = place {
+            let (balancer, now) = (self.cluster.balancer(), Instant::now());
+            let origin = balancer.server(place.server.as_str(), Listener::Api, now)?;
+            let lease = balancer.adopt(&origin, stream, Listener::Api, now).ok()?;
+            return Some((lease, place.media));
+        }
+        let lease = self.cluster.pick(stream, Listener::Api, &[]).await.ok()?;
+        let port = lease.origin().targets(Listener::Rtc).next().map(|(_, port)| port);
+        let host = timeout(RESOLVED, lookup_host((lease.origin().host().as_str(), 0))).await;
+        let host = host.ok().and_then(Result::ok).and_then(|mut found| found.next());
+        let Some((host, port)) = host.zip(port) else {
+            lease.not_found();
+            return None;
+        };
+        Some((lease, SocketAddr::new(host.ip(), port)))
+    }
+
+    /// A session of its own for this address, within all limits.
+    fn admit_guest(
+        self: &Arc<Self>,
+        record: WebrtcRecord,
+        lease: Lease,
+        media: SocketAddr,
+        key: FlowKey,
+        exit: Exit,
+    ) -> Option<()> {
+        let trial = Arc::clone(&self.guests.trials).try_acquire_owned().ok()?;
+        let socket = Socket::towards(media, self.settings.buffer).ok()?;
+        if is_served(&self.settings.udp, media, socket.local().ip()) {
+            return None;
+        }
+        let ends = Ends { source: key.client, destination: key.local };
+        let mut live = self.sessions.admit(ends, Protocol::Webrtc).ok()?;
+        live.presume(End::Shutdown);
+        let session = Arc::clone(live.session());
+        // The existing proxy does not tell.
+        let role = record.place.as_ref().map_or(Role::Play, |place| place.role);
+        let now = Instant::now();
+        let course = Arc::new(Course::new(Arc::clone(&session.meter), now));
+        session.note(|progress| {
+            progress.role = Some(role);
+            progress.stream = Some(record.stream.clone());
+            progress.origin = Some((Arc::clone(lease.origin().name()), media));
+            progress.plane = Some(Carriage::Datagrams(Arc::clone(&course)));
+        });
+        let lane = Arc::new(Lane::new(socket, media, course));
+        let ending = Arc::new(Ending::default());
+        let name = record.name.clone();
+        let known = Known {
+            name: name.as_str().into(),
+            ice: Ice::of_guest(now),
+            ending: Arc::clone(&ending),
+            reached: session.destination.ip(),
+            origin: Arc::clone(lease.origin()),
+            session: Arc::clone(&session),
+            guest: Some(Guest { record, exit: Some(exit), trial: Some(trial) }),
+            kept: Vec::new(),
+        };
+        let ends = FlowEnds { near: lane.near(), origin: media, client_socket_id: None };
+        let id = self.table.lock().insert(known, Arc::clone(&lane), ends, now);
+        let mut listed = Listed { webrtc: Arc::clone(self), id, ending, lease, place: None };
+        listed.place = self.guests.list(&name, key, id);
+        let span = info_span!(parent: None, "session", id = %session.id);
+        if listed.place.is_none() {
+            drop(listed);
+            span.in_scope(|| live.end(End::OutOfResources));
+            return None;
+        }
+        span.in_scope(|| debug!(client = %key.client, "a client of another proxy"));
+        tokio::spawn(Arc::clone(self).serve(listed, lane, live, role).instrument(span));
+        Some(())
+    }
+}
+
+/// Whether a text can be the names of two agents.
+fn is_name(text: &str) -> bool {
+    text.split_once(':').is_some_and(|(one, other)| sdp::is_ufrag(one) && sdp::is_ufrag(other))
+}
+
+/// Names that were looked up lately. Bounded: so many begin in a [`TURN`], and none stays for longer
+/// than twice [`LONGEST`].
+#[derive(Debug, Default)]
+struct Names {
+    asked: HashMap<Box<str>, Asked>,
+    begun: HashMap<IpAddr, usize>,
+    turn: Option<Instant>,
+}
+
+/// Look-ups that begin in one turn, and that are under way.
+const LOOK_UPS: usize = 64;
+
+/// Of those, of one client.
+const OF_CLIENT: usize = 16;
+
+/// As long as the store may take.
+const TURN: Duration = Duration::from_millis(200);
+
+/// A name that is not there is looked up again after this: another proxy may just be writing it.
+const SHORTEST: Duration = Duration::from_millis(40);
+
+/// After every further look-up it takes twice as long, up to this.
+const LONGEST: Duration = Duration::from_secs(4);
+
+#[derive(Debug)]
+struct Asked {
+    /// None while it is under way.
+    until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Names {
+    /// Whether this name may be looked up now, for this client.
+    fn begin(&mut self, name: &str, client: IpAddr, now: Instant) -> bool {
+        if self.turn.is_none_or(|turn| now.saturating_duration_since(turn) >= TURN) {
+            self.turn = Some(now);
+            self.begun.clear();
+            self.asked.retain(|_, asked| asked.until.is_none_or(|until| until + LONGEST > now));
+        }
+        let is_unknown = |asked: &Asked| asked.until.is_none_or(|until| until > now);
+        let of_client = self.begun.get(&client).copied().unwrap_or_default();
+        if self.asked.get(name).is_some_and(is_unknown)
+            || of_client >= OF_CLIENT
+            || self.begun.values().sum::<usize>() >= LOOK_UPS
+        {
+            return false;
+        }
+        self.begun.insert(client, of_client + 1);
+        let asked = self.asked.entry(name.into());
+        asked.or_insert(Asked { until: None, pause: SHORTEST }).until = None;
+        true
+    }
+
+    fn done(&mut self, name: &str, is_found: bool, now: Instant) {
+        if is_found {
+            self.asked.remove(name);
+        } else if let Some(asked) = self.asked.get_mut(name) {
+            asked.until = Some(now + asked.pause);
+            asked.pause = (asked.pause * 2).min(LONGEST);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(n: u8) -> IpAddr {
+        [192, 0, 2, n].into()
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_is_asked_for_more_and_more_seldom() {
+        let start = Instant::now();
+        let mut names = Names::default();
+        let mut asked = 0;
+        // As a client asks that takes no answer for no.
+        for n in 0..1000 {
+            let now = start + Duration::from_millis(20) * n;
+            if names.begin("a:b", client(1), now) {
+                assert!(!names.begin("a:b", client(2), now), "under way");
+                names.done("a:b", false, now);
+                asked += 1;
+            }
+        }
+        assert_eq!(asked, 11, "in twenty seconds");
+        let later = start + Duration::from_mins(1);
+        assert!(names.begin("a:b", client(1), later));
+        names.done("a:b", true, later);
+        assert!(names.asked.is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_names_is_few_look_ups_and_little_memory() {
+        let start = Instant::now();
+        let mut names = Names::default();
+        let (mut asked, mut most) = (0, 0);
+        for n in 0..100_000_u32 {
+            // Ten seconds.
+            let now = start + Duration::from_micros(100) * n;
+            let name = format!("a:{n}");
+            if names.begin(&name, client(u8::try_from(n % 200).unwrap()), now) {
+                names.done(&name, false, now);
+                asked += 1;
+            }
+            most = most.max(names.asked.len());
+        }
+        assert!(asked <= 51 * LOOK_UPS, "{asked}");
+        assert!(most <= 64 * 22, "{most}");
+        let one =
+            (0..100).filter(|n| names.begin(&format!("b:{n}"), client(9), start + LONGEST * 9));
+        assert_eq!(one.count(), OF_CLIENT, "of one client");
+    }
+
+    #[test]
+    fn a_name_is_two_user_names() {
+        assert!(is_name("ans:off"));
+        for text in ["", ":", "ans", "ans:", ":off", "ans:off:x", "a ns:off", "an*s:off"] {
+            assert!(!is_name(text), "{text}");
+        }
+        assert!(!is_name(&format!("{}:off", "a".repeat(257))));
+    }
+}

@@ -1,0 +1,264 @@
+//! Two proxies of one store, one origin between them, and a client that is now here, now there.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// Proxies of one store, which is theirs to look into.
+fn proxies<const N: usize>(consent_timeout: Duration) -> (MemoryStore, [Rig; N]) {
+    let limits = MemoryLimits {
+        route_life: Duration::from_mins(2),
+        withdrawn_life: Duration::from_mins(2),
+        max_routes: 100,
+        max_records: 100,
+    };
+    let store = MemoryStore::for_many(ProxyId::of_host("test", 0), limits);
+    let rigs = std::array::from_fn(|n| {
+        let me = ProxyId::of_host("proxy", u32::try_from(n).unwrap() + 1);
+        let own = Arc::new(store.join(me.clone()));
+        let balancer = Balancer::new(BalancerSettings::default());
+        let cluster = Arc::new(Cluster::new(me, balancer, own));
+        let watched = Arc::clone(&cluster);
+        tokio::spawn(async move { watched.watch(BTreeMap::new).await });
+        let loopback = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0);
+        Rig::with(cluster, loopback, consent_timeout)
+    });
+    (store, rigs)
+}
+
+/// Waits until the store has a session of this name, or none.
+async fn kept(store: &MemoryStore, name: &str, is_there: bool) -> Option<WebrtcRecord> {
+    for _ in 0..500 {
+        let record = store.webrtc(name).await.unwrap();
+        if record.is_some() == is_there {
+            return record;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{name} is not as it should be in the store: {is_there}");
+}
+
+/// A check goes to the origin and is answered: by which address of a proxy.
+fn checked(client: &UdpSocket, at: &Rig, origin: &UdpSocket, name: &str, n: u8) -> SocketAddr {
+    let check = stun(REQUEST, n, name, true, PASSWORD);
+    client.send_to(&check, at.proxy).unwrap();
+    let (heard, session) = receive(origin);
+    assert_eq!(heard, check, "as the client has sent it");
+    let success = stun(SUCCESS, n, "", false, PASSWORD);
+    origin.send_to(&success, session).unwrap();
+    assert_eq!(receive(client), (success, at.proxy));
+    session
+}
+
+fn is_silent(socket: &UdpSocket) -> bool {
+    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let heard = socket.recv_from(&mut [0; 2048]);
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    heard.is_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn media_comes_to_another_proxy_than_the_offer_and_goes_both_ways() {
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    let record = kept(&store, &name, true).await.unwrap();
+    let place = record.place.unwrap();
+    assert_eq!((place.server.as_str(), place.role), ("a", Role::Play));
+    assert_eq!(place.media, a.origin.local_addr().unwrap());
+    let client = peer();
+    let check = stun(REQUEST, 1, &name, true, PASSWORD);
+    client.send_to(&check, b.proxy).unwrap();
+    let (heard, session) = receive(&a.origin);
+    assert_eq!(heard, check, "the first one, as the client has sent it");
+    // Until the origin has said yes.
+    b.drops(Dropped::UnknownFlow, || drop(client.send_to(MEDIA, b.proxy))).await;
+    a.origin.send_to(MEDIA, session).unwrap();
+    a.origin.send_to(&stun(REQUEST, 7, "off:ans", false, PASSWORD), session).unwrap();
+    assert!(is_silent(&client));
+    let success = stun(SUCCESS, 1, "", false, PASSWORD);
+    a.origin.send_to(&success, session).unwrap();
+    assert_eq!(receive(&client), (success, b.proxy));
+    client.send_to(MEDIA, b.proxy).unwrap();
+    assert_eq!(receive(&a.origin), (MEDIA.to_vec(), session));
+    a.origin.send_to(MEDIA, session).unwrap();
+    assert_eq!(receive(&client), (MEDIA.to_vec(), b.proxy));
+    let guest = b.sessions.list()[0].progress();
+    assert_eq!(guest.role, Some(Role::Play));
+    assert_eq!(guest.stream, Some(show()));
+    assert_eq!(guest.origin.unwrap().1, a.origin.local_addr().unwrap());
+    assert_eq!(b.sessions.totals().setups[2], [0, 1]);
+    // One proxy has told the origin; all know of it.
+    b.webrtc.delete(&name);
+    a.emptied().await;
+    b.emptied().await;
+    assert_eq!((a.ended(End::Deleted), b.ended(End::Deleted)), (1, 1));
+    kept(&store, &name, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_roams_from_proxy_to_proxy_and_back() {
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    let [wifi, mobile] = [peer(), peer()];
+    let first = checked(&wifi, &a, &a.origin, &name, 1);
+    let second = checked(&mobile, &b, &a.origin, &name, 2);
+    assert_ne!(first, second, "a guest has a lane of its own");
+    a.origin.send_to(MEDIA, second).unwrap();
+    assert_eq!(receive(&mobile), (MEDIA.to_vec(), b.proxy));
+    // Another address there is another guest: only the origin tells which is the client's.
+    let third = checked(&wifi, &b, &a.origin, &name, 3);
+    assert!(third != second && third != first);
+    mobile.send_to(MEDIA, b.proxy).unwrap();
+    assert_eq!(receive(&a.origin), (MEDIA.to_vec(), second));
+    // And back to the session itself.
+    assert_eq!(checked(&mobile, &a, &a.origin, &name, 4), first);
+    assert_eq!((a.sessions.count(), b.sessions.count()), (1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_goes_on_at_another_proxy_when_the_first_has_stopped() {
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    a.stop.cancel();
+    a.emptied().await;
+    assert_eq!(a.ended(End::Shutdown), 1);
+    let client = peer();
+    let session = checked(&client, &b, &a.origin, &name, 1);
+    a.origin.send_to(MEDIA, session).unwrap();
+    assert_eq!(receive(&client), (MEDIA.to_vec(), b.proxy));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_the_origin_does_not_answer_ends_and_has_moved_nothing() {
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    let client = peer();
+    let session = checked(&client, &a, &a.origin, &name, 1);
+    let strangers: Vec<_> = (0..20).map(|_| peer()).collect();
+    for (n, stranger) in strangers.iter().enumerate() {
+        let n = u8::try_from(n + 10).unwrap();
+        let forged = stun(REQUEST, n, &name, true, "guessed");
+        stranger.send_to(&forged, b.proxy).unwrap();
+        // One name is looked up once at a time.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(b.sessions.count(), 8, "of one name");
+    b.emptied().await;
+    assert_eq!(b.ended(End::NotConnected), 8);
+    assert!(strangers.iter().all(is_silent), "nobody is told anything");
+    while !is_silent(&a.origin) {}
+    a.origin.send_to(MEDIA, session).unwrap();
+    assert_eq!(receive(&client), (MEDIA.to_vec(), a.proxy));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_nobody_has_are_dropped_and_keep_nobody_from_his_session() {
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    let [client, stranger] = [peer(), peer()];
+    let before = b.dropped(Dropped::UnknownName);
+    for n in 0..2000 {
+        let unknown = stun(REQUEST, 1, &format!("no:{n}"), true, PASSWORD);
+        stranger.send_to(&unknown, b.proxy).unwrap();
+        if n % 100 == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    // All are from one host here: its share comes again.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    checked(&client, &b, &a.origin, &name, 1);
+    assert_eq!(b.dropped(Dropped::UnknownName) - before, 2000);
+    assert_eq!(b.sessions.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_at_a_third_proxy_is_found_by_its_new_name() {
+    let (store, [a, b, c]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    let fragment = |ufrag: &str| {
+        format!(
+            "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{PASSWORD}\r\n\
+             m=audio 9 X 111\r\na=candidate:1 1 udp 1 10.0.0.9 9 typ host\r\n"
+        )
+    };
+    let reached = c.proxy.ip();
+    let both = (&*fragment("off2"), &*fragment("ans2"));
+    let answer = c.webrtc.restart_elsewhere(&show(), &name, both, reached).await.unwrap();
+    assert!(answer.contains(&format!(" {} ", c.proxy.port())), "the client meets it: {answer}");
+    assert!(!answer.contains("10.0.0.9"), "{answer}");
+    kept(&store, "ans2:off2", true).await;
+    let client = peer();
+    for (n, rig) in [&b, &c, &a].into_iter().enumerate() {
+        checked(&client, rig, &a.origin, "ans2:off2", u8::try_from(n).unwrap());
+    }
+    // Where it is, it gets the name beside the one before.
+    let both = [fragment("off3"), fragment("ans3")];
+    assert!(a.webrtc.restart(&name, &both[0], &both[1]).is_some());
+    kept(&store, "ans3:off3", true).await;
+    checked(&client, &b, &a.origin, "ans3:off3", 9);
+    // Guests of its names end with it.
+    c.webrtc.delete(&name);
+    for _ in 0..500 {
+        if a.ended(End::Deleted) == 1 && b.ended(End::Deleted) == 1 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the session and its guest end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_the_existing_proxy_has_begun_goes_to_its_streams_origin() {
+    let (store, [rig]) = proxies(Duration::from_secs(30));
+    let name = "egzxi453:7OP6";
+    let record = WebrtcRecord { name: name.into(), stream: show(), place: None };
+    store.keep_webrtc(&record).await.unwrap();
+    let client = peer();
+    // It has no port for media, as far as is known.
+    rig.drops(Dropped::UnknownName, || {
+        client.send_to(&stun(REQUEST, 1, name, true, PASSWORD), rig.proxy).unwrap();
+    })
+    .await;
+    let port = rig.origin.local_addr().unwrap().port();
+    let body = serde_json::json!({
+        "ip": "127.0.0.1", "server": "a", "service": "s", "pid": "2",
+        "rtmp": ["1935"], "api": ["1985"], "rtc": [format!("udp://0.0.0.0:{port}")],
+    });
+    let origin = registration::parse(body.to_string().as_bytes()).unwrap();
+    rig.cluster.register(origin).unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    checked(&client, &rig, &rig.origin, name, 2);
+    assert_eq!(kept(&store, name, true).await, Some(record), "as it was written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_outlives_its_process() {
+    let (store, [rig]) = proxies(Duration::from_secs(30));
+    let [client, moved] = [peer(), peer()];
+    let at = client.local_addr().unwrap();
+    let near = peer().local_addr().unwrap();
+    let origin = rig.cluster.balancer().server("a", Listener::Api, Instant::now()).unwrap();
+    let memo = Memo {
+        role: Role::Publish,
+        stream: show().as_str().into(),
+        origin: KeptOrigin::of(&origin),
+        admitted: [at, rig.proxy],
+        client: [at, rig.proxy],
+        ends: [near, rig.origin.local_addr().unwrap()],
+        started: 1_800_000_000,
+        matter: Matter::Webrtc { name: "ans:off".into(), passwords: Vec::new() },
+    };
+    let estate = Estate { balancer: rig.cluster.balancer(), sockets: &rig.sockets };
+    rig.webrtc.adopt(&memo, estate).unwrap();
+    client.send_to(MEDIA, rig.proxy).unwrap();
+    assert_eq!(receive(&rig.origin), (MEDIA.to_vec(), near));
+    assert_eq!(checked(&client, &rig, &rig.origin, "ans:off", 1), near, "it is the same guest");
+    let record = kept(&store, "ans:off", true).await.unwrap();
+    assert_eq!(record.place.unwrap().media, rig.origin.local_addr().unwrap());
+    assert_ne!(checked(&moved, &rig, &rig.origin, "ans:off", 2), near);
+}
