@@ -96,7 +96,7 @@ fn user_password_and_tls_are_one_matter_of_configuration() -> Result<()> {
     }
     story(|folder| {
         let certificates = Certificates::create(folder, "redis")?;
-        let options = Redis::options().tls(&certificates).password("of default");
+        let options = Redis::options().tls(&certificates).password("default");
         let redis = options.user("proxy", "p@ss", "~* &* +@all").start()?;
         let ca = certificates.ca.display().to_string();
         let mut fleet = Fleet::of(folder, 2, |_| {
