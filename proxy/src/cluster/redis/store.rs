@@ -51,7 +51,7 @@ pub struct RedisStore {
     pub(super) scripts: Scripts,
     /// The streams that this proxy may hold, and since when it has last said so.
     pub(super) held: Mutex<HashMap<StreamKey, Instant>>,
-    link: Link,
+    pub(super) link: Link,
     skipped: Seldom,
 }
 

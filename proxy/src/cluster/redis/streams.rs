@@ -83,7 +83,15 @@ impl RedisStore {
             hold_life.as_bytes(),
         ];
         args.extend(more);
-        self.script(script, &[&url, &beside], &args).await
+        let said = self.script(script, &[&url, &beside], &args).await;
+        // A dead node of a Cluster takes only its own streams with it. That all nodes are dead is
+        // known by the keys that every proxy reads.
+        said.map_err(|error| match error {
+            StoreError::Late | StoreError::Down(_) if self.link.is_cluster() => {
+                StoreError::Failed(format!("the node of {stream}: {error}"))
+            }
+            error => error,
+        })
     }
 
     pub(super) async fn all_routes(
