@@ -211,7 +211,7 @@ impl Webrtc {
         let Some((lease, media)) = self.whereabouts(&record).await else { return false };
         // That the stream is there is for the origin to say.
         let own = lease.share();
-        lease.not_found();
+        drop(lease);
         self.admit(record, own, media, key, exit).is_some()
     }
 
@@ -229,7 +229,7 @@ impl Webrtc {
         let host = timeout(RESOLVED, lookup_host((lease.origin().host().as_str(), 0))).await;
         let host = host.ok().and_then(Result::ok).and_then(|mut found| found.next());
         let Some((host, port)) = host.zip(port) else {
-            lease.not_found();
+            drop(lease);
             return None;
         };
         Some((lease, SocketAddr::new(host.ip(), port)))
