@@ -42,7 +42,7 @@ pub(super) fn stream(name: impl std::fmt::Display) -> StreamKey {
 }
 
 /// A client that finds the stream.
-fn pick(balancer: &Balancer, key: &StreamKey, now: Instant) -> Lease {
+pub(super) fn pick(balancer: &Balancer, key: &StreamKey, now: Instant) -> Lease {
     let lease = early(balancer, key, now);
     lease.found();
     lease
