@@ -177,15 +177,15 @@ impl Fleet {
     }
 }
 
-/// The variables of a proxy that has its store in a Redis at this address.
+/// The variables of a proxy that has its store in a Redis at this address, and time for it on a busy
+/// machine.
 pub fn at(redis: SocketAddr) -> Vec<(&'static str, String)> {
-    let (host, port) = (redis.ip().to_string(), redis.port().to_string());
-    vec![("PROXY_REDIS_HOST", host), ("PROXY_REDIS_PORT", port)]
+    by_url(format!("redis://{redis}"))
 }
 
-/// The same; by its URL.
+/// The same, by its URL.
 pub fn by_url(url: String) -> Vec<(&'static str, String)> {
-    vec![("PROXY_REDIS_URL", url)]
+    vec![("PROXY_REDIS_URL", url), ("PROXY_REDIS_TIMEOUT", "2s".to_owned())]
 }
 
 /// The name of the key that has a stream's owner.

@@ -83,6 +83,12 @@ impl Condition {
         self.is_lost.load(Ordering::Relaxed)
     }
 
+    /// Whether it has been of no use for so long that it is not to be asked for a client.
+    pub(super) fn is_given_up(&self, now: Instant) -> bool {
+        let lost_for = |since| now.saturating_duration_since(since);
+        self.is_lost() && self.state.lock().lost_since.is_some_and(|it| lost_for(it) >= ONE_LATE)
+    }
+
     /// Since when it does not answer, and why.
     pub fn loss(&self) -> Option<Loss> {
         let state = self.state.lock();
@@ -158,6 +164,10 @@ impl Condition {
         Some(now.saturating_duration_since(since))
     }
 }
+
+/// One late answer is soon followed by others in time. Who would go on alone meanwhile could part
+/// players from their publisher.
+const ONE_LATE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

@@ -150,7 +150,7 @@ impl Cluster {
         let mut over = None;
         for _ in 0..MAX_TURNS {
             let now = now();
-            if self.condition.is_lost() {
+            if self.condition.is_given_up(now) {
                 return self.balancer.pick_alone(key, listener, tried, now);
             }
             let wish = match self.balancer.ask(key, listener, tried, now)? {

@@ -5,9 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use srs_proxy_tests::fleet::{Fleet, at, must_go_on};
+use srs_proxy_tests::fleet::{Fleet, SOON, at, must_go_on};
 use srs_proxy_tests::redis::Delay;
 use srs_proxy_tests::rtmp::Client;
+use srs_proxy_tests::wait;
 
 use super::with_redis;
 
@@ -58,7 +59,7 @@ fn only_who_asks_for_a_new_stream_waits_for_a_slow_redis() -> Result<()> {
         handshakes(slow, "known", 20, DEADLINE)?;
         let degraded = fleet.degraded()?;
         ensure!(degraded.iter().map(Option::is_some).eq([true, false]), "{degraded:?}");
-        handshakes(slow, "another", 20, DEADLINE)?;
+        handshakes(slow, "another", 20, 2 * DEADLINE)?;
         must_go_on(from_mut(&mut known), 3)?;
 
         relay.set(Duration::ZERO);
@@ -72,17 +73,21 @@ fn only_who_asks_for_a_new_stream_waits_for_a_slow_redis() -> Result<()> {
 fn nobody_waits_longer_than_the_deadline_for_a_redis_that_swallows_everything() -> Result<()> {
     with_redis(|folder, redis| {
         let relay = Delay::before(redis.address(), Duration::ZERO)?;
-        let mut fleet = Fleet::of(folder, 2, |_| at(relay.address()))?;
+        let mut fleet = Fleet::of(folder, 2, |_| {
+            let mut variables = at(relay.address());
+            variables.push(("PROXY_REDIS_TIMEOUT", "1s".to_owned()));
+            variables
+        })?;
         fleet.add_origins(2)?;
         let mut shows = vec![fleet.must_show("known", 0, 1)?];
-        relay.set(Duration::from_millis(100));
+        relay.set(Duration::from_millis(150));
         shows.push(fleet.must_show("slow", 1, 0)?);
         relay.set(Duration::ZERO);
         fleet.must_be_healthy()?;
         fleet.owner("slow")?;
 
         relay.black_hole(true);
-        let limit = Duration::from_secs(3);
+        let limit = Duration::from_secs(4);
         for n in 0..20 {
             let start = Instant::now();
             shows.push(fleet.show(&format!("new{n}"), n % 2, (n + 1) % 2)?);
@@ -99,6 +104,35 @@ fn nobody_waits_longer_than_the_deadline_for_a_redis_that_swallows_everything() 
         fleet.must_be_healthy()?;
         shows.push(fleet.must_show("after", 0, 1)?);
         must_go_on(&mut shows, 3)
+    })
+}
+
+#[test]
+fn a_proxy_that_missed_one_answer_agrees_with_the_others_all_the_same() -> Result<()> {
+    with_redis(|folder, redis| {
+        let relay = Delay::before(redis.address(), Duration::ZERO)?;
+        let mut fleet = Fleet::of(folder, 2, |place| {
+            let mut variables = at(if place == 0 { redis.address() } else { relay.address() });
+            let timeout = if place == 0 { "2s" } else { "300ms" };
+            variables.push(("PROXY_REDIS_TIMEOUT", timeout.to_owned()));
+            variables.push(("PROXY_BALANCER_POLICY", "random".to_owned()));
+            variables
+        })?;
+        fleet.add_origins(4)?;
+        let mut shows = Vec::new();
+        for round in 0..4 {
+            relay.black_hole(true);
+            wait::until_true("it has missed one", SOON, || {
+                Ok(fleet.degraded()?.last().is_some_and(Option::is_some))
+            })?;
+            relay.black_hole(false);
+            for n in 0..3 {
+                shows.push(fleet.show(&format!("show{round}-{n}"), 0, 1)?);
+            }
+            must_go_on(&mut shows, 1)?;
+            fleet.must_be_healthy()?;
+        }
+        Ok(())
     })
 }
 
