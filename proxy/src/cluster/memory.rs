@@ -277,16 +277,17 @@ impl Store for MemoryStore {
         })
     }
 
-    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, ()> {
+    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, bool> {
         self.answer(|shared, now| {
-            let Some(stream) = shared.stream(&left.stream, now) else { return Ok(()) };
+            let Some(stream) = shared.stream(&left.stream, now) else { return Ok(false) };
             let is_its = |run: &str| left.origin.is_server_of(run);
             stream.uses.retain(|it| it.holder.proxy != self.me || !is_its(&it.holder.origin));
             let is_free = !stream.is_found && stream.uses.is_empty() && is_its(&stream.origin);
-            if left.is_unfound && is_free {
+            let is_gone = left.is_unfound && is_free;
+            if is_gone {
                 shared.remove(&left.stream);
             }
-            Ok(())
+            Ok(is_gone)
         })
     }
 

@@ -77,7 +77,8 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// This proxy uses a stream no more at this origin. With `is_unfound` the stream belongs to
     /// nobody from now on if it still is this origin's, nobody else holds it, and none who held it
     /// has found it: nobody places a stream by asking for it too early.
-    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, ()>;
+    /// True if it belongs to nobody by that.
+    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, bool>;
 
     /// At most this many streams and their owners.
     fn routes(&self, most: usize) -> Answer<'_, Vec<(StreamKey, OriginName)>>;

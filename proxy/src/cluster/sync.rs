@@ -357,10 +357,10 @@ impl Cluster {
                 }
             }
         }
-        self.each(&left, |left| self.store.leave(left)).await?;
+        let gone = self.each(&left, |left| self.store.leave(left)).await?;
         let owned = self.each(&holds, |hold| self.store.hold(hold)).await?;
-        let unfound = left.into_iter().filter(|left| left.is_unfound);
-        let mut changes: Vec<_> = unfound.map(|left| Change::Gone(left.stream)).collect();
+        let gone = left.into_iter().zip(gone).filter(|(_, is_gone)| *is_gone == Some(true));
+        let mut changes: Vec<_> = gone.map(|(left, _)| Change::Gone(left.stream)).collect();
         for (hold, owned) in holds.into_iter().zip(owned) {
             changes.extend(owned.and_then(|owned| self.held(hold, owned)));
         }

@@ -245,7 +245,7 @@ impl Store for RedisStore {
         self.note_use(hold).boxed()
     }
 
-    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, ()> {
+    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, bool> {
         self.end_use(left).boxed()
     }
 

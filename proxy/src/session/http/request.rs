@@ -164,7 +164,7 @@ mod tests {
         let now = Instant::now();
         balancer.register(origin("a"), now).unwrap();
         for path in routed {
-            drop(balancer.pick(&key(path), Listener::Http, &[], now).unwrap());
+            balancer.pick(&key(path), Listener::Http, &[], now).unwrap().found();
         }
         let asked = format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n");
         let (head, _) = RequestHead::parse(asked.as_bytes()).unwrap().unwrap();

@@ -1,4 +1,4 @@
--- ARGV: whether no client has found it there.
+-- ARGV: whether no client has found it there. The answer: whether it belongs to nobody by that.
 local is_unfound = ARGV[8] == '1'
 
 local wrong = read()
@@ -13,10 +13,11 @@ for _, it in ipairs(uses) do
     is_held = true
   end
 end
-if is_unfound and owner and is_its(owner) and not found and not is_held then
+local is_gone = is_unfound and owner and is_its(owner) and not found and not is_held
+if is_gone then
   redis.call('DEL', url)
   redis.call('HDEL', beside, 'owner', 'found')
   -- The epoch stays for a while, so that the next one is greater within the same millisecond.
   redis.call('PEXPIRE', beside, hold_life)
 end
-return {}
+return { is_gone and '1' or '0' }

@@ -99,10 +99,10 @@ fn of_several_streams_the_likeliest_that_has_an_origin_is_meant() {
     let balancer = balancer(&["a"], now);
     let (whole, own) = (stream("s"), stream("s-1"));
     assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s".into(), false));
-    let own = pick(&balancer, &own, now);
+    let own = early(&balancer, &own, now);
     assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s-1".into(), true));
     // Who only waits for a stream takes no piece from another.
-    let _whole = pick(&balancer, &whole, now);
+    let _whole = early(&balancer, &whole, now);
     assert_eq!(attribute(&balancer, "/live/s-1.ts"), ("s".into(), true));
     // A live stream with clients is not taken for a piece, whoever asks for what.
     own.found();
