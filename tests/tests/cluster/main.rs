@@ -8,7 +8,9 @@ mod media;
 mod orders;
 mod race;
 mod shapes;
+mod silence;
 mod slow;
+mod twice;
 
 use std::path::Path;
 
