@@ -217,6 +217,8 @@ pub struct Survey {
     pub votes: Vec<(ProxyId, Vote)>,
     /// The proxies that are there.
     pub proxies: Vec<Presence>,
+    /// Why a part of this is what was known before.
+    pub trouble: Option<StoreError>,
 }
 
 /// A service of an origin's run that is voted on.
