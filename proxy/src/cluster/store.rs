@@ -383,6 +383,9 @@ pub struct WebrtcPlace {
     pub password: String,
     /// What the client does.
     pub role: Role,
+    /// The name in the session's URL, if ICE has begun anew since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<String>,
 }
 
 impl fmt::Debug for WebrtcPlace {
