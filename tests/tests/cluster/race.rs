@@ -6,6 +6,7 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use srs_proxy_tests::fleet::{Fleet, at, owner_value, route_key, values};
+use srs_proxy_tests::proxy::Proxy;
 use srs_proxy_tests::rtmp::Client;
 
 use super::with_redis;
@@ -37,7 +38,7 @@ fn two_hundred_first_requests_for_fifty_streams_find_one_owner_each() -> Result<
 /// The first requests of so many clients for these streams, all at once, spread over the proxies;
 /// one of each stream publishes.
 pub(super) fn race(fleet: &Fleet, streams: &[String], count: usize) -> Result<Vec<Client>> {
-    let proxies: Vec<_> = fleet.proxies.iter().map(|proxy| proxy.rtmp()).collect();
+    let proxies: Vec<_> = fleet.proxies.iter().map(Proxy::rtmp).collect();
     let start = Barrier::new(count);
     let run = |n: usize| -> Result<Client> {
         let stream = streams.get(n % streams.len()).context("no stream")?;
