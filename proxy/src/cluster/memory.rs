@@ -10,8 +10,8 @@ use tokio::time::Instant;
 
 use super::store::{
     Answer, Change, Claim, HOLD_LIFE, Heard, HlsRecord, Hold, Holder, Left, Mark, News, OriginName,
-    Owned, Presence, ProxyId, RECORD_LIFE, Store, StoreError, Survey, VOTE_LIFE, Vote,
-    WebrtcRecord,
+    Owned, Presence, ProxyId, RECORD_LIFE, Store, StoreError, Survey, UNFOUND_LIFE, VOTE_LIFE,
+    Vote, WebrtcRecord,
 };
 use crate::origin::{OriginId, ServerName, Standing};
 use crate::stream::StreamKey;
@@ -46,6 +46,8 @@ struct Shared {
     votes: HashMap<(ProxyId, Vote), Instant>,
     proxies: BTreeMap<ProxyId, (Presence, Instant)>,
     streams: HashMap<StreamKey, Stream>,
+    /// By the time at which they are over if nobody uses them.
+    ends: BTreeMap<(Instant, u64), StreamKey>,
     last_epoch: u64,
     log: VecDeque<Change>,
     /// How many changes were told before those of the log.
@@ -62,6 +64,8 @@ struct Stream {
     is_found: bool,
     uses: Vec<Use>,
     until: Instant,
+    /// Tells it from others that end at the same time.
+    number: u64,
 }
 
 #[derive(Debug)]
@@ -70,6 +74,9 @@ struct Use {
     is_published: bool,
     until: Instant,
 }
+
+/// Streams that are looked at to make room for one.
+const MAX_LOOKS: usize = 64;
 
 /// Changes that are kept for those who read late.
 const MAX_LOG: usize = 4096;
@@ -211,25 +218,26 @@ impl Store for MemoryStore {
         self.answer(|shared, now| {
             shared.make_room(self.limits.max_routes, now);
             let name: OriginName = claim.origin.to_string().into();
-            let until = now + self.limits.route_life;
-            let stream = shared.streams.get_mut(&claim.stream).filter(|it| it.is_kept(now));
-            let Some(stream) = stream else {
+            let Some(stream) = shared.stream(&claim.stream, now) else {
                 return Ok(shared.give(self, &claim.stream, &name, now));
             };
-            stream.uses.retain(|it| it.until > now);
             let may_replace = claim.over.as_ref().is_some_and(|over| {
                 let is_it =
                     over.origin == stream.origin || same_server(&over.origin, &stream.origin);
-                let is_held = stream.uses.iter().any(|it| it.holder.proxy != self.me);
-                is_it && (over.is_out || !is_held)
+                let counts = |it: &Use| {
+                    let is_there = same_server(&it.holder.origin, &stream.origin);
+                    it.holder.proxy != self.me || (over.has_company && it.is_published && is_there)
+                };
+                is_it && (over.is_out || !stream.uses.iter().any(counts))
             });
             if may_replace && stream.origin != name {
                 return Ok(shared.give(self, &claim.stream, &name, now));
             }
-            stream.until = until;
             let origin = Arc::clone(&stream.origin);
             stream.hold(self.holder(&origin), None, now);
-            Ok(stream.owned(false, &self.me, &origin))
+            let owned = stream.owned(false, &origin);
+            shared.keep(&claim.stream, &self.limits, now);
+            Ok(owned)
         })
     }
 
@@ -237,46 +245,46 @@ impl Store for MemoryStore {
         self.answer(|shared, now| {
             shared.make_room(self.limits.max_routes, now);
             let name: OriginName = hold.origin.to_string().into();
-            let until = now + self.limits.route_life;
-            let is_new = shared.streams.get(&hold.stream).is_none_or(|it| !it.is_kept(now));
+            let is_new = shared.stream(&hold.stream, now).is_none();
             if is_new {
                 shared.give(self, &hold.stream, &name, now);
             }
             shared.last_epoch += 1;
             let epoch = shared.last_epoch;
-            let stream = shared.streams.get_mut(&hold.stream);
+            let stream = shared.stream(&hold.stream, now);
             let stream = stream.ok_or_else(|| StoreError::Failed("no room".into()))?;
-            stream.uses.retain(|it| it.until > now);
+            if !hold.is_published {
+                // A claim that was late may have left one at another origin.
+                let is_left = |it: &Use| it.holder.proxy == self.me && it.holder.origin != name;
+                stream.uses.retain(|it| it.is_published || !is_left(it));
+            }
             let owner = Arc::clone(&stream.origin);
-            let is_published_there = stream
-                .uses
-                .iter()
-                .any(|it| it.is_published && same_server(&it.holder.origin, &owner));
+            let mut there = stream.uses.iter().filter(|it| same_server(&it.holder.origin, &owner));
+            let is_published_there = there.clone().any(|it| it.is_published);
             let runs_anew = owner != name && hold.origin.is_server_of(&owner);
-            let takes = hold.is_published && !hold.is_out && !is_published_there;
+            let is_free = !stream.is_found && there.next().is_none();
+            let takes = !hold.is_out && (hold.is_published && !is_published_there || is_free);
             let is_changed = owner != name && (runs_anew || takes);
             if is_changed {
                 stream.origin = Arc::clone(&name);
                 stream.epoch = epoch;
             }
-            stream.until = until;
             stream.is_found |= hold.is_found;
             stream.hold(self.holder(&name), Some(hold.is_published), now);
-            Ok(stream.owned(is_new || is_changed, &self.me, &name))
+            let owned = stream.owned(is_new || is_changed, &name);
+            shared.keep(&hold.stream, &self.limits, now);
+            Ok(owned)
         })
     }
 
     fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, ()> {
         self.answer(|shared, now| {
-            let Some(stream) = shared.streams.get_mut(&left.stream) else { return Ok(()) };
-            stream.uses.retain(|it| {
-                let is_mine =
-                    it.holder.proxy == self.me && left.origin.is_server_of(&it.holder.origin);
-                it.until > now && !is_mine
-            });
-            let is_its = left.origin.is_server_of(&stream.origin);
-            if left.is_unfound && is_its && !stream.is_found && stream.uses.is_empty() {
-                shared.streams.remove(&left.stream);
+            let Some(stream) = shared.stream(&left.stream, now) else { return Ok(()) };
+            let is_its = |run: &str| left.origin.is_server_of(run);
+            stream.uses.retain(|it| it.holder.proxy != self.me || !is_its(&it.holder.origin));
+            let is_free = !stream.is_found && stream.uses.is_empty() && is_its(&stream.origin);
+            if left.is_unfound && is_free {
+                shared.remove(&left.stream);
             }
             Ok(())
         })
@@ -284,7 +292,8 @@ impl Store for MemoryStore {
 
     fn routes(&self, most: usize) -> Answer<'_, Vec<(StreamKey, OriginName)>> {
         self.answer(|shared, now| {
-            let kept = shared.streams.iter().filter(|(_, stream)| stream.is_kept(now));
+            let is_used = |it: &Stream| it.uses.iter().any(|it| it.until > now);
+            let kept = shared.streams.iter().filter(|(_, it)| it.until > now || is_used(it));
             let routes = kept.map(|(key, stream)| (key.clone(), Arc::clone(&stream.origin)));
             Ok(routes.take(most).collect())
         })
@@ -378,6 +387,13 @@ impl Shared {
         self.proxies.retain(|_, (_, until)| *until > now);
     }
 
+    /// A stream that belongs to somebody, without the uses that are over.
+    fn stream(&mut self, key: &StreamKey, now: Instant) -> Option<&mut Stream> {
+        let stream = self.streams.get_mut(key)?;
+        stream.uses.retain(|it| it.until > now);
+        (stream.until > now || !stream.uses.is_empty()).then_some(stream)
+    }
+
     /// Gives a stream to an origin, in place of whatever had it.
     fn give(
         &mut self,
@@ -387,45 +403,63 @@ impl Shared {
         now: Instant,
     ) -> Owned {
         self.last_epoch += 1;
+        let epoch = self.last_epoch;
+        let uses = self.stream(key, now).map(|former| std::mem::take(&mut former.uses));
+        self.remove(key);
         let mut stream = Stream {
             origin: Arc::clone(origin),
-            epoch: self.last_epoch,
+            epoch,
             is_found: false,
-            uses: Vec::new(),
-            until: now + to.limits.route_life,
+            uses: uses.unwrap_or_default(),
+            until: now,
+            number: epoch,
         };
-        if let Some(former) = self.streams.remove(key) {
-            stream.uses = former.uses;
-            stream.uses.retain(|it| it.until > now);
-        }
         stream.hold(to.holder(origin), Some(false), now);
-        let owned = stream.owned(true, &to.me, origin);
+        let owned = stream.owned(true, origin);
+        self.ends.insert((stream.until, stream.number), key.clone());
         self.streams.insert(key.clone(), stream);
+        self.keep(key, &to.limits, now);
         owned
     }
 
-    /// Streams that are over go, and if that is not enough, the one that would be over first.
+    /// A stream was used now.
+    fn keep(&mut self, key: &StreamKey, limits: &MemoryLimits, now: Instant) {
+        let Some(stream) = self.streams.get_mut(key) else { return };
+        self.ends.remove(&(stream.until, stream.number));
+        let unfound = limits.route_life.min(UNFOUND_LIFE);
+        stream.until = now + if stream.is_found { limits.route_life } else { unfound };
+        self.ends.insert((stream.until, stream.number), key.clone());
+    }
+
+    fn remove(&mut self, key: &StreamKey) {
+        if let Some(stream) = self.streams.remove(key) {
+            self.ends.remove(&(stream.until, stream.number));
+        }
+    }
+
+    /// Streams that are over go, and if there is no room then, the one that would be over first.
     fn make_room(&mut self, max: usize, now: Instant) {
-        if self.streams.len() < max {
-            return;
-        }
-        self.streams.retain(|_, stream| stream.is_kept(now));
-        if self.streams.len() < max {
-            return;
-        }
-        let unused = self.streams.iter().filter(|(_, it)| it.uses.iter().all(|it| it.until <= now));
-        let first = unused.min_by_key(|(_, stream)| stream.until).map(|(key, _)| key.clone());
-        if let Some(first) = first {
-            self.streams.remove(&first);
+        // Those in use are looked at again later.
+        for _ in 0..MAX_LOOKS {
+            let Some((&(until, number), key)) = self.ends.first_key_value() else { return };
+            if until > now && self.streams.len() < max {
+                return;
+            }
+            let key = key.clone();
+            let Some(stream) = self.streams.get_mut(&key) else { return };
+            if stream.uses.iter().all(|it| it.until <= now) {
+                self.remove(&key);
+                continue;
+            }
+            stream.until = until.max(now) + HOLD_LIFE;
+            let entry = (stream.until, number);
+            self.ends.remove(&(until, number));
+            self.ends.insert(entry, key);
         }
     }
 }
 
 impl Stream {
-    fn is_kept(&self, now: Instant) -> bool {
-        self.until > now || self.uses.iter().any(|it| it.until > now)
-    }
-
     /// Without a word of it, it publishes as before.
     fn hold(&mut self, holder: Holder, is_published: Option<bool>, now: Instant) {
         let until = now + HOLD_LIFE;
@@ -437,11 +471,9 @@ impl Stream {
         }
     }
 
-    /// As this proxy is told, who asks for its use at `origin`.
-    fn owned(&self, is_changed: bool, me: &ProxyId, origin: &str) -> Owned {
-        let rival = |it: &&Use| {
-            it.is_published && it.holder.proxy != *me && !same_server(&it.holder.origin, origin)
-        };
+    /// As it is told to one that uses it at `origin`.
+    fn owned(&self, is_changed: bool, origin: &str) -> Owned {
+        let rival = |it: &&Use| it.is_published && !same_server(&it.holder.origin, origin);
         Owned {
             origin: Arc::clone(&self.origin),
             epoch: self.epoch,

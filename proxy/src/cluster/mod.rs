@@ -28,8 +28,8 @@ use self::memory::{MemoryLimits, MemoryStore};
 pub use self::outbox::KeptSession;
 use self::outbox::Outbox;
 use self::store::{
-    Answer, Change, Claim, Conflict, HlsRecord, Left, Over, Presence, ProxyId, Store, StoreError,
-    Vote, WebrtcRecord,
+    Answer, Change, Claim, Conflict, HlsRecord, Over, Presence, ProxyId, Store, StoreError, Vote,
+    WebrtcRecord,
 };
 pub use self::view::{ClusterView, ProxyView, StoreView};
 use crate::origin::{
@@ -49,6 +49,8 @@ pub struct Cluster {
     outbox: Mutex<Outbox>,
     /// There is something to be told, or to be asked.
     wake: Notify,
+    /// The store has lost what it was told.
+    say_all: Notify,
     known: Mutex<Known>,
     complaints: Seldom,
 }
@@ -91,6 +93,7 @@ impl Cluster {
             condition: Condition::new(now()),
             outbox: Mutex::default(),
             wake: Notify::new(),
+            say_all: Notify::new(),
             known: Mutex::default(),
             complaints: Seldom::default(),
         }
@@ -154,54 +157,66 @@ impl Cluster {
                 Asked::Lease(lease) => return Ok(lease),
                 Asked::Wish(wish) => wish,
             };
-            let known = wish.over.map(|origin| Over { origin, is_out: wish.is_out });
+            let has_company = self.has_company();
+            let known = wish.over.map(|origin| Over { origin, is_out: wish.is_out, has_company });
             let origin = wish.origin.id().clone();
             let claim = Claim { stream: key.clone(), origin, over: over.take().or(known) };
+            let claimed = Claimed { cluster: self, key, server: wish.origin.server().clone() };
             let Ok(owned) = self.asked(Ask::Claim, self.store.claim(&claim)).await else {
+                claimed.keep();
+                self.survey_soon();
                 return self.balancer.pick_alone(key, listener, tried, now);
             };
             let run = &owned.origin;
-            if owned.is_changed {
-                self.tell(Change::Route(key.clone(), Arc::clone(run)));
+            if self.is_shared() {
+                self.balancer.placed(key, run, owned.epoch);
             }
-            let out = Over { origin: Arc::clone(run), is_out: true };
+            if owned.is_changed {
+                self.tell(Change::Route(key.clone(), Arc::clone(run), owned.epoch));
+            }
+            let still = Over { origin: Arc::clone(run), is_out: false, has_company };
             let is_refused = claim.over.as_ref().is_some_and(|over| over.origin == *run);
             if !is_refused && self.balancer.is_draining(run, now) {
                 // It stays there only if others use it.
-                over = Some(Over { is_out: false, ..out });
+                over = Some(still);
                 continue;
             }
             match self.balancer.settle(key, run, listener, tried, now) {
-                Ok(lease) => return Ok(lease),
-                Err(Unsettled::Not(error)) => {
-                    self.give_up(key, run, owned.is_changed);
-                    return Err(error);
+                Ok(lease) => {
+                    claimed.keep();
+                    return Ok(lease);
                 }
+                Err(Unsettled::Not(error)) => return Err(error),
                 Err(Unsettled::Tried) => {
                     if is_refused && now.saturating_duration_since(start) >= VERDICT {
-                        self.give_up(key, run, false);
                         break;
                     }
                     if is_refused {
                         self.survey_soon();
                         sleep(LOOK).await;
                     }
-                    over = Some(Over { is_out: false, ..out });
+                    over = Some(still);
                 }
-                Err(Unsettled::Out) => over = Some(out),
+                Err(Unsettled::Out) => over = Some(Over { is_out: true, ..still }),
                 Err(Unsettled::Unknown) => {
                     match self.asked(Ask::Claim, self.store.origin(run)).await {
                         Ok(Some(heard)) => {
                             let origin = Arc::unwrap_or_clone(heard.origin);
                             self.balancer.learn_of(origin, heard.life, now);
                         }
-                        // Nobody has it any more, or it is no origin at all.
-                        Ok(None) | Err(_) => over = Some(out),
+                        Ok(None) => over = Some(Over { is_out: true, ..still }),
+                        // Nobody knows whether it is there.
+                        Err(_) => return self.balancer.pick_alone(key, listener, tried, now),
                     }
                 }
             }
         }
         Err(NoOrigin::AllTried)
+    }
+
+    /// Whether there are other proxies that can look at an origin.
+    fn has_company(&self) -> bool {
+        self.known.lock().proxies.iter().any(|it| it.proxy != self.me)
     }
 
     /// This server for a piece of a stream that it has made; see [`Balancer::pick_at`].
@@ -255,7 +270,7 @@ impl Cluster {
     /// Lets the session of WebRTC be found at every proxy while what is returned lives, and two
     /// minutes longer.
     pub fn keep_webrtc(self: &Arc<Self>, record: WebrtcRecord) -> KeptSession {
-        self.outbox.lock().keep(record.clone());
+        self.outbox.lock().keep(record.clone(), now());
         self.wake.notify_one();
         KeptSession::new(Arc::clone(self), record)
     }
@@ -349,13 +364,27 @@ impl Cluster {
         self.known.lock().is_survey_due = true;
         self.wake.notify_one();
     }
+}
 
-    /// A stream was claimed for a client that does not use it.
-    fn give_up(&self, key: &StreamKey, run: &str, is_unfound: bool) {
-        let Some(origin) = self.balancer.named(run, now()) else { return };
-        let left = Left { stream: key.clone(), origin: origin.id().clone(), is_unfound };
-        self.outbox.lock().leave(left);
-        self.wake.notify_one();
+/// A stream that is claimed for a client who may leave before it has it. Its drop gives it up.
+struct Claimed<'a> {
+    cluster: &'a Cluster,
+    key: &'a StreamKey,
+    server: ServerName,
+}
+
+impl Claimed<'_> {
+    /// It is used.
+    fn keep(self) {
+        self.cluster.wake.notify_one();
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        self.cluster.balancer.given_up(self.key, &self.server);
+        self.cluster.wake.notify_one();
     }
 }
 

@@ -64,12 +64,14 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn part(&self) -> Answer<'_, ()>;
 
     /// Asks for a stream. It belongs to `origin` from now on if it belonged to nobody, or to `over`
-    /// and that may be replaced; else everything stays. In any case this proxy holds the stream.
+    /// and that may be replaced; else everything stays. In any case this proxy holds the stream. What
+    /// none has found yet is forgotten [`UNFOUND_LIFE`] behind its last use.
     fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Owned>;
 
-    /// Notes that this proxy uses a stream at an origin, for [`HOLD_LIFE`]. A stream that belongs to
-    /// nobody belongs to that origin from now on; so does one that is published there by this proxy
-    /// and nowhere else, unless the hold says that its origin is out.
+    /// Notes that this proxy uses a stream at an origin, for [`HOLD_LIFE`], and uses it elsewhere only
+    /// if it publishes there. Unless the hold says that its origin is out, a stream belongs to that
+    /// origin from now on if it belonged to nobody; if it is published there by this proxy and not
+    /// at its owner; or if nobody uses it at its owner, and none has found it there.
     fn hold<'a>(&'a self, hold: &'a Hold) -> Answer<'a, Owned>;
 
     /// This proxy uses a stream no more at this origin. With `is_unfound` the stream belongs to
@@ -107,6 +109,9 @@ pub trait Store: fmt::Debug + Send + Sync {
 
 /// How long a proxy holds a stream, and is known to be there, after it has said so.
 pub const HOLD_LIFE: Duration = Duration::from_secs(30);
+
+/// How long a stream that none has found belongs to its origin.
+pub const UNFOUND_LIFE: Duration = Duration::from_mins(1);
 
 /// How long the word of a proxy counts that an origin cannot be reached.
 pub const VOTE_LIFE: Duration = Duration::from_secs(30);
@@ -279,8 +284,11 @@ pub struct Claim {
 pub struct Over {
     /// Any run of this server; or, for a server that nobody knows, this name.
     pub origin: OriginName,
-    /// Whether it is out for certain: replaced although other proxies hold the stream there.
+    /// Whether it is out for certain: replaced although the stream is held there.
     pub is_out: bool,
+    /// Whether what this proxy publishes there counts as held, as what others use there does: others
+    /// can look for themselves whether it is out.
+    pub has_company: bool,
 }
 
 /// To whom a stream belongs.
@@ -292,7 +300,7 @@ pub struct Owned {
     pub epoch: u64,
     /// Whether the owner was changed by this call.
     pub is_changed: bool,
-    /// Other proxies' publishers of this stream at other origins than the one of the call.
+    /// Publishers of this stream at other origins than the one of the call.
     pub rivals: Vec<Holder>,
 }
 
@@ -325,8 +333,8 @@ pub struct Left {
 /// What proxies tell each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A stream belongs to this origin now.
-    Route(StreamKey, OriginName),
+    /// A stream belongs to this origin, since this epoch.
+    Route(StreamKey, OriginName, u64),
     /// A stream belongs to nobody now.
     Gone(StreamKey),
     /// A survey shows something new.
@@ -361,15 +369,29 @@ pub struct WebrtcRecord {
     pub place: Option<WebrtcPlace>,
 }
 
-/// Where a session of WebRTC is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// Where a session of WebRTC is, and how its client is known.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebrtcPlace {
     /// The server that has it.
     pub server: ServerName,
     /// Where that takes its media.
     pub media: SocketAddr,
+    /// By which the client signs its checks: what is not signed by it is nobody's.
+    pub password: String,
     /// What the client does.
     pub role: Role,
+}
+
+impl fmt::Debug for WebrtcPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, media, role, .. } = self;
+        let mut place = f.debug_struct("WebrtcPlace");
+        place
+            .field("server", server)
+            .field("media", media)
+            .field("role", role)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The id that the existing proxy puts into the segments of a playlist.

@@ -64,22 +64,25 @@ impl Trouble {
 }
 
 /// Where the loop is.
+#[derive(Default)]
 struct Cycle {
     mark: Option<Mark>,
     surveyed: Option<Instant>,
     greeted: Option<Instant>,
-    held: Option<Instant>,
-    listed: Option<Instant>,
 }
 
 impl Cluster {
     /// Keeps this proxy and the store of one mind. Returns never. `sessions` counts those that this
     /// proxy has, by server.
     pub async fn watch(self: &Arc<Self>, sessions: impl Fn() -> BTreeMap<ServerName, usize>) {
+        // What takes long is done beside what others wait for.
+        tokio::join!(self.read_and_write(sessions), self.repeat());
+    }
+
+    async fn read_and_write(self: &Arc<Self>, sessions: impl Fn() -> BTreeMap<ServerName, usize>) {
         let mut tick = interval(READ);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut cycle =
-            Cycle { mark: None, surveyed: None, greeted: None, held: None, listed: None };
+        let mut cycle = Cycle::default();
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
@@ -90,7 +93,32 @@ impl Cluster {
         }
     }
 
-    /// One turn, up to its first error.
+    /// Says again and again what is used here, and lists what others use.
+    async fn repeat(self: &Arc<Self>) {
+        let mut tick = interval(HOLD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut listed = None;
+        loop {
+            let is_all_due = tokio::select! {
+                _ = tick.tick() => false,
+                () = self.say_all.notified() => true,
+            };
+            if self.condition.is_lost() {
+                continue;
+            }
+            let now = super::now();
+            // They are counted; the next time tries again.
+            let _error = self.hold_all(now).await;
+            let _error = self.announce_fixed(now).await;
+            self.look_again(now);
+            let is_fresh = |at: Instant| now.saturating_duration_since(at) < LIST;
+            if (is_all_due || !listed.is_some_and(is_fresh)) && self.list().await.is_ok() {
+                listed = Some(now);
+            }
+        }
+    }
+
+    /// One turn, up to the first sign that the store is lost.
     async fn turn(
         self: &Arc<Self>,
         cycle: &mut Cycle,
@@ -100,9 +128,10 @@ impl Cluster {
         let is_due = |at: Option<Instant>, every| {
             at.is_none_or(|at| now.saturating_duration_since(at) >= every)
         };
-        if self.condition.is_lost() {
+        let was_lost = self.condition.is_lost();
+        if was_lost {
             // Whoever has it back knows nothing of what has become of it.
-            *cycle = Cycle { mark: None, surveyed: None, greeted: None, held: None, listed: None };
+            *cycle = Cycle::default();
         }
         let mut trouble = Trouble::default();
         let is_asked = std::mem::take(&mut self.known.lock().is_survey_due);
@@ -110,17 +139,14 @@ impl Cluster {
             trouble.none_in(self.survey(now).await)?;
             cycle.surveyed = Some(now);
         }
+        if was_lost {
+            self.outbox.lock().say_again(now);
+        }
         trouble.none_in(self.push(now).await)?;
         trouble.none_in(self.pull(cycle).await)?;
-        if is_due(cycle.held, HOLD) {
-            trouble.none_in(self.hold(self.balancer.used(now)).await)?;
-            trouble.none_in(self.announce_fixed(now).await)?;
-            self.look_again(now);
-            cycle.held = Some(now);
-        }
-        if is_due(cycle.listed, LIST) && self.store.is_shared() {
+        if was_lost {
+            trouble.none_in(self.hold_all(now).await)?;
             trouble.none_in(self.list().await)?;
-            cycle.listed = Some(now);
         }
         if is_due(cycle.greeted, GREET) {
             trouble.none_in(self.greet(sessions()).await)?;
@@ -136,6 +162,10 @@ impl Cluster {
     }
 
     async fn list(&self) -> Result<(), StoreError> {
+        if !self.store.is_shared() {
+            return Ok(());
+        }
+        self.balancer.begin_listing();
         let routes = self.asked(Ask::Read, self.store.routes(MAX_LISTED)).await?;
         self.balancer.mirror(routes);
         Ok(())
@@ -243,11 +273,15 @@ impl Cluster {
         let due = self.outbox.lock().take(now);
         let told = self.push_due(&due, now).await;
         if told.is_err() {
-            self.outbox.lock().put_back(due);
+            self.outbox.lock().put_back(due, now);
+        } else if due.is_more {
+            self.wake.notify_one();
         }
-        // Holds are told again anyway, and who does not hold any more is forgotten.
-        told?;
-        self.hold(untold).await
+        if told.as_ref().is_err_and(StoreError::is_loss) {
+            // Holds are told again anyway, and who does not hold any more is forgotten.
+            return told;
+        }
+        self.hold(untold).await.and(told)
     }
 
     async fn push_due(&self, due: &Due, now: Instant) -> Result<(), StoreError> {
@@ -265,7 +299,6 @@ impl Cluster {
                 known.votes.remove(vote);
             }
         }
-        self.each(&due.left, |left| self.store.leave(left)).await?;
         self.each(&due.sessions, |record| self.store.keep_webrtc(record)).await?;
         self.each(&due.over, |record| self.store.drop_webrtc(record)).await?;
         self.each(&due.playlists, |record| self.store.keep_hls(record)).await?;
@@ -299,6 +332,17 @@ impl Cluster {
         Ok(answers)
     }
 
+    /// Tells of everything that is used here, and forgets the conflicts about anything else.
+    async fn hold_all(&self, now: Instant) -> Result<(), StoreError> {
+        let used = self.balancer.used(now);
+        let is_published = |used: &UsedStream| {
+            matches!(used.usage, Use::Held { is_published: true, .. }).then(|| used.key.clone())
+        };
+        let published: BTreeSet<_> = used.iter().filter_map(is_published).collect();
+        self.known.lock().conflicts.retain(|stream, _| published.contains(stream));
+        self.hold(used).await
+    }
+
     /// Tells how streams are used here, and learns to whom they belong.
     async fn hold(&self, used: Vec<UsedStream>) -> Result<(), StoreError> {
         let (mut holds, mut left) = (Vec::new(), Vec::new());
@@ -314,9 +358,6 @@ impl Cluster {
             }
         }
         self.each(&left, |left| self.store.leave(left)).await?;
-        for left in &left {
-            self.settled(&left.stream);
-        }
         let owned = self.each(&holds, |hold| self.store.hold(hold)).await?;
         let unfound = left.into_iter().filter(|left| left.is_unfound);
         let mut changes: Vec<_> = unfound.map(|left| Change::Gone(left.stream)).collect();
@@ -341,9 +382,9 @@ impl Cluster {
             self.settled(&stream);
         }
         if self.store.is_shared() {
-            self.balancer.placed(&stream, &owned.origin);
+            self.balancer.placed(&stream, &owned.origin, owned.epoch);
         }
-        owned.is_changed.then_some(Change::Route(stream, owned.origin))
+        owned.is_changed.then_some(Change::Route(stream, owned.origin, owned.epoch))
     }
 
     /// A stream is published at one origin at most, as far as this proxy sees.
@@ -363,11 +404,14 @@ impl Cluster {
         cycle.mark = Some(mark);
         if is_broken {
             // The store was emptied, or this proxy has slept: it tells and asks for everything.
-            (cycle.held, cycle.listed, cycle.surveyed) = (None, None, None);
+            cycle.surveyed = None;
+            self.outbox.lock().say_again(super::now());
+            self.say_all.notify_one();
+            self.survey_soon();
         }
         for change in changes {
             match change {
-                Change::Route(stream, run) => self.balancer.placed(&stream, &run),
+                Change::Route(stream, run, epoch) => self.balancer.placed(&stream, &run, epoch),
                 Change::Gone(stream) => self.balancer.unplaced(&stream),
                 Change::Origins => self.survey_soon(),
                 Change::Deleted(name) => {

@@ -78,7 +78,7 @@ impl Cluster {
                     .map(|loss| seconds(now.saturating_duration_since(loss.since))),
                 reason,
                 staleness_seconds: seconds(self.condition.staleness(now)),
-                waiting: self.outbox.lock().waiting(),
+                waiting: self.outbox.lock().waiting(now),
                 known_routes: self.balancer.counts(now).routes_mirrored,
             },
             proxies: known.proxies.iter().map(proxy).collect(),

@@ -251,7 +251,7 @@ impl Balancer {
         self.lease(&mut state, key, origin, is_kept, listener, now)
     }
 
-    /// The same for one of several proxies: a route that is known is used, and for anything else
+    /// The same for one of several proxies: a route that is used here is used, and for anything else
     /// the others have to be asked.
     pub fn ask(
         &self,
@@ -264,8 +264,12 @@ impl Balancer {
         let candidates = match state.decide(key, listener, tried, now)? {
             Decision::Keep(member) => {
                 let origin = Arc::clone(&member.origin);
-                let lease = self.lease(&mut state, key, origin, true, listener, now);
-                return lease.map(Asked::Lease);
+                if state.routes.get(key).is_some_and(|(_, in_use)| in_use) {
+                    let lease = self.lease(&mut state, key, origin, true, listener, now);
+                    return lease.map(Asked::Lease);
+                }
+                // Nobody here has kept it, so others may have moved it.
+                return Ok(Asked::Wish(Wish { origin, over: None, is_out: false }));
             }
             Decision::Place(candidates) => candidates,
         };
@@ -475,10 +479,13 @@ impl Balancer {
         self.at(now).registry.listen(deaf_since, now);
     }
 
-    /// Another proxy has placed a stream, or has taken it from where it was.
-    pub fn placed(&self, key: &StreamKey, run: &Arc<str>) {
+    /// A stream belongs to a run of an origin since this epoch, by the word of the store. One of an
+    /// earlier epoch than what is known changes nothing.
+    pub fn placed(&self, key: &StreamKey, run: &Arc<str>, epoch: u64) {
         let mut state = self.state.lock();
-        state.mirror.insert(key, Arc::clone(run));
+        if !state.mirror.insert(key, Arc::clone(run), epoch) {
+            return;
+        }
         let is_here = |server: &ServerName| {
             server.is_of(run) || state.routes.run(key).is_some_and(|it| it == run)
         };
@@ -496,6 +503,11 @@ impl Balancer {
         }
     }
 
+    /// The streams that others have placed are about to be listed.
+    pub fn begin_listing(&self) {
+        self.state.lock().mirror.begin_listing();
+    }
+
     /// Every stream that others have placed, in place of those that were known.
     pub fn mirror(&self, routes: Vec<(StreamKey, Arc<str>)>) {
         self.state.lock().mirror.replace(routes);
@@ -505,6 +517,12 @@ impl Balancer {
     pub fn used(&self, now: Instant) -> Vec<UsedStream> {
         let state = self.state.lock();
         state.registered(state.routes.held(), now)
+    }
+
+    /// A stream was asked for, for a client that does not use it. It is told that others need not
+    /// wait for this proxy, unless it has clients of it.
+    pub fn given_up(&self, key: &StreamKey, server: &ServerName) {
+        self.state.lock().routes.give_up(key, server);
     }
 
     /// Whether the use of a stream has changed since [`Self::take_untold`].

@@ -34,6 +34,8 @@ pub(super) struct Member {
     pub(super) standing: Standing,
     /// Services that several proxies cannot reach.
     out: [bool; Service::ALL.len()],
+    /// Whether it was given more time since it was heard.
+    is_spared: bool,
 }
 
 /// What a heartbeat changed.
@@ -99,7 +101,8 @@ impl Registry {
         let server = origin.server().clone();
         let standing = self.standings.get(&server).copied().unwrap_or_default();
         let (health, out) = (Healths::default(), Default::default());
-        self.members.insert(server, Member { origin, heard, health, standing, out });
+        self.members
+            .insert(server, Member { origin, heard, health, standing, out, is_spared: false });
     }
 
     /// Takes a heartbeat. A failed connection is not forgiven by it, unless the origin is no
@@ -128,7 +131,9 @@ impl Registry {
                 return Err(NotRegistered::Reserved);
             }
             let is_older = member.heard > Some(heard);
-            member.heard = member.heard.max(Some(heard));
+            if member.heard < Some(heard) {
+                (member.heard, member.is_spared) = (Some(heard), false);
+            }
             if is_older || *member.origin == origin {
                 return Ok(Registered::Again);
             }
@@ -189,14 +194,20 @@ impl Registry {
     pub(super) fn listen(&mut self, deaf_since: Option<Instant>, now: Instant) {
         if deaf_since.is_some() {
             self.deaf_since = self.deaf_since.or(deaf_since);
+            // Nobody says any more when they can be reached again: connections tell.
+            self.doubt(&BTreeSet::new());
             return;
         }
         let (ttl, until) = (self.ttl, self.until(now));
         self.deaf_since = None;
         // Who hears them has not told yet.
         let spared = now.checked_sub(ttl.saturating_sub(GRACE));
-        for member in self.members.values_mut().filter(|member| member.is_alive(until, ttl)) {
-            member.heard = member.heard.map(|heard| spared.map_or(heard, |it| heard.max(it)));
+        let alive = self.members.values_mut().filter(|member| member.is_alive(until, ttl));
+        for member in alive.filter(|member| !member.is_spared) {
+            let later = spared.filter(|spared| member.heard.is_some_and(|heard| heard < *spared));
+            if later.is_some() {
+                (member.heard, member.is_spared) = (later, true);
+            }
         }
     }
 

@@ -218,6 +218,15 @@ impl Routes {
         }
     }
 
+    /// Notes that a stream was asked for at a server in vain.
+    pub(super) fn give_up(&mut self, key: &StreamKey, server: &ServerName) {
+        let it = match self.use_of(key, server) {
+            Use::Left if self.get(key).is_none_or(|(routed, _)| routed != server) => Use::Unfound,
+            it => it,
+        };
+        self.tell(key, server, it);
+    }
+
     /// How many streams have clients here, by server.
     pub(super) fn in_use_by_server(&self) -> BTreeMap<ServerName, usize> {
         let mut counts = BTreeMap::new();
@@ -235,6 +244,7 @@ impl Routes {
         origin: &Origin,
         service: Service,
     ) -> Option<Generation> {
+        let former = self.get(key).map(|(server, _)| server.clone());
         self.remove(key);
         if self.table.len() >= self.max {
             let (_, oldest) = self.idle.pop_first()?;
@@ -252,17 +262,20 @@ impl Routes {
         };
         self.table.insert(key.clone(), route);
         *self.per_server.entry(server.clone()).or_default() += 1;
+        self.note(key, server);
+        if let Some(former) = former.filter(|former| former != server) {
+            self.note(key, &former);
+        }
         Some(self.last_generation)
     }
 
-    /// Takes a user from a stream's route, if it still is the one that was joined, and tells whether
-    /// it has found the stream there. A route by which nobody has goes with its last user.
+    /// Takes a user from a stream's route, if it still is the one that was joined. A route by which
+    /// nobody has found the stream goes with its last user.
     pub(super) fn leave(
         &mut self,
         key: &StreamKey,
         generation: Generation,
         service: Service,
-        has_found: bool,
         now: Instant,
     ) {
         let route = self.table.get_mut(key).filter(|route| route.generation == generation);
@@ -270,7 +283,6 @@ impl Routes {
         if let Some(users) = route.users.get_mut(service as usize) {
             *users = users.saturating_sub(1);
         }
-        route.is_found |= has_found;
         let (is_used, is_found, server) = (route.is_used(), route.is_found, route.server.clone());
         if is_used {
             return;

@@ -88,7 +88,7 @@ pub(super) fn adopt(
     let live = match sessions.readmit(ends, memo.protocol(), age(memo.started)) {
         Ok(live) => live,
         Err(end) => {
-            lease.not_found();
+            drop(lease);
             return Err(NotAdopted::Refused(end));
         }
     };

@@ -29,7 +29,7 @@ fn a_wrong_password_keeps_a_proxy_from_starting_and_a_changed_one_degrades_it() 
         let started = Proxy::start_named(folder, "refused", &wrong);
         let why = started.err().context("a proxy without the password has started")?.to_string();
         ensure!(why.contains("ended with") && why.contains("Redis refuses"), "{why}");
-        ensure!(why.contains("WRONGPASS"), "{why}");
+        ensure!(why.contains("authentication failed"), "{why}");
         ensure!(!why.contains("hunter-wrong"), "the password is told: {why}");
 
         let mut fleet = Fleet::of(folder, 2, |_| with("right"))?;
@@ -40,7 +40,7 @@ fn a_wrong_password_keeps_a_proxy_from_starting_and_a_changed_one_degrades_it() 
         wait::until("both say that Redis refuses them", SOON, || {
             for why in fleet.degraded()? {
                 let why = why.context("a proxy is not degraded")?;
-                ensure!(why.contains("WRONGPASS"), "{why}");
+                ensure!(why.contains("authentication failed"), "{why}");
             }
             Ok(Some(()))
         })?;

@@ -78,6 +78,7 @@ fn a_cluster_of_three_is_as_good_as_one_server_and_a_dead_node_ends_no_session()
         // That which does not have the list of origins.
         let dead = (redis.node_of("srs-proxy-all-servers")? + 1) % 3;
         redis.nodes.get_mut(dead).context("no node")?.kill()?;
+        must_be_of_one_mind(&fleet)?;
         for n in 0..9 {
             let start = Instant::now();
             let show = fleet.must_show(&format!("after{n}"), n % 3, (n + 1) % 3)?;
@@ -89,6 +90,21 @@ fn a_cluster_of_three_is_as_good_as_one_server_and_a_dead_node_ends_no_session()
     })
 }
 
+/// Waits until for a second every proxy says the same of the store.
+fn must_be_of_one_mind(fleet: &Fleet) -> Result<()> {
+    let mut since = None;
+    wait::until_true("the proxies are of one mind", SOON, || {
+        let degraded = fleet.degraded()?;
+        let first = degraded.first().map(Option::is_some);
+        let are_all_alike = degraded.iter().all(|it| Some(it.is_some()) == first);
+        since = since.filter(|(last, _)| are_all_alike && *last == first);
+        let (_, at) = since.get_or_insert((first, Instant::now()));
+        Ok(at.elapsed() >= Duration::from_secs(1))
+    })?;
+    println!("a node is dead: {:?}", fleet.degraded()?);
+    Ok(())
+}
+
 #[test]
 fn user_password_and_tls_are_one_matter_of_configuration() -> Result<()> {
     if let Some(why) = obstacle() {
@@ -96,7 +112,7 @@ fn user_password_and_tls_are_one_matter_of_configuration() -> Result<()> {
     }
     story(|folder| {
         let certificates = Certificates::create(folder, "redis")?;
-        let options = Redis::options().tls(&certificates).password("of default");
+        let options = Redis::options().tls(&certificates).password("default");
         let redis = options.user("proxy", "p@ss", "~* &* +@all").start()?;
         let ca = certificates.ca.display().to_string();
         let mut fleet = Fleet::of(folder, 2, |_| {

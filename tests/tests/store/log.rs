@@ -15,7 +15,7 @@ pub(crate) async fn told(fleet: Fleet) -> Result<()> {
     assert_eq!((start.changes, start.is_broken), (vec![], false));
     let key = stream("s")?;
     let said = [
-        Change::Route(key.clone(), "vid-a-x-7".into()),
+        Change::Route(key.clone(), "vid-a-x-7".into(), 7),
         Change::Gone(key),
         Change::Origins,
         Change::Deleted("a:b".to_owned()),

@@ -38,6 +38,7 @@ const DRIVERS: &[&str] = &[
     "proxy/src/session/srt/media.rs",
     "proxy/src/session/srt/mod.rs",
     "proxy/src/session/webrtc/adopt.rs",
+    "proxy/src/session/webrtc/guest.rs",
     "proxy/src/session/webrtc/mod.rs",
     "proxy/src/session/webrtc/signalling.rs",
     "proxy/src/session/webrtc/tcp.rs",

@@ -160,6 +160,11 @@ impl Link {
         self.learn(&live, answer.ok())
     }
 
+    /// Whether there is a connection to a Cluster, some nodes of which may be dead.
+    pub(super) fn is_cluster(&self) -> bool {
+        self.live().is_ok_and(|live| live.connection.is_cluster())
+    }
+
     /// The connection as it is now.
     fn live(&self) -> Result<Live, LinkError> {
         match &*self.0.shared.state.borrow() {

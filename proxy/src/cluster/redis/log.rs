@@ -1,5 +1,7 @@
 //! What proxies tell each other, as a stream of Redis.
 
+use std::borrow::Cow;
+
 use redis::cmd;
 
 use super::record;
@@ -12,10 +14,9 @@ impl RedisStore {
     pub(super) async fn append(&self, changes: &[Change]) -> Result<(), StoreError> {
         let most = KEPT.to_string();
         for some in changes.chunks(TOLD_AT_ONCE) {
+            let written: Vec<_> = some.iter().map(written).collect();
             let mut args = vec![most.as_bytes()];
-            for change in some {
-                args.extend(written(change).map(str::as_bytes));
-            }
+            args.extend(written.iter().flatten().map(|it| it.as_bytes()));
             self.script::<()>(&self.scripts.tell, &[&self.keys.log()], &args).await?;
         }
         Ok(())
@@ -69,13 +70,16 @@ fn is_id(text: &str) -> bool {
     text.split_once('-').is_some_and(|(ms, n)| is_number(ms) && is_number(n))
 }
 
-/// Kind, text and origin of a change.
-fn written(change: &Change) -> [&str; 3] {
+/// Kind, text, origin and epoch of a change.
+fn written(change: &Change) -> [Cow<'_, str>; 4] {
+    let none = || Cow::Borrowed("");
     match change {
-        Change::Route(stream, origin) => ["route", stream.as_str(), origin],
-        Change::Gone(stream) => ["gone", stream.as_str(), ""],
-        Change::Origins => ["origins", "", ""],
-        Change::Deleted(name) => ["deleted", name, ""],
+        Change::Route(stream, origin, epoch) => {
+            ["route".into(), stream.as_str().into(), (&**origin).into(), epoch.to_string().into()]
+        }
+        Change::Gone(stream) => ["gone".into(), stream.as_str().into(), none(), none()],
+        Change::Origins => ["origins".into(), none(), none(), none()],
+        Change::Deleted(name) => ["deleted".into(), name.into(), none(), none()],
     }
 }
 
@@ -91,7 +95,10 @@ fn read(fields: &[Vec<u8>]) -> Option<Change> {
     };
     let stream = || record::stream(text("text")?);
     Some(match text("kind")? {
-        "route" => Change::Route(stream()?, text("origin").filter(|it| !it.is_empty())?.into()),
+        "route" => {
+            let origin = text("origin").filter(|it| !it.is_empty())?;
+            Change::Route(stream()?, origin.into(), text("epoch")?.parse().ok()?)
+        }
         "gone" => Change::Gone(stream()?),
         "origins" => Change::Origins,
         "deleted" => Change::Deleted(text("text")?.to_owned()),
@@ -110,13 +117,13 @@ mod tests {
     fn a_change_is_read_as_it_was_written() {
         let stream = record::stream("__defaultVhost__/live/s").unwrap();
         for change in [
-            Change::Route(stream.clone(), "vid-1-x-7".into()),
+            Change::Route(stream.clone(), "vid-1-x-7".into(), 7),
             Change::Gone(stream),
             Change::Origins,
             Change::Deleted("a:b".into()),
         ] {
-            let [kind, text, origin] = written(&change);
-            let fields = ["kind", kind, "text", text, "origin", origin];
+            let [kind, text, origin, epoch] = &written(&change);
+            let fields = ["kind", kind, "text", text, "origin", origin, "epoch", epoch];
             assert_eq!(read(&fields.map(|it| it.as_bytes().to_vec())), Some(change));
         }
         for fields in [&["kind"][..], &["kind", "route", "text", "a"], &["kind", "no"], &[]] {

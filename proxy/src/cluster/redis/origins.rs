@@ -101,12 +101,15 @@ impl RedisStore {
         if is_old {
             let is_there = all(runs.iter().map(|run| self.exists(run))).await;
             let is_there: Vec<bool> = is_there.into_iter().collect::<Result<_, _>>()?;
-            if former.is_some() || is_there.contains(&true) {
+            if is_there.contains(&true) {
                 return Ok(true);
             }
-            let value = record::write_server(origin, SystemTime::now(), None);
-            if !self.swap(&key, None, &value, *life).await? {
-                return Ok(true);
+            // The list may have lost a key that is there: the existing proxy writes what it has read.
+            if former.is_none() {
+                let value = record::write_server(origin, SystemTime::now(), None);
+                if !self.swap(&key, None, &value, *life).await? {
+                    return Ok(true);
+                }
             }
         } else {
             self.write_server(&key, origin, *life, former).await?;
@@ -196,8 +199,14 @@ impl RedisStore {
     /// The keys of all origins.
     async fn listed(&self) -> Result<Listed, StoreError> {
         let key = self.keys.servers();
-        let Some(text) = self.read(&key, record::MAX_LIST_BYTES).await? else {
-            return Ok(Listed { keys: Vec::new(), is_cut: false });
+        let text = match self.read(&key, record::MAX_LIST_BYTES).await {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(Listed { keys: Vec::new(), is_cut: false }),
+            Err(error) if error.is_loss() => return Err(error),
+            Err(error) => {
+                self.skip(&key, &error);
+                return Ok(Listed { keys: Vec::new(), is_cut: true });
+            }
         };
         if let Some(keys) = record::read_list(&text.bytes, text.is_cut) {
             return Ok(Listed { is_cut: text.is_cut || keys.len() == record::MAX_SERVERS, keys });

@@ -17,7 +17,7 @@ use super::record;
 use super::scripts::Scripts;
 use crate::cluster::store::{
     Answer, Change, Claim, HOLD_LIFE, Heard, HlsRecord, Hold, Left, Mark, News, OriginName, Owned,
-    Presence, ProxyId, Store, StoreError, Survey, VOTE_LIFE, Vote, WebrtcRecord,
+    Presence, ProxyId, Store, StoreError, Survey, UNFOUND_LIFE, VOTE_LIFE, Vote, WebrtcRecord,
 };
 use crate::origin::{OriginId, ServerName, Standing};
 use crate::stream::StreamKey;
@@ -30,6 +30,8 @@ pub struct RedisLives {
     pub route: Option<Duration>,
     /// A run that was withdrawn stays out this long after it was last heard.
     pub withdrawn: Duration,
+    /// A stream that none has found belongs to its origin this long after its last use.
+    pub unfound: Duration,
     /// A proxy's use of a stream, and its presence.
     pub hold: Duration,
     /// A proxy's word that an origin cannot be reached.
@@ -39,7 +41,7 @@ pub struct RedisLives {
 impl RedisLives {
     /// As the contract has them.
     pub fn new(route: Option<Duration>, withdrawn: Duration) -> Self {
-        Self { route, withdrawn, hold: HOLD_LIFE, vote: VOTE_LIFE }
+        Self { route, withdrawn, unfound: UNFOUND_LIFE, hold: HOLD_LIFE, vote: VOTE_LIFE }
     }
 }
 
@@ -51,7 +53,7 @@ pub struct RedisStore {
     pub(super) scripts: Scripts,
     /// The streams that this proxy may hold, and since when it has last said so.
     pub(super) held: Mutex<HashMap<StreamKey, Instant>>,
-    link: Link,
+    pub(super) link: Link,
     skipped: Seldom,
 }
 

@@ -17,9 +17,12 @@ impl RedisStore {
         let over = claim.over.as_ref();
         let replaced = over.map_or("", |it| &*it.origin).as_bytes();
         let is_out = flag(over.is_some_and(|it| it.is_out));
+        let has_company = flag(over.is_some_and(|it| it.has_company));
         let Claim { stream, origin, .. } = claim;
         self.used(stream);
-        let said = self.route(&self.scripts.claim, stream, origin, &[replaced, is_out]).await?;
+        let said = self
+            .route(&self.scripts.claim, stream, origin, &[replaced, is_out, has_company])
+            .await?;
         owned(stream, said)
     }
 
@@ -74,6 +77,7 @@ impl RedisStore {
         let name = origin.to_string();
         let route_life = self.lives.route.map_or(0, |it| it.as_millis().max(1)).to_string();
         let hold_life = self.lives.hold.as_millis().to_string();
+        let unfound_life = self.lives.unfound.as_millis().to_string();
         let mut args = vec![
             self.me.as_str().as_bytes(),
             self.keys.server_head().as_bytes(),
@@ -81,9 +85,18 @@ impl RedisStore {
             origin.server.as_str().as_bytes(),
             route_life.as_bytes(),
             hold_life.as_bytes(),
+            unfound_life.as_bytes(),
         ];
         args.extend(more);
-        self.script(script, &[&url, &beside], &args).await
+        let said = self.script(script, &[&url, &beside], &args).await;
+        // A dead node of a Cluster takes only its own streams with it. That all nodes are dead is
+        // known by the keys that every proxy reads.
+        said.map_err(|error| match error {
+            StoreError::Late | StoreError::Down(_) if self.link.is_cluster() => {
+                StoreError::Failed(format!("the node of {stream}: {error}"))
+            }
+            error => error,
+        })
     }
 
     pub(super) async fn all_routes(

@@ -11,7 +11,9 @@ use crate::origin::origin::Origin;
 use crate::origin::routes::Generation;
 use crate::stream::StreamKey;
 
-/// One client's hold on a stream's origin. While it lives, the route does not expire.
+/// One client's hold on a stream's origin. While it lives, the route does not expire. With the last
+/// one the route goes if nobody has [found](Lease::found) the stream there, so that nobody places a
+/// stream by asking for it too early, or for its neighbour.
 #[derive(Debug)]
 pub struct Lease {
     origin: Arc<Origin>,
@@ -21,8 +23,6 @@ pub struct Lease {
     /// None if the stream's route is another one's.
     generation: Option<Generation>,
     is_publisher: AtomicBool,
-    /// Whether the origin has the stream, as far as the client knows.
-    has_found: bool,
     state: Arc<Mutex<State>>,
 }
 
@@ -34,8 +34,8 @@ impl Lease {
         generation: Option<Generation>,
         state: Arc<Mutex<State>>,
     ) -> Self {
-        let (is_publisher, has_found) = (AtomicBool::new(false), true);
-        Self { origin, key, service, generation, is_publisher, has_found, state }
+        let is_publisher = AtomicBool::new(false);
+        Self { origin, key, service, generation, is_publisher, state }
     }
 
     /// The origin to connect.
@@ -67,7 +67,7 @@ impl Lease {
         }
     }
 
-    /// Another hold on the same route, which says nothing of whether the origin has the stream.
+    /// Another hold on the same route.
     #[must_use]
     pub fn share(&self) -> Self {
         let mut state = self.state.lock();
@@ -76,21 +76,7 @@ impl Lease {
         drop(state);
         let (origin, key) = (Arc::clone(&self.origin), self.key.clone());
         let (service, state) = (self.service, Arc::clone(&self.state));
-        Self {
-            origin,
-            key,
-            service,
-            generation,
-            is_publisher: AtomicBool::new(false),
-            has_found: false,
-            state,
-        }
-    }
-
-    /// Gives the stream back: the origin does not have it. If nobody has found it there, no route
-    /// is left, so that nobody can place a stream by asking for it too early, or for its neighbour.
-    pub fn not_found(mut self) {
-        self.has_found = false;
+        Self::new(origin, key, service, generation, state)
     }
 }
 
@@ -101,7 +87,7 @@ impl Drop for Lease {
             state.routes.publish(&self.key, self.origin.server(), false);
         }
         if let (Some(now), Some(generation)) = (state.latest, self.generation) {
-            state.routes.leave(&self.key, generation, self.service, self.has_found, now);
+            state.routes.leave(&self.key, generation, self.service, now);
         }
     }
 }

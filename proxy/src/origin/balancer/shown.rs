@@ -161,7 +161,7 @@ mod tests {
         };
         assert_eq!(expect(Listener::Rtmp).0, None, "chance decides");
         let a = Arc::clone(balancer.named("a", now).unwrap().name());
-        balancer.placed(&key, &a);
+        balancer.placed(&key, &a, 1);
         let theirs = (Some(a.to_string()), "another proxy has it there, or had it last".to_owned());
         assert_eq!(expect(Listener::Rtmp), theirs);
         assert_eq!(balancer.explain(&key, Listener::Rtmp, now).owner, Some(Arc::clone(&a)));

@@ -41,7 +41,15 @@ pub(super) fn stream(name: impl std::fmt::Display) -> StreamKey {
     StreamKey::new(&Ask::Http { host: None, target: &target }, &Vhosts::default()).unwrap()
 }
 
+/// A client that finds the stream.
 pub(super) fn pick(balancer: &Balancer, key: &StreamKey, now: Instant) -> Lease {
+    let lease = early(balancer, key, now);
+    lease.found();
+    lease
+}
+
+/// A client that does not know yet whether the stream is there.
+fn early(balancer: &Balancer, key: &StreamKey, now: Instant) -> Lease {
     balancer.pick(key, Listener::Rtmp, &[], now).expect("an origin")
 }
 

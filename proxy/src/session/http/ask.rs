@@ -106,7 +106,7 @@ impl Http {
         let lease = if is_found {
             Some(lease)
         } else {
-            lease.not_found();
+            drop(lease);
             None
         };
         let Some(pair) = pair else {

@@ -121,7 +121,7 @@ impl Http {
         let answered = outcome.await;
         match &answered {
             Ok((_, true)) => lease.found(),
-            _ => lease.not_found(),
+            _ => drop(lease),
         }
         answered.map(|(answered, _)| answered)
     }
@@ -243,7 +243,7 @@ impl Http {
         let body = fragment.as_ref().map_or(&*request.body, |fragment| fragment.as_bytes());
         let answered = self.put(request, body, asked, &stream, session).await;
         // Whether there is a session says nothing of whether there is a stream.
-        lease.not_found();
+        drop(lease);
         let mut answered = answered?;
         without_candidates(&mut answered);
         Ok(answered)

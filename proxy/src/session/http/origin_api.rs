@@ -153,7 +153,7 @@ impl Http {
                     .map_err(|error| Refusal { answer: answer::NO_API, why: error.to_string() })?;
                 let answered = self.ask_one(lease.origin(), request, session).await;
                 // Who asks about a stream does not place it.
-                lease.not_found();
+                drop(lease);
                 answered
             }
             About::Thing(path) => self.ask_owner(&path, origins, request, session).await,

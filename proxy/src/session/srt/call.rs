@@ -236,18 +236,18 @@ impl Srt {
                 }
                 Attempt::Refused(why) => {
                     self.cluster.reached(&lease);
-                    lease.not_found();
+                    drop(lease);
                     let why = format!("the origin: {}", why.as_str());
                     return Err(Failure { end: End::OriginRefused, why, answer: None });
                 }
                 Attempt::Down(why) => {
                     self.cluster.failed(&lease, &why);
                     tried.push(lease.origin().server().clone());
-                    lease.not_found();
+                    drop(lease);
                 }
                 // What it does not answer depends on the client: it is not held against it.
                 Attempt::Late => {
-                    lease.not_found();
+                    drop(lease);
                     return Err(unreachable("the origin does not answer in time"));
                 }
                 Attempt::OutOfResources(error) => {

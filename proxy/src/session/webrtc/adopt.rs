@@ -26,25 +26,26 @@ impl Webrtc {
         let adopted = adopt(memo, &self.sessions, Listener::Api, estate, buffer)?;
         let Adopted { live, span, lease, lane, exit } = adopted;
         let ending = Arc::new(Ending::default());
-        let place = WebrtcPlace {
-            server: lease.origin().server().clone(),
-            media: lane.origin(),
-            role: memo.role,
-        };
-        let record = |name: &str| WebrtcRecord {
+        let record = |name: &str, password: Option<&str>| WebrtcRecord {
             name: name.to_owned(),
             stream: lease.key().clone(),
-            place: Some(place.clone()),
+            place: password.map(|password| WebrtcPlace {
+                server: lease.origin().server().clone(),
+                media: lane.origin(),
+                password: password.to_owned(),
+                role: memo.role,
+            }),
         };
+        // The other kind of proxy has told none.
         let is_guest = passwords.is_empty();
         let names: Vec<_> = if is_guest {
-            vec![name.as_str()]
+            vec![(name.as_str(), None)]
         } else {
-            passwords.iter().map(|(name, _)| name.as_str()).collect()
+            passwords.iter().map(|(name, password)| (name.as_str(), Some(&**password))).collect()
         };
         let is_shared = self.cluster.is_shared();
         let kept = names.iter().filter(|_| is_shared);
-        let kept = kept.map(|name| self.cluster.keep_webrtc(record(name))).collect();
+        let kept = kept.map(|(name, word)| self.cluster.keep_webrtc(record(name, *word))).collect();
         let known = Known {
             name: name.as_str().into(),
             ice: Ice::adopted(passwords, now),
@@ -52,12 +53,13 @@ impl Webrtc {
             reached: live.session().destination.ip(),
             origin: Arc::clone(lease.origin()),
             session: Arc::clone(live.session()),
-            guest: is_guest.then(|| Guest::proven(record(name))),
+            guest: is_guest.then(|| Guest::proven(record(name, None))),
             kept,
         };
         let key = memo.key();
         let mut table = self.table.lock();
         let id = table.insert(known, Arc::clone(&lane), memo.flow_ends(), now);
+        let names = names.into_iter().map(|(name, _)| name);
         for name in [name.as_str()].into_iter().chain(names).filter(|_| !is_guest) {
             table.name(id, Name::Ice(name.into()));
         }

@@ -1,12 +1,14 @@
-//! Guests: clients of sessions that were signalled at another proxy, and that come here.
+//! Clients of sessions that were signalled at another proxy, and that come here.
 //!
-//! The name of a check tells in the store which stream it is of, and where. Whether it is the
-//! client's is for the origin to say, who has the password: a guest is one address of a client with
-//! a socket of its own, and until the origin has answered nothing goes there but checks, and nothing
-//! comes back but that answer. A name that is made up costs a look-up, of which there are few.
+//! The name of a check tells in the store which stream it is of, where, and by which password it is
+//! signed: a check that is, brings its session here. The existing proxy does not write a password.
+//! Whether such a check is the client's is for the origin to say, and its client is a guest: one
+//! address with a socket of its own, and until the origin has answered nothing goes there but
+//! checks, and nothing comes back but that answer. A name that is made up costs a look-up, of which
+//! there are few.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ use tokio::time::timeout;
 use tracing::{Instrument, debug, info_span};
 
 use super::ice::{Check, Ice};
+use super::names::{LOOK_UPS, Names, is_name};
 use super::signalling::Listed;
 use super::{Known, Webrtc};
 use crate::cluster::store::WebrtcRecord;
@@ -24,12 +27,11 @@ use crate::listen::{is_served, source};
 use crate::origin::{Lease, Listener};
 use crate::plane::datagram::{Course, Exit, FlowEnds, FlowKey, Lane, Socket, Train};
 use crate::proto::proxy_protocol::Ends;
-use crate::proto::sdp;
 use crate::proto::stun::Message;
-use crate::session::flow::{Dropped, FlowId};
+use crate::session::flow::{Dropped, FlowId, Name};
 use crate::session::{Carriage, End, Ending, Protocol, Role};
 
-/// What makes a session one of another proxy.
+/// What makes a session one of the other kind of proxy.
 #[derive(Debug)]
 pub(super) struct Guest {
     pub(super) record: WebrtcRecord,
@@ -183,7 +185,7 @@ impl Webrtc {
         let (webrtc, name, key) = (Arc::clone(self), name.to_owned(), *key);
         let (check, exit) = (check.to_vec(), exit());
         tokio::spawn(async move {
-            let is_found = webrtc.welcome(&name, key, exit.clone()).await;
+            let is_found = webrtc.welcome(&name, &check, key, exit.clone()).await;
             webrtc.guests.names.lock().done(&name, is_found, Instant::now());
             drop(permit);
             if is_found {
@@ -195,14 +197,22 @@ impl Webrtc {
         true
     }
 
-    /// Takes in a guest, if the store has its name, and its origin can be found.
-    async fn welcome(self: &Arc<Self>, name: &str, key: FlowKey, exit: Exit) -> bool {
+    /// Takes in a client, if the store has its name, its check is signed by the password that may be
+    /// there, and its origin can be found.
+    async fn welcome(self: &Arc<Self>, name: &str, check: &[u8], key: FlowKey, exit: Exit) -> bool {
         let Some(record) = self.cluster.webrtc(name).await else { return false };
+        let is_signed = |password: &str| {
+            Message::parse(check).is_ok_and(|check| check.is_authentic(password.as_bytes()))
+        };
+        if record.place.as_ref().is_some_and(|place| !is_signed(&place.password)) {
+            self.drops.count(Dropped::Forged, 1);
+            return false;
+        }
         let Some((lease, media)) = self.whereabouts(&record).await else { return false };
         // That the stream is there is for the origin to say.
         let own = lease.share();
-        lease.not_found();
-        self.admit_guest(record, own, media, key, exit).is_some()
+        drop(lease);
+        self.admit(record, own, media, key, exit).is_some()
     }
 
     /// The origin of a session, and where it takes media.
@@ -219,14 +229,14 @@ impl Webrtc {
         let host = timeout(RESOLVED, lookup_host((lease.origin().host().as_str(), 0))).await;
         let host = host.ok().and_then(Result::ok).and_then(|mut found| found.next());
         let Some((host, port)) = host.zip(port) else {
-            lease.not_found();
+            drop(lease);
             return None;
         };
         Some((lease, SocketAddr::new(host.ip(), port)))
     }
 
-    /// A session of its own for this address, within all limits.
-    fn admit_guest(
+    /// A session of its own, within all limits.
+    fn admit(
         self: &Arc<Self>,
         record: WebrtcRecord,
         lease: Lease,
@@ -234,7 +244,8 @@ impl Webrtc {
         key: FlowKey,
         exit: Exit,
     ) -> Option<()> {
-        let trial = Arc::clone(&self.guests.trials).try_acquire_owned().ok()?;
+        let trial = || Arc::clone(&self.guests.trials).try_acquire_owned().ok();
+        let trial = if record.place.is_none() { Some(trial()?) } else { None };
         let socket = Socket::towards(media, self.settings.buffer).ok()?;
         if is_served(&self.settings.udp, media, socket.local().ip()) {
             return None;
@@ -256,22 +267,33 @@ impl Webrtc {
         let lane = Arc::new(Lane::new(socket, media, course));
         let ending = Arc::new(Ending::default());
         let name = record.name.clone();
+        let ice = match &record.place {
+            Some(place) => Ice::new(&name, &place.password, now),
+            None => Ice::of_guest(now),
+        };
+        let is_guest = record.place.is_none();
         let known = Known {
             name: name.as_str().into(),
-            ice: Ice::of_guest(now),
+            ice,
             ending: Arc::clone(&ending),
             reached: session.destination.ip(),
             origin: Arc::clone(lease.origin()),
             session: Arc::clone(&session),
-            guest: Some(Guest { record, exit: Some(exit), trial: Some(trial) }),
+            guest: is_guest.then(|| Guest { record, exit: Some(exit), trial }),
             kept: Vec::new(),
         };
         let ends = FlowEnds { near: lane.near(), origin: media, client_socket_id: None };
-        let id = self.table.lock().insert(known, Arc::clone(&lane), ends, now);
+        let mut table = self.table.lock();
+        let id = table.insert(known, Arc::clone(&lane), ends, now);
+        if !is_guest {
+            table.name(id, Name::Ice(name.as_str().into()));
+            self.keep_found(&mut table, id, &name);
+        }
+        drop(table);
         let mut listed = Listed { webrtc: Arc::clone(self), id, ending, lease, place: None };
-        listed.place = self.guests.list(&name, key, id);
+        listed.place = is_guest.then(|| self.guests.list(&name, key, id)).flatten();
         let span = info_span!(parent: None, "session", id = %session.id);
-        if listed.place.is_none() {
+        if is_guest && listed.place.is_none() {
             drop(listed);
             span.in_scope(|| live.end(End::OutOfResources));
             return None;
@@ -279,134 +301,5 @@ impl Webrtc {
         span.in_scope(|| debug!(client = %key.client, "a client of another proxy"));
         tokio::spawn(Arc::clone(self).serve(listed, lane, live, role).instrument(span));
         Some(())
-    }
-}
-
-/// Whether a text can be the names of two agents.
-fn is_name(text: &str) -> bool {
-    text.split_once(':').is_some_and(|(one, other)| sdp::is_ufrag(one) && sdp::is_ufrag(other))
-}
-
-/// Names that were looked up lately. Bounded: so many begin in a [`TURN`], and none stays for longer
-/// than twice [`LONGEST`].
-#[derive(Debug, Default)]
-struct Names {
-    asked: HashMap<Box<str>, Asked>,
-    begun: HashMap<IpAddr, usize>,
-    turn: Option<Instant>,
-}
-
-/// Look-ups that begin in one turn, and that are under way.
-const LOOK_UPS: usize = 64;
-
-/// Of those, of one client.
-const OF_CLIENT: usize = 16;
-
-/// As long as the store may take.
-const TURN: Duration = Duration::from_millis(200);
-
-/// A name that is not there is looked up again after this: another proxy may just be writing it.
-const SHORTEST: Duration = Duration::from_millis(40);
-
-/// After every further look-up it takes twice as long, up to this.
-const LONGEST: Duration = Duration::from_secs(4);
-
-#[derive(Debug)]
-struct Asked {
-    /// None while it is under way.
-    until: Option<Instant>,
-    pause: Duration,
-}
-
-impl Names {
-    /// Whether this name may be looked up now, for this client.
-    fn begin(&mut self, name: &str, client: IpAddr, now: Instant) -> bool {
-        if self.turn.is_none_or(|turn| now.saturating_duration_since(turn) >= TURN) {
-            self.turn = Some(now);
-            self.begun.clear();
-            self.asked.retain(|_, asked| asked.until.is_none_or(|until| until + LONGEST > now));
-        }
-        let is_unknown = |asked: &Asked| asked.until.is_none_or(|until| until > now);
-        let of_client = self.begun.get(&client).copied().unwrap_or_default();
-        if self.asked.get(name).is_some_and(is_unknown)
-            || of_client >= OF_CLIENT
-            || self.begun.values().sum::<usize>() >= LOOK_UPS
-        {
-            return false;
-        }
-        self.begun.insert(client, of_client + 1);
-        let asked = self.asked.entry(name.into());
-        asked.or_insert(Asked { until: None, pause: SHORTEST }).until = None;
-        true
-    }
-
-    fn done(&mut self, name: &str, is_found: bool, now: Instant) {
-        if is_found {
-            self.asked.remove(name);
-        } else if let Some(asked) = self.asked.get_mut(name) {
-            asked.until = Some(now + asked.pause);
-            asked.pause = (asked.pause * 2).min(LONGEST);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn client(n: u8) -> IpAddr {
-        [192, 0, 2, n].into()
-    }
-
-    #[test]
-    fn a_name_that_is_not_there_is_asked_for_more_and_more_seldom() {
-        let start = Instant::now();
-        let mut names = Names::default();
-        let mut asked = 0;
-        // As a client asks that takes no answer for no.
-        for n in 0..1000 {
-            let now = start + Duration::from_millis(20) * n;
-            if names.begin("a:b", client(1), now) {
-                assert!(!names.begin("a:b", client(2), now), "under way");
-                names.done("a:b", false, now);
-                asked += 1;
-            }
-        }
-        assert_eq!(asked, 11, "in twenty seconds");
-        let later = start + Duration::from_mins(1);
-        assert!(names.begin("a:b", client(1), later));
-        names.done("a:b", true, later);
-        assert!(names.asked.is_empty());
-    }
-
-    #[test]
-    fn a_flood_of_names_is_few_look_ups_and_little_memory() {
-        let start = Instant::now();
-        let mut names = Names::default();
-        let (mut asked, mut most) = (0, 0);
-        for n in 0..100_000_u32 {
-            // Ten seconds.
-            let now = start + Duration::from_micros(100) * n;
-            let name = format!("a:{n}");
-            if names.begin(&name, client(u8::try_from(n % 200).unwrap()), now) {
-                names.done(&name, false, now);
-                asked += 1;
-            }
-            most = most.max(names.asked.len());
-        }
-        assert!(asked <= 51 * LOOK_UPS, "{asked}");
-        assert!(most <= 64 * 22, "{most}");
-        let one =
-            (0..100).filter(|n| names.begin(&format!("b:{n}"), client(9), start + LONGEST * 9));
-        assert_eq!(one.count(), OF_CLIENT, "of one client");
-    }
-
-    #[test]
-    fn a_name_is_two_user_names() {
-        assert!(is_name("ans:off"));
-        for text in ["", ":", "ans", "ans:", ":off", "ans:off:x", "a ns:off", "an*s:off"] {
-            assert!(!is_name(text), "{text}");
-        }
-        assert!(!is_name(&format!("{}:off", "a".repeat(257))));
     }
 }

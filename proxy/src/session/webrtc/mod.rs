@@ -9,6 +9,7 @@
 mod adopt;
 mod guest;
 mod ice;
+mod names;
 mod signalling;
 mod tcp;
 #[cfg(test)]

@@ -127,6 +127,8 @@ impl Webrtc {
             return None;
         }
         let place = self.cluster.webrtc(name).await.and_then(|record| record.place);
+        let place =
+            place.map(|place| WebrtcPlace { password: ice.password.as_str().into(), ..place });
         let name = named(&ice.ufrag, &offer.ufrag);
         // Whoever meets the client keeps it on.
         drop(self.cluster.keep_webrtc(WebrtcRecord { name, stream: stream.clone(), place }));
@@ -164,14 +166,20 @@ impl Webrtc {
     }
 
     /// Lets a session be found at every proxy by this name, if there are others.
-    fn keep_found(&self, table: &mut FlowTable<Datagrams, Planes>, id: FlowId, name: &str) {
+    pub(super) fn keep_found(
+        &self,
+        table: &mut FlowTable<Datagrams, Planes>,
+        id: FlowId,
+        name: &str,
+    ) {
         let Some((known, lane)) = table.get(id).filter(|_| self.cluster.is_shared()) else {
             return;
         };
         let progress = known.session.progress();
         let Some((role, stream)) = progress.role.zip(progress.stream) else { return };
         let (server, media) = (known.origin.server().clone(), lane.origin());
-        let place = Some(WebrtcPlace { server, media, role });
+        let Some(password) = known.ice.password(name) else { return };
+        let place = Some(WebrtcPlace { server, media, password: password.as_ref().into(), role });
         let kept = self.cluster.keep_webrtc(WebrtcRecord { name: name.to_owned(), stream, place });
         if let Some(known) = table.session_mut(id) {
             known.kept.push(kept);

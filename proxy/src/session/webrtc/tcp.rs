@@ -78,7 +78,13 @@ impl Webrtc {
                         break "lost";
                     }
                 }
-                () = sleep_until(proof), if held.is_some() => break "no session",
+                () = sleep_until(proof), if held.is_some() => {
+                    // A guest is proved by its origin, perhaps behind the last frame.
+                    if self.table.lock().owner(&key).is_none() {
+                        break "no session";
+                    }
+                    (stranger, held) = (None, None);
+                }
             }
         };
         // Another client may come from there: it is nobody's way any more.

@@ -1,5 +1,6 @@
--- ARGV: the owner that may be replaced, or nothing; whether that is out for certain.
-local over, is_out = ARGV[7], ARGV[8] == '1'
+-- ARGV: the owner that may be replaced, or nothing; whether that is out for certain; whether what
+-- this proxy publishes there counts as what others use.
+local over, is_out, has_company = ARGV[8], ARGV[9] == '1', ARGV[10] == '1'
 
 local wrong = read()
 if wrong then
@@ -7,7 +8,8 @@ if wrong then
 end
 local is_held = false
 for _, it in ipairs(uses) do
-  is_held = is_held or it.proxy ~= me
+  local is_mine = has_company and it.is_published and owner and same_server(it.origin, owner)
+  is_held = is_held or it.proxy ~= me or is_mine
 end
 local may_replace = owner and over ~= '' and same_server(over, owner) and (is_out or not is_held)
 local is_changed = not owner or (may_replace and owner ~= name)

@@ -1,5 +1,5 @@
 -- ARGV: whether no client has found it there.
-local is_unfound = ARGV[7] == '1'
+local is_unfound = ARGV[8] == '1'
 
 local wrong = read()
 if wrong then

@@ -5,6 +5,7 @@
 local url, beside = KEYS[1], KEYS[2]
 local me, head, name, server = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local route_life, hold_life = tonumber(ARGV[5]), tonumber(ARGV[6])
+local unfound_life = tonumber(ARGV[7])
 
 local MAX_USES = 1024
 local IDLE_LIFE = 86400000
@@ -74,6 +75,19 @@ local function read()
   return nil
 end
 
+-- This proxy uses the stream at no other origin than this one, unless it publishes there.
+local function forget_mine(origin)
+  local others = {}
+  for _, it in ipairs(uses) do
+    if it.proxy == me and it.origin ~= origin and not it.is_published then
+      redis.call('HDEL', beside, 'use|' .. me .. '|' .. it.origin)
+    else
+      table.insert(others, it)
+    end
+  end
+  uses = others
+end
+
 -- Notes this proxy's use. Without a word of it, it publishes as before.
 local function use(origin, is_published)
   local mine
@@ -104,9 +118,13 @@ end
 local function keep()
   redis.call('HSET', beside, 'epoch', string.format('%.0f', epoch), 'owner', owner,
     'found', found and '1' or '0')
-  if route_life > 0 then
-    redis.call('PEXPIRE', url, math.max(route_life, hold_life))
-    redis.call('PEXPIRE', beside, math.max(route_life, hold_life))
+  local life = route_life
+  if not found and (life == 0 or life > unfound_life) then
+    life = unfound_life
+  end
+  if life > 0 then
+    redis.call('PEXPIRE', url, math.max(life, hold_life))
+    redis.call('PEXPIRE', beside, math.max(life, hold_life))
   else
     redis.call('PERSIST', url)
     redis.call('PEXPIRE', beside, math.max(IDLE_LIFE, hold_life))
@@ -117,7 +135,7 @@ end
 local function answer(is_changed, origin)
   local said = { owner, string.format('%.0f', epoch), is_changed and '1' or '0' }
   for _, it in ipairs(uses) do
-    if it.is_published and it.proxy ~= me and not same_server(it.origin, origin) then
+    if it.is_published and not same_server(it.origin, origin) then
       table.insert(said, it.proxy)
       table.insert(said, it.origin)
     end
