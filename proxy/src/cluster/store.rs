@@ -372,6 +372,8 @@ pub struct WebrtcRecord {
 /// Where a session of WebRTC is, and how its client is known.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WebrtcPlace {
+    /// As in the session's URL: the first of its names.
+    pub session: String,
     /// The server that has it.
     pub server: ServerName,
     /// Where that takes its media.
@@ -384,9 +386,10 @@ pub struct WebrtcPlace {
 
 impl fmt::Debug for WebrtcPlace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { server, media, role, .. } = self;
+        let Self { session, server, media, role, .. } = self;
         let mut place = f.debug_struct("WebrtcPlace");
         place
+            .field("session", session)
             .field("server", server)
             .field("media", media)
             .field("role", role)

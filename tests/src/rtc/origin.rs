@@ -313,9 +313,8 @@ impl Server {
         let is_check = is_check(datagram);
         // An address that a newer session uses is its own.
         let mut newest_first = self.sessions.iter_mut().rev();
-        let session = newest_first.find(|it| match is_check {
-            true => it.rtc.accepts(&seen),
-            false => it.way.proven.contains(&source),
+        let session = newest_first.find(|it| {
+            if is_check { it.rtc.accepts(&seen) } else { it.way.proven.contains(&source) }
         });
         let Some(Session { rtc, way, heard, .. }) = session else { return };
         *heard = Instant::now();

@@ -76,34 +76,48 @@ fn note(redis: &Redis, client: &Client, stream: &str) -> Result<()> {
 #[test]
 fn who_has_heard_a_name_gets_nothing_at_another_proxy() -> Result<()> {
     with_redis(|folder, redis| {
-        let (fleet, origins) = start(folder, &redis, 2)?;
-        let [a, b] = &fleet.proxies[..] else { unreachable!("two proxies") };
+        let (fleet, origins) = start(folder, &redis, 3)?;
+        let [a, b, c] = &fleet.proxies[..] else { unreachable!("three proxies") };
+        let publisher = Client::publish(a.http_api(), "show", RATE)?;
+        publisher.must_connect_within(SOON)?;
+        let home = origins.iter().find(|it| it.sessions() == 1).context("no origin has it")?;
         let own = Client::play(b.http_api(), "show")?;
-        let guest = Client::play_by(a.http_api(), b.webrtc(), "show")?;
-        let _publisher = Client::publish(a.http_api(), "show", RATE)?;
-        must_get_all(&[&own, &guest], 1)?;
-        assert_eq!(b.media_of("show")?.len(), 2);
+        let roamer = Client::play_by(a.http_api(), b.webrtc(), "show")?;
+        // Of the existing proxy, which tells nobody by what its client signs.
+        let guest = Client::play_by(home.http(), b.webrtc(), "show")?;
+        note(&redis, &guest, "show")?;
+        let players = [&own, &roamer, &guest];
+        for player in players {
+            player.must_connect_within(SOON)?;
+        }
+        must_get_all(&players, 1)?;
+        assert_eq!(b.media_of("show")?.len(), 3);
 
         let thieves = (0..20).map(|_| UdpSocket::bind(("127.0.0.1", 0)));
         let thieves = thieves.collect::<Result<Vec<_>, _>>()?;
-        let (name, before) = (guest.session().name()?, [own.tally(), guest.tally()]);
+        let before = players.map(Client::tally);
+        let targets = [(&roamer, b), (&roamer, c), (&own, c), (&guest, b)];
+        let targets = targets.map(|(of, at)| Ok((of.session().name()?, at.webrtc())));
+        let targets = targets.into_iter().collect::<Result<Vec<_>>>()?;
         let (start, mut most, mut number) = (Instant::now(), 0, 0_u64);
         while start.elapsed() < Duration::from_secs(3) {
-            for thief in &thieves {
+            for (thief, (name, target)) in thieves.iter().zip(targets.iter().cycle()) {
                 number += 1;
                 let mut transaction = [9; 12];
                 transaction[..8].copy_from_slice(&number.to_be_bytes());
-                let forged = stun::request(transaction, &name, "not the password at all")?;
-                thief.send_to(&forged, b.webrtc())?;
+                let forged = stun::request(transaction, name, "not the password at all")?;
+                thief.send_to(&forged, *target)?;
             }
             most = most.max(b.media_of("show")?.len());
+            ensure!(c.media_of("show")?.is_empty(), "a forged check has made a session");
             thread::sleep(Duration::from_millis(20));
         }
-        ensure!((3..=9).contains(&most), "{most} sessions at once, of which one is not a guest");
+        ensure!((4..=10).contains(&most), "{most} sessions at once, of which two are no guests");
+        ensure!(c.metric(DROPPED, &[("reason", "forged")])? > 0, "they are seen for what they are");
         // Nobody's media has moved.
-        must_get_all(&[&own, &guest], 1)?;
-        for (client, before) in [&own, &guest].into_iter().zip(before) {
-            let now = client.tally();
+        must_get_all(&players, 1)?;
+        for (player, before) in players.into_iter().zip(before) {
+            let now = player.tally();
             ensure!(now.missing == before.missing, "{now:?} behind {before:?}");
         }
         for thief in &thieves {
@@ -111,12 +125,13 @@ fn who_has_heard_a_name_gets_nothing_at_another_proxy() -> Result<()> {
             ensure!(thief.recv_from(&mut [0; 2000]).is_err(), "something came to a thief");
         }
         wait::until_true("guests that nobody answers have ended", SOON, || {
-            Ok(b.media_of("show")?.len() == 2)
+            Ok(b.media_of("show")?.len() == 3)
         })?;
         ensure!(b.ends("not_connected")? >= 1, "they end for what they are");
-        guest.move_to_new_port()?;
-        guest.must_get(u64::from(RATE), SOON)?;
-        assert_eq!(origins.iter().map(Origin::sessions).sum::<usize>(), 3);
+        for player in [&roamer, &guest] {
+            player.move_to_new_port()?;
+            player.must_get(u64::from(RATE), SOON)?;
+        }
         Ok(())
     })
 }
@@ -158,6 +173,8 @@ fn a_flood_of_names_that_nobody_has_is_few_questions_and_stops_nobody() -> Resul
         Ok(())
     })
 }
+
+const DROPPED: &str = "srs_proxy_datagrams_dropped_total";
 
 /// Keys that Redis was asked for so far, by commands that read one or several.
 fn reads(redis: &Redis) -> Result<u32> {

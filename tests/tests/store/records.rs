@@ -11,6 +11,7 @@ pub(crate) async fn kept(fleet: Fleet) -> Result<()> {
     let (one, two) = (fleet.proxy("one").await?, fleet.proxy("two").await?);
     let key = stream("s")?;
     let place = WebrtcPlace {
+        session: "first:name".into(),
         password: "secret".into(),
         server: "vid-a".into(),
         media: "192.0.2.7:8000".parse()?,

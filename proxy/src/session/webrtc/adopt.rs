@@ -26,10 +26,11 @@ impl Webrtc {
         let adopted = adopt(memo, &self.sessions, Listener::Api, estate, buffer)?;
         let Adopted { live, span, lease, lane, exit } = adopted;
         let ending = Arc::new(Ending::default());
-        let record = |name: &str, password: Option<&str>| WebrtcRecord {
-            name: name.to_owned(),
+        let record = |own: &str, password: Option<&str>| WebrtcRecord {
+            name: own.to_owned(),
             stream: lease.key().clone(),
             place: password.map(|password| WebrtcPlace {
+                session: name.clone(),
                 server: lease.origin().server().clone(),
                 media: lane.origin(),
                 password: password.to_owned(),

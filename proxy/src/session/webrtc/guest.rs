@@ -272,8 +272,9 @@ impl Webrtc {
             None => Ice::of_guest(now),
         };
         let is_guest = record.place.is_none();
+        let first = record.place.as_ref().map_or(&name, |place| &place.session).clone();
         let known = Known {
-            name: name.as_str().into(),
+            name: first.as_str().into(),
             ice,
             ending: Arc::clone(&ending),
             reached: session.destination.ip(),
@@ -286,6 +287,7 @@ impl Webrtc {
         let mut table = self.table.lock();
         let id = table.insert(known, Arc::clone(&lane), ends, now);
         if !is_guest {
+            table.name(id, Name::Ice(first.into()));
             table.name(id, Name::Ice(name.as_str().into()));
             self.keep_found(&mut table, id, &name);
         }

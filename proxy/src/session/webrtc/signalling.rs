@@ -158,7 +158,7 @@ impl Webrtc {
     pub(super) fn end_named(&self, name: &str) {
         let guests = self.guests.of(name);
         let table = self.table.lock();
-        for id in table.find(&Name::Ice(name.into())).into_iter().chain(guests) {
+        for id in table.find_all(&Name::Ice(name.into())).chain(guests) {
             if let Some((known, _)) = table.get(id) {
                 known.ending.end(End::Deleted);
             }
@@ -179,7 +179,8 @@ impl Webrtc {
         let Some((role, stream)) = progress.role.zip(progress.stream) else { return };
         let (server, media) = (known.origin.server().clone(), lane.origin());
         let Some(password) = known.ice.password(name) else { return };
-        let place = Some(WebrtcPlace { server, media, password: password.as_ref().into(), role });
+        let (session, password) = (known.name.to_string(), password.as_ref().into());
+        let place = Some(WebrtcPlace { session, server, media, password, role });
         let kept = self.cluster.keep_webrtc(WebrtcRecord { name: name.to_owned(), stream, place });
         if let Some(known) = table.session_mut(id) {
             known.kept.push(kept);
