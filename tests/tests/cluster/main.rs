@@ -3,12 +3,15 @@
 mod away;
 mod beside;
 mod deaths;
+mod guests;
 mod hostile;
+mod ids;
 mod media;
 mod orders;
 mod race;
 mod shapes;
 mod slow;
+mod webrtc;
 
 use std::path::Path;
 
