@@ -179,7 +179,7 @@ fn a_session_whose_place_cannot_be_read_is_none() -> Result<()> {
             let session = serde_json::json!({"stream_url": stream("s")?.as_str(), "ufrag": "a:b"});
             client.set::<_, _, ()>("srs-proxy-ufrag:a:b", session.to_string())?;
             client.set::<_, _, ()>(key, value)?;
-            assert_eq!(store.webrtc("a:b").await?, None, "{:.20}", value);
+            assert_eq!(store.webrtc("a:b").await?, None, "{value:.20}");
             client.del::<_, ()>(key)?;
             assert!(store.webrtc("a:b").await?.is_some_and(|it| it.place.is_none()));
         }
