@@ -231,8 +231,13 @@ impl Show {
             Client::play(*server, stream).with_context(|| format!("playing {stream} at {server}"))
         };
         let players = players.iter().map(play).collect::<Result<Vec<_>>>()?;
+        Ok(Self::of(stream, publisher, players))
+    }
+
+    /// That of clients which are there.
+    pub fn of(stream: &str, publisher: Client, players: Vec<Client>) -> Self {
         let come = vec![0; players.len()];
-        Ok(Self { stream: stream.to_owned(), publisher, players, come })
+        Self { stream: stream.to_owned(), publisher, players, come }
     }
 
     /// Sends one frame, and takes what has come. Fails if a session has ended.

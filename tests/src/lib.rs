@@ -36,6 +36,7 @@ pub mod rtmp;
 mod skip;
 pub mod srt;
 pub mod srt_call;
+pub mod srt_room;
 pub mod ss;
 pub mod story;
 pub mod strace;

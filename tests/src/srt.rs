@@ -101,7 +101,7 @@ impl Peer {
         Ok(Receiver { process, file })
     }
 
-    fn url(&self, end: End<'_>) -> String {
+    pub(crate) fn url(&self, end: End<'_>) -> String {
         // FFmpeg counts microseconds.
         let latency = match self.program {
             Program::LiveTransmit => self.latency.as_millis(),
@@ -203,7 +203,8 @@ pub fn transport_stream(folder: &Path, times: u32) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn transmit(from: &str, to: &str) -> Result<Command> {
+/// srt-live-transmit, chunk by chunk.
+pub(crate) fn transmit(from: &str, to: &str) -> Result<Command> {
     let mut command = Command::new(process::find("srt-live-transmit")?);
     command.arg(format!("-chunk:{CHUNK}")).args([from, to]).stdout(Stdio::null());
     Ok(command)
@@ -244,5 +245,5 @@ const PACKET: usize = 188;
 /// More chunks than either program holds back until it is given another one.
 const HELD_BACK: usize = 16;
 /// What srt-live-transmit says when it may send: a caller, and a listener.
-const CONNECTED: &str = "SRT target connect";
+pub(crate) const CONNECTED: &str = "SRT target connect";
 const PAUSE: Duration = Duration::from_millis(20);

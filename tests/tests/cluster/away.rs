@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use srs_proxy_tests::fleet::{
     BEAT, Fleet, NAMES, SOON, Show, must_go_on, owner_value, route_key, values,
 };
+use srs_proxy_tests::proxy::Proxy;
 use srs_proxy_tests::redis::Redis;
 use srs_proxy_tests::rtmp::Client;
 use srs_proxy_tests::wait;
@@ -102,6 +103,37 @@ fn an_emptied_redis_is_filled_again_and_nobody_notices() -> Result<()> {
             must_go_on(&mut shows, 3)?;
             fleet.must_know(3)?;
             fleet.must_be_healthy()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_redis_answers_is_timed_and_what_it_does_not_is_counted() -> Result<()> {
+    with_redis(|folder, mut redis| {
+        let fleet = Fleet::start(folder, &redis, 2, 2)?;
+        let _show = fleet.must_show("show", 0, 1)?;
+        let count =
+            |proxy: &Proxy, ask| proxy.metric("srs_proxy_store_seconds_count", &[("ask", ask)]);
+        for proxy in &fleet.proxies {
+            for ask in ["claim", "read", "write"] {
+                let what = format!("each {ask} is timed");
+                wait::until_true(&what, SOON, || Ok(count(proxy, ask)? > 0))?;
+            }
+        }
+        redis.kill()?;
+        for proxy in &fleet.proxies {
+            let errors = || proxy.metric("srs_proxy_store_errors_total", &[("reason", "down")]);
+            for _ in 0..3 {
+                let before = errors()?;
+                wait::until_true("errors are counted", SOON, || Ok(errors()? > before))?;
+            }
+        }
+        redis.restart()?;
+        fleet.must_be_healthy()?;
+        for proxy in &fleet.proxies {
+            let before = count(proxy, "read")?;
+            wait::until_true("answers are timed", SOON, || Ok(count(proxy, "read")? > before))?;
         }
         Ok(())
     })

@@ -10,7 +10,9 @@ mod media;
 mod orders;
 mod race;
 mod shapes;
+mod silence;
 mod slow;
+mod twice;
 mod webrtc;
 
 use std::path::Path;

@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use srs_proxy_tests::ffmpeg::{self, Source};
 use srs_proxy_tests::fleet::{Fleet, at};
 use srs_proxy_tests::nginx::Nginx;
 use srs_proxy_tests::nms::Nms;
 use srs_proxy_tests::packets::Kind;
 use srs_proxy_tests::raw;
+use srs_proxy_tests::srt::{self, End, Peer, Program};
 use srs_proxy_tests::srt_call::{Caller, Origin};
+use srs_proxy_tests::srt_room::{self, Room};
 use srs_proxy_tests::wait;
 
 use super::with_redis;
@@ -108,6 +110,64 @@ fn srt_of_one_stream_goes_to_one_origin_from_every_proxy() -> Result<()> {
             roles.sort_unstable();
             assert_eq!(roles, ["play", "publish"], "show{n}");
             assert_eq!(sessions[0].origin_address, sessions[1].origin_address, "show{n}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_ffmpeg_publishes_by_srt_at_one_proxy_is_what_it_plays_at_another() -> Result<()> {
+    with_redis(|folder, redis| {
+        let fleet = Fleet::of(folder, 2, |_| at(redis.address()))?;
+        let [a, b] = &fleet.proxies[..] else { unreachable!("two proxies") };
+        let rooms = [Room::start(folder, "one")?, Room::start(folder, "two")?];
+        rooms[0].register_at(a.system_api(), "one")?;
+        rooms[1].register_at(b.system_api(), "two")?;
+        fleet.must_know(2)?;
+        let file = srt::transport_stream(folder, 1)?;
+        let ffmpeg = Peer::plain(Program::Ffmpeg);
+        let player = End::Caller(b.srt(), "#!::r=live/show,m=request");
+        let player = ffmpeg.receive(folder, "player", player)?;
+        let room = srt_room::must_have_player(&rooms, SOON)?;
+        let publisher = End::Caller(a.srt(), "#!::r=live/show,m=publish");
+        let time = Duration::from_secs(4);
+        let _publisher = ffmpeg.send(folder, "publisher", publisher, &file, time)?;
+        player.must_have_all_of(&file, A_WHILE)?;
+        let callers = rooms.each_ref().map(Room::callers);
+        ensure!(room.callers() == 2, "callers of each origin: {callers:?}");
+        for (proxy, role) in [(a, "publish"), (b, "play")] {
+            let sessions = proxy.sessions_of("show")?;
+            let [session] = &sessions[..] else { bail!("{role}: {sessions:?}") };
+            assert_eq!((session.protocol.as_str(), session.role.as_str()), ("srt", role));
+            assert_eq!(session.origin_address, room.address().to_string(), "{role}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn what_is_published_at_one_of_five_proxies_is_played_at_the_four_others() -> Result<()> {
+    with_redis(|folder, redis| {
+        let fleet = Fleet::of(folder, 5, |_| at(redis.address()))?;
+        let origins = [Nginx::start(folder, "one")?, Nginx::start(folder, "two")?];
+        for (place, origin) in origins.iter().enumerate() {
+            origin.register_at(fleet.proxy(place + 3)?.system_api())?;
+        }
+        fleet.must_know(2)?;
+        let url = fleet.proxy(0)?.url("show");
+        let _publisher = ffmpeg::publish(folder, "publisher", Source::FixtureForEver, &url)?;
+        wait::until_true("the stream is there", SOON, || {
+            Ok(origins.iter().any(|it| it.has_publisher("show").unwrap_or(false)))
+        })?;
+        let source = ffmpeg::fixture_packets(folder)?;
+        let play = |place: usize| {
+            let url = fleet.proxy(place)?.url("show");
+            ffmpeg::play(folder, &format!("player-{place}"), &url, Some(3))
+        };
+        let players = (1..5).map(play).collect::<Result<Vec<_>>>()?;
+        for (place, player) in (1..).zip(players) {
+            let packets = player.finish(A_WHILE)?;
+            packets.must_be_a_part_of(&source, 50).with_context(|| format!("proxy {place}"))?;
         }
         Ok(())
     })

@@ -1,8 +1,8 @@
 //! What an operator asks of one proxy is done by all.
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
-use srs_proxy_tests::fleet::{Fleet, NAMES, SOON, must_go_on};
+use serde_json::{Value, json};
+use srs_proxy_tests::fleet::{Fleet, NAMES, SOON, Show, must_go_on};
 use srs_proxy_tests::{http, wait};
 
 use super::with_redis;
@@ -72,6 +72,44 @@ fn an_origin_is_drained_put_into_maintenance_and_taken_out_at_every_proxy() -> R
         fleet.must_know(2)?;
         new_ones_are_at(true)
     })
+}
+
+#[test]
+fn a_drained_origin_is_empty_when_the_last_client_of_either_proxy_has_left() -> Result<()> {
+    with_redis(|folder, redis| {
+        let fleet = Fleet::start(folder, &redis, 2, 2)?;
+        let show = fleet.must_show("last", 0, 1)?;
+        let server = format!("vid-{}", NAMES[fleet.owner("last")?]);
+        let path = format!("/api/v1/origins/{server}/drain");
+        let answer = http::post(fleet.proxy(0)?.system_api(), &path, "")?;
+        ensure!(answer.status == 200, "{} {}", answer.status, answer.body);
+        must_be(&fleet, &server, "draining")?;
+        must_have_left(&fleet, &server, [1, 1])?;
+        let Show { publisher, players, .. } = show;
+        drop(players);
+        must_have_left(&fleet, &server, [1, 0])?;
+        drop(publisher);
+        must_have_left(&fleet, &server, [0, 0])
+    })
+}
+
+/// Waits until both proxies show that each has so many streams and sessions at an origin.
+fn must_have_left(fleet: &Fleet, server: &str, left: [usize; 2]) -> Result<()> {
+    let [a, b] = left;
+    for (proxy, [here, elsewhere]) in fleet.proxies.iter().zip([[a, b], [b, a]]) {
+        let expected = json!({
+            "streams": here, "streams_elsewhere": elsewhere,
+            "sessions": here, "sessions_elsewhere": elsewhere,
+            "is_empty": left == [0, 0],
+        });
+        wait::until(&format!("{left:?} are left at {server}"), SOON, || {
+            let origin = proxy.get(&format!("/api/v1/origins/{server}"))?;
+            let progress = origin.pointer("/origin/progress").context("no progress")?;
+            ensure!(*progress == expected, "{progress}");
+            Ok(Some(()))
+        })?;
+    }
+    Ok(())
 }
 
 /// Waits until both proxies show the origin in this state.

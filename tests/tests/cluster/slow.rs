@@ -8,7 +8,9 @@ use anyhow::{Context, Result, ensure};
 use srs_proxy_tests::fleet::{Fleet, SOON, at, must_go_on};
 use srs_proxy_tests::redis::Delay;
 use srs_proxy_tests::rtmp::Client;
-use srs_proxy_tests::wait;
+use srs_proxy_tests::srt_call::{self, Caller};
+use srs_proxy_tests::whip::Role;
+use srs_proxy_tests::{heartbeat, ice, ice_client, raw, wait};
 
 use super::with_redis;
 
@@ -66,6 +68,79 @@ fn only_who_asks_for_a_new_stream_waits_for_a_slow_redis() -> Result<()> {
         fleet.must_be_healthy()?;
         fleet.must_show("at last", 0, 1)?;
         must_go_on(from_mut(&mut known), 3)
+    })
+}
+
+#[test]
+fn no_other_protocol_waits_for_a_slow_redis_before_a_known_stream() -> Result<()> {
+    with_redis(|folder, redis| {
+        let relay = Delay::before(redis.address(), Duration::ZERO)?;
+        let fleet = Fleet::of(folder, 2, |place| {
+            let mut variables = at(if place == 0 { relay.address() } else { redis.address() });
+            variables.push(("PROXY_REDIS_TIMEOUT", "4s".to_owned()));
+            variables
+        })?;
+        let [slow, other] = &fleet.proxies[..] else { unreachable!("two proxies") };
+        let srt = srt_call::Origin::start(([127, 0, 0, 1], 0).into(), 1 << 20)?;
+        srt.register_at(slow.system_api(), "srt")?;
+        let flv = raw::Origin::start(raw::live::show())?;
+        // It takes no offers of WebRTC.
+        let http = [("http", flv.address().port().to_string())];
+        heartbeat::register(other.system_api(), "flv", &http)?;
+        let webrtc = ice::Origin::start()?;
+        webrtc.register_at(slow.system_api(), "webrtc")?;
+        fleet.must_know(3)?;
+
+        let call = |id: u32, stream: &str| -> Result<Caller> {
+            let caller = Caller::call(slow.srt(), id, &format!("#!::r=live/{stream}"), SOON)?;
+            caller.must_echo(SOON)?;
+            Ok(caller)
+        };
+        let watch = || -> Result<raw::Client> {
+            let mut client = raw::Client::connect(slow.http())?;
+            client.ask("GET", "/live/flv.flv", "")?;
+            let head = client.head()?;
+            ensure!(head.status()? == 200, "{}", head.line);
+            client.body(&head, "GET", 1)?;
+            Ok(client)
+        };
+        let meet = |ufrag: &str| -> Result<ice_client::Client> {
+            let client = ice_client::Client::open(slow.http_api(), Role::Play, "webrtc", ufrag)?;
+            client.connect()?;
+            Ok(client)
+        };
+        // Each is known: somebody has it.
+        let _known = (call(1, "srt")?, watch()?, meet("early")?);
+
+        relay.set(DELAY);
+        thread::scope(|scope| -> Result<()> {
+            let new = scope.spawn(|| {
+                let start = Instant::now();
+                call(2, "new").map(|_| start.elapsed())
+            });
+            for n in 0..5 {
+                let within = |what: &str, start: Instant| {
+                    let took = start.elapsed();
+                    println!("{what} {n} took {took:?}");
+                    ensure!(took < DELAY, "{what} {n} has waited {took:?}");
+                    Ok(())
+                };
+                let start = Instant::now();
+                let _caller = call(3 + n, "srt")?;
+                within("SRT", start)?;
+                let start = Instant::now();
+                let _viewer = watch()?;
+                within("HTTP-FLV", start)?;
+                let start = Instant::now();
+                let _player = meet(&format!("late{n}"))?;
+                within("WHEP", start)?;
+            }
+            let took = new.join().ok().context("a caller has panicked")??;
+            ensure!(took >= DELAY, "Redis was not slow: {took:?}");
+            Ok(())
+        })?;
+        ensure!(fleet.degraded()?.iter().all(Option::is_none), "slow is not lost");
+        Ok(())
     })
 }
 

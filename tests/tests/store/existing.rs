@@ -13,8 +13,7 @@ use crate::check;
 use crate::fleet::{self, Fleet, Where, claim, heard, hold, left, of, over, stream};
 
 /// What the existing proxy has left: keys, values and lives.
-const RECORDED: &str =
-    include_str!("../../../proxy/src/cluster/redis/testdata/redis-existing-proxy.json");
+const RECORDED: &str = include_str!("../../fixtures/redis/redis-existing-proxy.json");
 
 const THEIRS: &str = "vid-5t8x41s-48x447o9-6899";
 
