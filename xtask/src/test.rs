@@ -46,7 +46,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
         needs::install_nms()?;
         needs::install_aiortc()?;
     }
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let ci = env::var("CI").is_ok_and(|ci| ci == "true");
     let mut sum = Tally::default();
     let mut notes = Vec::new();
     // Loading programs into the kernel is a right that a user's account seldom has.
