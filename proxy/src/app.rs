@@ -194,10 +194,14 @@ impl App {
         tasks.spawn(api::serve(listeners.system_api, self.entrance, router, allow, stop));
         let cluster = Arc::clone(&self.cluster);
         let (stop, sessions) = (self.stop.sessions.clone(), Arc::clone(&self.sessions));
+        let stays = self.kernel.keeps();
         tasks.spawn(async move {
             let watch = cluster.watch(|| sessions.by_server());
             let _stopped = stop.run_until_cancelled(watch).await;
-            cluster.part().await;
+            // What the kernel goes on with is held until the next process says so itself.
+            if !stays {
+                cluster.part().await;
+            }
         });
         let (cluster, stop) = (self.cluster, self.stop.sessions.clone());
         tasks.spawn(async move {

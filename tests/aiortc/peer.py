@@ -5,13 +5,15 @@
     peer.py play <URL> [<token>]     both, by WHEP
 
 Each writes JSON, one object a line: what became of a session, and every second what it counted.
-SIGTERM ends a client's session by DELETE, SIGINT by the DTLS alert alone.
+SIGTERM ends a client's session by DELETE, SIGINT by the DTLS alert alone. A client's media goes to
+PEER_MEDIA, an address and a port, if that is there, and not where the answer says.
 """
 
 import asyncio
 import json
 import os
 import random
+import re
 import signal
 import sys
 import urllib.error
@@ -25,6 +27,7 @@ from aiortc.contrib.media import MediaRelay
 from aiortc.mediastreams import MediaStreamError
 
 ADDRESS = os.environ["PEER_ADDRESS"]
+MEDIA = os.environ.get("PEER_MEDIA")
 # aioice leaves loopback out.
 aioice.ice.get_host_addresses = lambda use_ipv4, use_ipv6: [ADDRESS]
 
@@ -249,6 +252,8 @@ async def client(mode, url, token):
     say("answer", status=status, headers=dict(headers.items()), body=body)
     if status == 201:
         resource = urllib.parse.urljoin(url, headers["Location"])
+        if MEDIA:
+            body = re.sub(r"(a=candidate:(?:\S+ ){4})\S+ \S+", rf"\g<1>{MEDIA}", body)
         await pc.setRemoteDescription(aiortc.RTCSessionDescription(body, "answer"))
         while not leave.is_set() and pc.connectionState not in ("closed", "failed"):
             say("counters", **await counters(pc, counted))

@@ -80,16 +80,26 @@ impl Client {
         role: Role,
         stream: &str,
     ) -> Result<Self> {
+        Self::start_by(folder, name, server, None, role, stream)
+    }
+
+    /// The same, with its media to another server than the answer says, if one is named.
+    pub fn start_by(
+        folder: &Path,
+        name: &str,
+        server: SocketAddr,
+        media: Option<SocketAddr>,
+        role: Role,
+        stream: &str,
+    ) -> Result<Self> {
         let mode = match role {
             Role::Publish => "publish",
             Role::Play => "play",
         };
         let url = format!("http://{server}{}", role.target(stream));
-        let process = Process::start(
-            peer(ports::towards(server)?.local_addr()?)?.args([mode, &url]),
-            folder,
-            name,
-        )?;
+        let mut command = peer(ports::towards(server)?.local_addr()?)?;
+        command.envs(media.map(|it| ("PEER_MEDIA", format!("{} {}", it.ip(), it.port()))));
+        let process = Process::start(command.args([mode, &url]), folder, name)?;
         let client = Self { process };
         let answer = wait::until("an answer", START, || Ok(client.last("answer")))?;
         if answer.get("status").and_then(Value::as_u64) != Some(201) {

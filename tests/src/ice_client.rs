@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 
 use crate::echo::{Peer, look_finished};
 use crate::whip::{self, Role, Session};
@@ -55,10 +55,7 @@ impl Client {
     /// Makes a session at the server of WHIP, by an offer with this ICE user name.
     pub fn open(api: SocketAddr, role: Role, stream: &str, ufrag: &str) -> Result<Self> {
         let session = Session::open(api, role, stream, &offer(ufrag, PASSWORD))?;
-        let candidate = whip::attribute(&session.answer, "candidate")?;
-        let mut words = candidate.split(' ').skip(4);
-        let (ip, port) = words.next().zip(words.next()).context("a candidate cut short")?;
-        let server = SocketAddr::new(ip.parse()?, port.parse()?);
+        let server = session.media()?;
         Ok(Self {
             server,
             username: format!("{}:{ufrag}", whip::ufrag(&session.answer)?),

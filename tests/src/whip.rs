@@ -58,6 +58,26 @@ impl Session {
         Ok(Self { answer: response.text(), server, target })
     }
 
+    /// The same as another server is asked about it.
+    #[must_use]
+    pub fn at(&self, server: SocketAddr) -> Self {
+        Self { server, ..self.clone() }
+    }
+
+    /// As in the USERNAME of the client's checks, until ICE restarts.
+    pub fn name(&self) -> Result<String> {
+        let (_, name) = self.target.split_once("session=").context("no session in the URL")?;
+        Ok(name.split('&').next().unwrap_or_default().replace("%3A", ":"))
+    }
+
+    /// Where its media goes.
+    pub fn media(&self) -> Result<SocketAddr> {
+        let candidate = attribute(&self.answer, "candidate")?;
+        let mut words = candidate.split(' ').skip(4);
+        let (ip, port) = words.next().zip(words.next()).context("a candidate cut short")?;
+        Ok(SocketAddr::new(ip.parse()?, port.parse()?))
+    }
+
     /// Asks for its end.
     pub fn delete(&self) -> Result<Response> {
         ask(self.server, "DELETE", &self.target, "", "")

@@ -81,9 +81,7 @@ fn a_guessed_name_moves_no_session() -> Result<()> {
         player.must_get(u64::from(RATE), A_WHILE)?;
         let before = player.tally();
         // The name is in the URL of the session and in each of its checks; the password is not.
-        let target = &player.session().target;
-        let (_, name) = target.rsplit_once("session=").context("no session in the URL")?;
-        let name = name.split('&').next().unwrap_or_default().replace("%3A", ":");
+        let name = player.session().name()?;
         let thief = UdpSocket::bind(("127.0.0.1", 0))?;
         thief.set_read_timeout(Some(Duration::from_millis(20)))?;
         let mut stolen = 0;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::Instant;
+use std::{env, thread};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -45,7 +46,7 @@ pub(crate) fn test(args: &Args) -> Result<()> {
         needs::install_nms()?;
         needs::install_aiortc()?;
     }
-    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    let ci = env::var("CI").is_ok_and(|ci| ci == "true");
     let mut sum = Tally::default();
     let mut notes = Vec::new();
     // Loading programs into the kernel is a right that a user's account seldom has.
@@ -185,6 +186,9 @@ impl std::fmt::Display for TestsFailed {
 
 impl std::error::Error for TestsFailed {}
 
+/// Tests at the same time.
+const LEAST_THREADS: usize = 3;
+
 /// Runs every test, shows what it says as it says it, and counts.
 fn cargo_test(args: &[OsString], without_ebpf: bool) -> Result<Tally> {
     let skips = target_dir()?.join("skipped-tests.txt");
@@ -196,6 +200,11 @@ fn cargo_test(args: &[OsString], without_ebpf: bool) -> Result<Tally> {
     command.args(args).env("SRS_PROXY_SKIPS", &skips);
     if without_ebpf {
         command.env("SRS_PROXY_SKIP_EBPF", "1");
+    }
+    // Most tests wait for what they have set going: on few cores more of them fit beside each other.
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        let threads = thread::available_parallelism()?.get().max(LEAST_THREADS);
+        command.env("RUST_TEST_THREADS", threads.to_string());
     }
     let mut child = command.stdout(Stdio::piped()).spawn()?;
     let stdout = child.stdout.take().context("cargo test has no output")?;

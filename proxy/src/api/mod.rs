@@ -242,7 +242,7 @@ async fn readyz(State(state): Shared) -> Response {
     let body = Readiness {
         ready: !draining,
         reason: draining.then_some("draining"),
-        degraded: state.cluster.condition().loss().map(|loss| format!("store: {}", loss.why)),
+        degraded: state.cluster.condition().reason().map(|why| format!("store: {why}")),
         origins: counts.alive(),
         sessions: state.sessions.count(),
     };

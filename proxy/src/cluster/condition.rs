@@ -130,10 +130,7 @@ impl Condition {
             seconds.observe(took.as_secs_f64());
         }
         let Err(error) = answer else { return false };
-        let index = StoreError::WORDS.iter().position(|word| *word == error.as_str());
-        if let Some(count) = index.and_then(|index| self.errors.get(index)) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+        self.count(error);
         if !error.is_loss() {
             return false;
         }
@@ -143,6 +140,14 @@ impl Condition {
         let was_lost = state.lost_since.is_some();
         state.lost_since.get_or_insert(now);
         !was_lost
+    }
+
+    /// Counts an error.
+    pub(super) fn count(&self, error: &StoreError) {
+        let index = StoreError::WORDS.iter().position(|word| *word == error.as_str());
+        if let Some(count) = index.and_then(|index| self.errors.get(index)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// Notes that the store has answered up to now, and what it could not do. With trouble, what

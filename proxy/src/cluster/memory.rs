@@ -129,6 +129,7 @@ impl Store for MemoryStore {
                 withdrawn: shared.withdrawn.keys().cloned().collect(),
                 votes: shared.votes.keys().cloned().collect(),
                 proxies: shared.proxies.values().map(|(it, _)| it.clone()).collect(),
+                trouble: None,
             })
         })
     }
@@ -258,13 +259,13 @@ impl Store for MemoryStore {
                 let is_left = |it: &Use| it.holder.proxy == self.me && it.holder.origin != name;
                 stream.uses.retain(|it| it.is_published || !is_left(it));
             }
-            let owner = Arc::clone(&stream.origin);
-            let mut there = stream.uses.iter().filter(|it| same_server(&it.holder.origin, &owner));
+            let former = Arc::clone(&stream.origin);
+            let mut there = stream.uses.iter().filter(|it| same_server(&it.holder.origin, &former));
             let is_published_there = there.clone().any(|it| it.is_published);
-            let runs_anew = owner != name && hold.origin.is_server_of(&owner);
+            let runs_anew = former != name && hold.origin.is_server_of(&former);
             let is_free = !stream.is_found && there.next().is_none();
             let takes = !hold.is_out && (hold.is_published && !is_published_there || is_free);
-            let is_changed = owner != name && (runs_anew || takes);
+            let is_changed = former != name && (runs_anew || takes);
             if is_changed {
                 stream.origin = Arc::clone(&name);
                 stream.epoch = epoch;

@@ -256,7 +256,7 @@ impl Cluster {
         self.asked(Ask::Write, self.store.stand(server, standing)).await?;
         info!(origin = %server, standing = standing.as_str(), "origin");
         self.tell(Change::Origins);
-        self.survey(now()).await
+        self.follow().await
     }
 
     /// Takes a run of an origin out, at every proxy, until it runs anew or is activated.
@@ -264,7 +264,15 @@ impl Cluster {
         self.asked(Ask::Write, self.store.withdraw(origin.id())).await?;
         info!(origin = %origin.name(), "origin taken out by an operator");
         self.tell(Change::Origins);
-        self.survey(now()).await
+        self.follow().await
+    }
+
+    /// Learns at once of an order that was given here.
+    async fn follow(self: &Arc<Self>) -> Result<(), StoreError> {
+        match self.survey(now()).await {
+            Err(error) if error.is_loss() => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Lets the session of WebRTC be found at every proxy while what is returned lives, and two
@@ -322,6 +330,15 @@ impl Cluster {
     pub async fn part(&self) {
         // They find out by themselves if they cannot be told.
         let _told = self.asked(Ask::Write, self.store.part()).await;
+    }
+
+    /// Notes an error that came with an answer.
+    fn complain(&self, error: StoreError, now: Instant) -> Result<(), StoreError> {
+        self.condition.count(&error);
+        if let Some(unsaid) = self.complaints.say(now) {
+            warn!(store = self.store.as_str(), %error, unsaid, "the store has what cannot be read");
+        }
+        Err(error)
     }
 
     /// An answer of the store, noted.

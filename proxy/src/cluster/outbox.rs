@@ -330,7 +330,7 @@ mod tests {
     fn what_is_much_is_taken_in_parts() {
         let now = Instant::now();
         let mut outbox = Outbox::default();
-        for n in 0..AT_ONCE + 1 {
+        for n in 0..=AT_ONCE {
             outbox.keep(record(&format!("a:{n}")), now);
         }
         assert!(outbox.take(now).is_more);

@@ -217,6 +217,8 @@ pub struct Survey {
     pub votes: Vec<(ProxyId, Vote)>,
     /// The proxies that are there.
     pub proxies: Vec<Presence>,
+    /// Why a part of this is what was known before.
+    pub trouble: Option<StoreError>,
 }
 
 /// A service of an origin's run that is voted on.
@@ -381,6 +383,9 @@ pub struct WebrtcPlace {
     pub password: String,
     /// What the client does.
     pub role: Role,
+    /// The name in the session's URL, if ICE has begun anew since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<String>,
 }
 
 impl fmt::Debug for WebrtcPlace {

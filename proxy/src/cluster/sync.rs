@@ -198,7 +198,8 @@ impl Cluster {
             elsewhere,
         };
         self.balancer.learn(hearsay, now);
-        Ok(())
+        // Of one key, and everything else is known.
+        survey.trouble.map_or(Ok(()), |error| self.complain(error, now))
     }
 
     /// The services that are out by the word of several proxies. What one says that this proxy has

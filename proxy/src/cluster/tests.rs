@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use futures_util::FutureExt;
+use tokio::time::timeout;
 
 use super::store::*;
 use super::*;
@@ -437,4 +438,114 @@ async fn nobody_places_a_stream_by_asking_too_early() {
     drop(early);
     settle().await;
     assert_eq!(fleet.root.routes(10).await.unwrap().len(), 1);
+}
+
+/// An origin that refuses at once is tried and replaced between two turns of the loop, which then
+/// reads of both.
+#[tokio::test(start_paused = true)]
+async fn what_this_proxy_has_told_itself_moves_nothing_back() {
+    let fleet = Fleet::new(2);
+    fleet.hear(&["a", "b"]).await;
+    let key = stream("s");
+    let refused = pick(&fleet.proxies[0], &key).await;
+    let tried = [refused.origin().server().clone()];
+    drop(refused);
+    let player = fleet.proxies[0].pick(&key, Listener::Rtmp, &tried).await.unwrap();
+    player.found();
+    assert_ne!(server(&player), tried[0].as_str());
+    settle().await;
+    assert_eq!(fleet.proxies[0].balancer().counts(now()).routes_in_use, 1, "it is held on");
+    let other = pick(&fleet.proxies[1], &key).await;
+    assert_eq!(server(&other), server(&player));
+    // Who cannot reach it does not take it from the player.
+    drop(other);
+    let tried = [player.origin().server().clone()];
+    let moved = fleet.proxies[1].pick(&key, Listener::Rtmp, &tried).await;
+    assert_eq!(moved.map(|_| ()), Err(NoOrigin::AllTried));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_that_was_cut_off_goes_where_the_others_have_gone() {
+    let fleet = Fleet::new(2);
+    fleet.hear(&["a", "b"]).await;
+    let key = stream("s");
+    let before = pick(&fleet.proxies[0], &key).await;
+    before.found();
+    let former = server(&before).to_owned();
+    drop(before);
+    settle().await;
+    fleet.ways[0].store(LATE, Ordering::Relaxed);
+    settle().await;
+    let tried = [former.as_str().into()];
+    let publisher = fleet.proxies[1].pick(&key, Listener::Rtmp, &tried).await.unwrap();
+    publisher.found();
+    publisher.publishes();
+    sleep(Duration::from_secs(1)).await;
+    fleet.ways[0].store(WELL, Ordering::Relaxed);
+    settle().await;
+    let player = pick(&fleet.proxies[0], &key).await;
+    assert_eq!(server(&player), server(&publisher), "its own idle route is no answer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_asked_for_again_at_once_stays_claimed() {
+    let fleet = Fleet::new(2);
+    fleet.hear(&["a", "b"]).await;
+    let key = stream("s");
+    drop(pick(&fleet.proxies[0], &key).await);
+    let publisher = pick(&fleet.proxies[0], &key).await;
+    settle().await;
+    assert_eq!(fleet.root.routes(10).await.unwrap().len(), 1, "the end of the first one's use");
+    let player = pick(&fleet.proxies[1], &key).await;
+    assert_eq!(server(&player), server(&publisher));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_while_its_stream_is_claimed_leaves_nothing() {
+    let fleet = Fleet::new(2);
+    fleet.hear(&["a", "b"]).await;
+    let key = stream("s");
+    fleet.ways[0].store(LATE, Ordering::Relaxed);
+    let claimed = fleet.proxies[0].pick(&key, Listener::Rtmp, &[]);
+    assert!(timeout(Duration::from_millis(50), claimed).await.is_err());
+    // The store has done it all the same.
+    let late = fleet.root.join(ProxyId::new("proxy-0").unwrap());
+    let a = origin("a").id().clone();
+    late.claim(&Claim { stream: key.clone(), origin: a, over: None }).await.unwrap();
+    fleet.ways[0].store(WELL, Ordering::Relaxed);
+    settle().await;
+    assert_eq!(fleet.root.routes(10).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_late_gives_way_to_where_its_clients_are() {
+    let fleet = Fleet::new(2);
+    fleet.hear(&["a", "b"]).await;
+    let key = stream("s");
+    fleet.ways[0].store(LATE, Ordering::Relaxed);
+    let player = pick(&fleet.proxies[0], &key).await;
+    player.found();
+    let elsewhere = if server(&player) == "a" { "b" } else { "a" };
+    let late = fleet.root.join(ProxyId::new("proxy-0").unwrap());
+    let origin = origin(elsewhere).id().clone();
+    late.claim(&Claim { stream: key.clone(), origin, over: None }).await.unwrap();
+    fleet.ways[0].store(WELL, Ordering::Relaxed);
+    settle().await;
+    let publisher = pick(&fleet.proxies[1], &key).await;
+    assert_eq!(server(&publisher), server(&player));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_refused_player_does_not_part_the_others_of_its_proxy_from_their_publisher() {
+    let fleet = Fleet::new(2);
+    fleet.hear(&["a", "b"]).await;
+    let key = stream("s");
+    let publisher = pick(&fleet.proxies[0], &key).await;
+    publisher.found();
+    publisher.publishes();
+    settle().await;
+    let tried = [publisher.origin().server().clone()];
+    let player = fleet.proxies[0].pick(&key, Listener::Rtmp, &tried).await;
+    assert_eq!(player.map(|_| ()), Err(NoOrigin::AllTried), "the other proxy can look");
+    assert_eq!(server(&pick(&fleet.proxies[1], &key).await), server(&publisher));
 }

@@ -178,7 +178,7 @@ const STORE_DEGRADED: Family = Family {
     name: "srs_proxy_store_degraded",
     labels: &[],
     kind: MetricType::Gauge,
-    help: "1 while the store does not answer, else 0",
+    help: "1 while the store does not answer, or has something that cannot be used, else 0",
 };
 const STORE_STALENESS: Family = Family {
     name: "srs_proxy_store_staleness_seconds",
@@ -309,7 +309,7 @@ impl Snapshot {
             (PROXIES, proxies.len()),
             (CONFLICTS, conflicts.len()),
             (STORE_ROUTES, store.known_routes),
-            (STORE_DEGRADED, usize::from(condition.is_lost())),
+            (STORE_DEGRADED, usize::from(condition.reason().is_some())),
         ];
         for (family, count) in counts {
             write(encoder, family, by_state([("", count)]))?;

@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn the_later_word_counts_in_whatever_order_they_come() {
         let mut mirror = Mirror::new(10);
-        let owner = |mirror: &Mirror, n| mirror.get(&key(n)).map(|it| it.to_string());
+        let owner = |mirror: &Mirror, n| mirror.get(&key(n)).map(ToString::to_string);
         assert!(mirror.insert(&key(1), "b-s-1".into(), 7));
         assert!(!mirror.insert(&key(1), "a-s-1".into(), 6));
         assert_eq!(owner(&mirror, 1).as_deref(), Some("b-s-1"));

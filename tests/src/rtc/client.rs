@@ -29,15 +29,37 @@ pub struct Client {
 impl Client {
     /// Publishes so many packets a second as the stream `live/<stream>`.
     pub fn publish(server: SocketAddr, stream: &str, rate: u32) -> Result<Self> {
-        Self::start(server, Role::Publish, stream, rate)
+        Self::start(server, None, Role::Publish, stream, rate)
+    }
+
+    /// The same, with every datagram to another server than the answer says, as a load balancer
+    /// may have it.
+    pub fn publish_by(
+        server: SocketAddr,
+        media: SocketAddr,
+        stream: &str,
+        rate: u32,
+    ) -> Result<Self> {
+        Self::start(server, Some(media), Role::Publish, stream, rate)
     }
 
     /// Plays this stream.
     pub fn play(server: SocketAddr, stream: &str) -> Result<Self> {
-        Self::start(server, Role::Play, stream, 0)
+        Self::start(server, None, Role::Play, stream, 0)
     }
 
-    fn start(server: SocketAddr, role: Role, stream: &str, rate: u32) -> Result<Self> {
+    /// The same, with every datagram to another server than the answer says.
+    pub fn play_by(server: SocketAddr, media: SocketAddr, stream: &str) -> Result<Self> {
+        Self::start(server, Some(media), Role::Play, stream, 0)
+    }
+
+    fn start(
+        server: SocketAddr,
+        way: Option<SocketAddr>,
+        role: Role,
+        stream: &str,
+        rate: u32,
+    ) -> Result<Self> {
         let socket = ports::towards(server)?;
         let address = socket.local_addr()?;
         let mut rtc = Rtc::builder().set_rtp_mode(true).build(Instant::now());
@@ -62,6 +84,8 @@ impl Client {
             rtc,
             socket,
             address,
+            remote: session.media()?,
+            way,
             video,
             interval,
             next: Instant::now(),
@@ -123,9 +147,19 @@ impl Client {
         self.tell(|done| Command::Move(host, done))
     }
 
+    /// Goes on by another server, as if a load balancer had moved it: it does not know.
+    pub fn go_by(&self, server: SocketAddr) -> Result<()> {
+        self.tell(|done| Command::GoBy(server, done))
+    }
+
     /// Restarts ICE, with new credentials that PATCH exchanges.
     pub fn restart_ice(&self) -> Result<()> {
-        self.tell(Command::Restart)
+        self.restart_ice_at(self.session.server)
+    }
+
+    /// The same with the PATCH to this server.
+    pub fn restart_ice_at(&self, server: SocketAddr) -> Result<()> {
+        self.tell(|done| Command::Restart(server, done))
     }
 
     /// Ends it by DTLS `close_notify` alone.
@@ -180,7 +214,8 @@ impl Seen {
 
 enum Command {
     Move(IpAddr, Sender<Result<()>>),
-    Restart(Sender<Result<()>>),
+    GoBy(SocketAddr, Sender<Result<()>>),
+    Restart(SocketAddr, Sender<Result<()>>),
     Close(Sender<Result<()>>),
 }
 
@@ -189,6 +224,10 @@ struct Peer {
     socket: UdpSocket,
     /// The candidate of the offer, whatever port the socket has by now.
     address: SocketAddr,
+    /// The candidate of the answer.
+    remote: SocketAddr,
+    /// Where its datagrams go, if not there.
+    way: Option<SocketAddr>,
     video: Mid,
     /// Between two packets; none for a player.
     interval: Option<Duration>,
@@ -204,7 +243,11 @@ impl Peer {
         while self.rtc.is_alive() {
             match self.commands.try_recv() {
                 Ok(Command::Move(host, done)) => drop(done.send(self.move_on(host))),
-                Ok(Command::Restart(done)) => drop(done.send(self.restart())),
+                Ok(Command::GoBy(server, done)) => {
+                    self.way = Some(server);
+                    drop(done.send(Ok(())));
+                }
+                Ok(Command::Restart(server, done)) => drop(done.send(self.restart(server))),
                 Ok(Command::Close(done)) => {
                     drop(done.send(self.rtc.close().map_err(Into::into)));
                 }
@@ -212,8 +255,10 @@ impl Peer {
                 Err(TryRecvError::Disconnected) => return,
             }
             self.publish();
-            let seen = &self.seen;
-            let mut wake = drive(&mut self.rtc, &self.socket, |_, event| match event {
+            let (seen, socket, way) = (&self.seen, &self.socket, self.way);
+            // An answer of ICMP to an earlier datagram is no reason to stop.
+            let send = |bytes: &[u8], to| drop(socket.send_to(bytes, way.unwrap_or(to)));
+            let mut wake = drive(&mut self.rtc, send, |_, event| match event {
                 Event::Connected => lock(seen).is_connected = true,
                 Event::RtpPacket(packet) => lock(seen).count(&packet),
                 _ => {}
@@ -223,7 +268,8 @@ impl Peer {
             }
             match receive(&self.socket, &mut buffer, wake) {
                 Ok(Some((datagram, source))) => {
-                    // Under the name that ICE knows.
+                    // Under the names that ICE knows.
+                    let source = if self.way.is_some() { self.remote } else { source };
                     let input = input(datagram, source, self.address);
                     if input.is_some_and(|input| self.rtc.handle_input(input).is_err()) {
                         self.rtc.disconnect();
@@ -269,13 +315,14 @@ impl Peer {
         Ok(())
     }
 
-    fn restart(&mut self) -> Result<()> {
+    fn restart(&mut self, server: SocketAddr) -> Result<()> {
         let mut changes = self.rtc.sdp_api();
         changes.ice_restart(true);
         let (offer, pending) = changes.apply().context("nothing to negotiate")?;
-        let response = self.session.patch(&fragment(&offer.to_sdp_string()))?;
+        let response = self.session.at(server).patch(&fragment(&offer.to_sdp_string()))?;
         ensure!(response.status() == 200, "{}: {}", response.head.line, response.text());
         self.session.answer = restarted(&self.session.answer, &response.text())?;
+        self.remote = self.session.media()?;
         let answer = SdpAnswer::from_sdp_string(&self.session.answer)?;
         Ok(self.rtc.sdp_api().accept_answer(pending, answer)?)
     }

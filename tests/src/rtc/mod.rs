@@ -15,9 +15,13 @@ pub use self::client::{Client, Tally};
 pub use self::origin::Origin;
 use crate::whip;
 
-/// Does what `rtc` wants now: sends its datagrams, and gives its events; then the time when it
-/// wants to be asked again.
-fn drive(rtc: &mut Rtc, socket: &UdpSocket, mut on: impl FnMut(&mut Rtc, Event)) -> Instant {
+/// Does what `rtc` wants now: gives its datagrams to `send`, with where it wants them, and its
+/// events; then the time when it wants to be asked again.
+fn drive(
+    rtc: &mut Rtc,
+    mut send: impl FnMut(&[u8], SocketAddr),
+    mut on: impl FnMut(&mut Rtc, Event),
+) -> Instant {
     if rtc.handle_input(Input::Timeout(Instant::now())).is_err() {
         rtc.disconnect();
     }
@@ -25,8 +29,7 @@ fn drive(rtc: &mut Rtc, socket: &UdpSocket, mut on: impl FnMut(&mut Rtc, Event))
         match rtc.poll_output() {
             Ok(Output::Timeout(at)) => return at,
             Ok(Output::Event(event)) => on(rtc, event),
-            // An answer of ICMP to an earlier datagram is no reason to stop.
-            Ok(Output::Transmit(out)) => drop(socket.send_to(&out.contents, out.destination)),
+            Ok(Output::Transmit(out)) => send(&out.contents, out.destination),
             Err(_) => rtc.disconnect(),
         }
     }
@@ -69,14 +72,24 @@ fn fragment(sdp: &str) -> String {
     lines.join("\r\n") + "\r\n"
 }
 
-/// The description with the credentials and candidates of a fragment.
+/// The description with the credentials and the candidate of a fragment, if there is one: an agent
+/// that only answers needs none.
 fn restarted(sdp: &str, fragment: &str) -> Result<String> {
     let mut sdp = sdp.to_owned();
-    for name in ["ice-ufrag", "ice-pwd", "candidate"] {
+    for name in ["ice-ufrag", "ice-pwd"] {
         let (old, new) = (whip::attribute(&sdp, name)?, whip::attribute(fragment, name)?);
         sdp = sdp.replace(&format!("a={name}:{old}"), &format!("a={name}:{new}"));
     }
-    Ok(sdp)
+    let candidate = whip::attribute(fragment, "candidate");
+    let mut lines = Vec::new();
+    for line in sdp.lines() {
+        match (line.strip_prefix("a=candidate:"), &candidate) {
+            (None, _) => lines.push(line.to_owned()),
+            (Some(_), Ok(candidate)) => lines.push(format!("a=candidate:{candidate}")),
+            (Some(_), Err(_)) => {}
+        }
+    }
+    Ok(lines.join("\r\n") + "\r\n")
 }
 
 /// How long a command may lie before it is seen.

@@ -18,7 +18,7 @@ use crate::whip::{self, Endpoint, Manner, Media, Role};
 use crate::{heartbeat, ports};
 
 /// An origin as SRS is one: ICE-lite, all sessions on one UDP port, told apart by their names and
-/// addresses, over after 30 s of silence. Ended when dropped.
+/// addresses, each where its latest check came from, over after 30 s of silence. Ended when dropped.
 pub struct Origin {
     endpoint: Endpoint,
     media: SocketAddr,
@@ -124,8 +124,39 @@ struct Session {
     stream: String,
     offer: String,
     rtc: Rtc,
+    way: Way,
     media: Vec<(Mid, MediaKind)>,
     heard: Instant,
+}
+
+/// Where a session's client is. ICE would stay with an address that it has once chosen for as long
+/// as it can, and so it is told of one alone.
+#[derive(Default)]
+struct Way {
+    /// That one.
+    told: Option<SocketAddr>,
+    /// Where the check came from that is to be answered.
+    asking: Option<SocketAddr>,
+    /// Where checks of its own came from, the latest last.
+    proven: Vec<SocketAddr>,
+}
+
+impl Way {
+    /// Where a datagram for the client goes.
+    fn of(&mut self, datagram: &[u8]) -> Option<SocketAddr> {
+        if is_check(datagram) {
+            // Nothing else is answered.
+            let asking = self.asking.take()?;
+            self.proven.retain(|it| *it != asking);
+            self.proven.push(asking);
+        }
+        self.proven.last().copied()
+    }
+}
+
+/// Whether a datagram is of ICE (RFC 7983).
+fn is_check(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| *first < 4)
 }
 
 /// What goes on from one session to others of its stream.
@@ -179,8 +210,8 @@ impl Server {
         let answer = rtc.sdp_api().accept_offer(SdpOffer::from_sdp_string(&offer)?)?;
         let answer = with_candidates_everywhere(&answer.to_sdp_string());
         let name = format!("{}:{}", whip::ufrag(&answer)?, whip::ufrag(&offer)?);
-        let media = Vec::new();
-        self.sessions.push(Session { name, role, stream, offer, rtc, media, heard: now });
+        let (way, media) = (Way::default(), Vec::new());
+        self.sessions.push(Session { name, role, stream, offer, rtc, way, media, heard: now });
         Ok(answer)
     }
 
@@ -205,8 +236,14 @@ impl Server {
             let mut wake = Instant::now() + PAUSE;
             let mut forwards = Vec::new();
             for session in &mut self.sessions {
-                let Session { rtc, media, role, stream, .. } = session;
-                let next = drive(rtc, &self.socket, |_, event| match event {
+                let Session { rtc, way, media, role, stream, .. } = session;
+                let send = |bytes: &[u8], _| {
+                    if let Some(to) = way.of(bytes) {
+                        // An answer of ICMP to an earlier datagram is no reason to stop.
+                        drop(self.socket.send_to(bytes, to));
+                    }
+                };
+                let next = drive(rtc, send, |_, event| match event {
                     Event::MediaAdded(MediaAdded { mid, kind, .. }) => media.push((mid, kind)),
                     Event::RtpPacket(packet) if *role == Role::Publish => {
                         forwards.push((stream.clone(), Forward::Packet(Box::new(packet))));
@@ -272,14 +309,22 @@ impl Server {
     }
 
     fn take(&mut self, datagram: &[u8], source: SocketAddr) {
-        let Some(input) = input(datagram, source, self.media) else { return };
+        let Some(seen) = input(datagram, source, self.media) else { return };
+        let is_check = is_check(datagram);
         // An address that a newer session uses is its own.
         let mut newest_first = self.sessions.iter_mut().rev();
-        if let Some(session) = newest_first.find(|it| it.rtc.accepts(&input)) {
-            session.heard = Instant::now();
-            if session.rtc.handle_input(input).is_err() {
-                session.rtc.disconnect();
-            }
+        let session = newest_first.find(|it| {
+            if is_check { it.rtc.accepts(&seen) } else { it.way.proven.contains(&source) }
+        });
+        let Some(Session { rtc, way, heard, .. }) = session else { return };
+        *heard = Instant::now();
+        if is_check {
+            way.asking = Some(source);
+        }
+        let told = *way.told.get_or_insert(source);
+        let Some(input) = input(datagram, told, self.media) else { return };
+        if rtc.handle_input(input).is_err() {
+            rtc.disconnect();
         }
     }
 }

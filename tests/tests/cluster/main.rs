@@ -3,7 +3,9 @@
 mod away;
 mod beside;
 mod deaths;
+mod guests;
 mod hostile;
+mod ids;
 mod media;
 mod orders;
 mod race;
@@ -11,6 +13,7 @@ mod shapes;
 mod silence;
 mod slow;
 mod twice;
+mod webrtc;
 
 use std::path::Path;
 

@@ -41,7 +41,7 @@ async fn everything(store: &dyn Store) -> Result<Vec<Result<(), StoreError>>> {
     let vote = Vote { origin: "vid-a-x-7".into(), service: Service::Srt };
     let hls = HlsRecord { id: "3a08a3f".to_owned(), stream: key.clone(), url: "u".to_owned() };
     let place = serde_json::from_str(
-        r#"{"server": "vid-a", "media": "192.0.2.7:8000", "role": "Publish"}"#,
+        r#"{"server": "vid-a", "media": "192.0.2.7:8000", "password": "p", "role": "Publish"}"#,
     )?;
     let name = "a:b".to_owned();
     let webrtc = WebrtcRecord { name, stream: key.clone(), place: Some(place) };
@@ -164,6 +164,24 @@ fn hostile_values_are_passed_over() -> Result<()> {
                 client.set::<_, _, ()>(key, value.as_slice())?;
                 goes_on(store, &format!("{what} in {key}")).await?;
             }
+        }
+        Ok(())
+    })
+}
+
+/// Without the password of its place a session would be anybody's.
+#[test]
+fn a_session_whose_place_cannot_be_read_is_none() -> Result<()> {
+    with_hostile(async |store, client| {
+        let key = "srs-proxy-place:a:b";
+        for value in ["", "x", "{}", r#"{"server":"vid-a"}"#, &"[".repeat(1_000_000)] {
+            everything(store).await?;
+            let session = serde_json::json!({"stream_url": stream("s")?.as_str(), "ufrag": "a:b"});
+            client.set::<_, _, ()>("srs-proxy-ufrag:a:b", session.to_string())?;
+            client.set::<_, _, ()>(key, value)?;
+            assert_eq!(store.webrtc("a:b").await?, None, "{value:.20}");
+            client.del::<_, ()>(key)?;
+            assert!(store.webrtc("a:b").await?.is_some_and(|it| it.place.is_none()));
         }
         Ok(())
     })

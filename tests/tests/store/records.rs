@@ -15,6 +15,7 @@ pub(crate) async fn kept(fleet: Fleet) -> Result<()> {
         server: "vid-a".into(),
         media: "192.0.2.7:8000".parse()?,
         role: Role::Publish,
+        former: Some("a:before".into()),
     };
     let record =
         |name: &str, place| WebrtcRecord { name: name.to_owned(), stream: key.clone(), place };

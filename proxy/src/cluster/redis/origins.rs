@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
-use futures_util::future::{try_join, try_join3, try_join4};
+use futures_util::future::{join, join3, try_join, try_join4};
 use redis::cmd;
 
 use super::record;
@@ -25,14 +25,25 @@ impl RedisStore {
     pub(super) async fn all_origins(&self) -> Result<Survey, StoreError> {
         let (withdrawn, votes, there) =
             (self.keys.withdrawn(), self.keys.votes(), self.keys.proxies());
-        let noted = try_join3(self.noted(&withdrawn), self.noted(&votes), self.noted(&there));
-        let (listed, standings, (withdrawn, votes, there)) =
-            try_join3(self.listed(), self.standings(), noted).await?;
+        let noted = join3(self.noted(&withdrawn), self.noted(&votes), self.noted(&there));
+        let (listed, standings, noted) = join3(self.listed(), self.standings(), noted).await;
+        let listed = listed?;
+        let mut trouble = None;
+        let (standings, withdrawn, votes, there) = {
+            let mut known = self.known.lock();
+            let Parts { standings: of_servers, withdrawn, votes, there } = &mut *known;
+            (
+                last(of_servers, standings, &mut trouble)?,
+                last(withdrawn, noted.0, &mut trouble)?,
+                last(votes, noted.1, &mut trouble)?,
+                last(there, noted.2, &mut trouble)?,
+            )
+        };
         let is_in = |name: &OriginName| !withdrawn.iter().any(|it| **it == **name);
         let names = listed.keys.iter().filter_map(|key| self.keys.origin_of(key)).filter(is_in);
         let names: Vec<OriginName> = names.collect();
         let there: Vec<ProxyId> = there.iter().filter_map(|it| ProxyId::new(it)).collect();
-        let (origins, proxies) = futures_util::future::join(
+        let (origins, proxies) = join(
             all(names.iter().map(|name| self.server(name))),
             all(there.iter().map(|proxy| self.presence(proxy))),
         )
@@ -50,13 +61,15 @@ impl RedisStore {
             withdrawn: withdrawn.iter().map(|it| it.as_str().into()).collect(),
             votes: votes.iter().filter_map(|it| read_vote(it)).collect(),
             proxies: proxies.into_iter().flatten().collect(),
+            trouble,
         })
     }
 
     pub(super) async fn one_origin(&self, name: &str) -> Result<Option<Heard>, StoreError> {
         let out = self.keys.withdrawn();
-        let (is_out, heard) = try_join(self.is_noted(&out, name), self.server(name)).await?;
-        Ok(heard.filter(|_| !is_out))
+        let (is_out, heard) = join(self.is_noted(&out, name), self.server(name)).await;
+        let is_out = last(&mut false, is_out, &mut None)?;
+        Ok(heard?.filter(|_| !is_out))
     }
 
     /// An origin by its key; none if that has no origin.
@@ -90,7 +103,8 @@ impl RedisStore {
     pub(super) async fn register(&self, heard: &Heard, is_old: bool) -> Result<bool, StoreError> {
         let Heard { origin, life } = heard;
         let out = self.keys.withdrawn();
-        if self.note(&out, origin.name(), self.lives.withdrawn, true).await? {
+        let is_out = self.note(&out, origin.name(), self.lives.withdrawn, true).await;
+        if last(&mut false, is_out, &mut None)? {
             return Ok(false);
         }
         let key = self.keys.server(origin.name());
@@ -345,6 +359,30 @@ impl RedisStore {
         }
         self.query(key, cmd("ZREM").arg(key).arg(names)).await
     }
+}
+
+/// What was read last of keys that all proxies share: one that cannot be read costs no other.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    standings: Vec<(ServerName, Standing)>,
+    withdrawn: Vec<String>,
+    votes: Vec<String>,
+    there: Vec<String>,
+}
+
+/// What was read now, or else what was `known` last, with the reason. The error is that the store is
+/// lost.
+fn last<T: Clone>(
+    known: &mut T,
+    read: Result<T, StoreError>,
+    trouble: &mut Option<StoreError>,
+) -> Result<T, StoreError> {
+    match read {
+        Ok(read) => known.clone_from(&read),
+        Err(error) if error.is_loss() => return Err(error),
+        Err(error) => *trouble = Some(error),
+    }
+    Ok(known.clone())
 }
 
 /// What was read of the list of all origins.

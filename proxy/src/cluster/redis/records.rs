@@ -27,20 +27,22 @@ impl RedisStore {
 
     pub(super) async fn read_webrtc(&self, name: &str) -> Result<Option<WebrtcRecord>, StoreError> {
         let (key, beside) = (self.keys.ufrag(name), self.keys.place(name));
-        let (plain, place) = try_join(self.record(&key), self.record(&beside)).await?;
+        let place = self.read(&beside, record::MAX_BYTES);
+        let (plain, place) = try_join(self.record(&key), place).await?;
         let Some(plain) = plain else { return Ok(None) };
         let Some((stream, _)) = record::read_webrtc(&plain.bytes).filter(|(_, it)| it == name)
         else {
             self.skip(&key, &"no session of WebRTC");
             return Ok(None);
         };
-        let place = place.and_then(|it| match serde_json::from_slice(&it.bytes) {
-            Ok(place) => Some(place),
+        // Without its password anybody would be its client.
+        let place = match place.map(|it| serde_json::from_slice(&it.bytes)).transpose() {
+            Ok(place) => place,
             Err(error) => {
                 self.skip(&beside, &error);
-                None
+                return Ok(None);
             }
-        });
+        };
         Ok(Some(WebrtcRecord { name: name.to_owned(), stream, place }))
     }
 

@@ -13,6 +13,7 @@ use tracing::warn;
 
 use super::keys::Keys;
 use super::link::{Link, LinkError, Script};
+use super::origins::Parts;
 use super::record;
 use super::scripts::Scripts;
 use crate::cluster::store::{
@@ -51,6 +52,7 @@ pub struct RedisStore {
     pub(super) keys: Keys,
     pub(super) lives: RedisLives,
     pub(super) scripts: Scripts,
+    pub(super) known: Mutex<Parts>,
     /// The streams that this proxy may hold, and since when it has last said so.
     pub(super) held: Mutex<HashMap<StreamKey, Instant>>,
     pub(super) link: Link,
@@ -65,6 +67,7 @@ impl RedisStore {
             keys: Keys::new(prefix),
             lives,
             scripts: Scripts::new(),
+            known: Mutex::default(),
             held: Mutex::default(),
             link,
             skipped: Seldom::default(),
@@ -179,7 +182,9 @@ fn failed(key: &str, error: LinkError) -> StoreError {
         LinkError::Server { code, text } => match &*code {
             "MALFORMED" => StoreError::Malformed(of_key(&text)),
             // The whole server, or its part of the Cluster, and for now only.
-            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" => StoreError::Down(format!("{code} {text}")),
+            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "READONLY" => {
+                StoreError::Down(format!("{code} {text}"))
+            }
             _ => StoreError::Failed(of_key(&format!("{code} {text}"))),
         },
     }

@@ -64,6 +64,8 @@ pub(super) const NO_ICE: Answer =
     answer(StatusCode::BAD_REQUEST, "the session description has no ice-ufrag and ice-pwd");
 pub(super) const NO_SESSION: Answer =
     answer(StatusCode::SERVICE_UNAVAILABLE, "the proxy has no room for another session");
+pub(super) const NOT_SHARED: Answer =
+    answer(StatusCode::SERVICE_UNAVAILABLE, "the other proxies cannot be told of the restart now");
 pub(super) const GONE: Answer =
     answer(StatusCode::NOT_FOUND, "the session's origin is not there any more");
 pub(super) const IN_CIRCLES: Answer =

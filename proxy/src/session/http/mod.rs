@@ -16,6 +16,7 @@ mod exchange;
 #[cfg(test)]
 mod fuzz;
 mod heads;
+mod listed;
 mod negotiate;
 mod origin;
 mod origin_api;
@@ -42,6 +43,7 @@ use self::answer::Answer;
 use self::client::{Connection, HeadPatience, NoHead};
 pub use self::counts::{Counts, StatusClass};
 pub use self::heads::Hop;
+use self::listed::ListedIds;
 use self::pool::Pool;
 use self::request::{Asked, Request, Whence, has_no_body};
 use self::room::Room;
@@ -119,6 +121,8 @@ pub struct Http {
     known: Known,
     /// Questions to all origins at once.
     surveys: Semaphore,
+    /// Streams of segments that the existing proxy has listed.
+    listed: ListedIds,
     draining: CancellationToken,
     /// Warnings of a host without resources, and of origins that answer badly.
     exhausted: Seldom,
@@ -184,6 +188,7 @@ impl Http {
             held: Room::new(HELD),
             known: Known::default(),
             surveys: Semaphore::new(SURVEYS),
+            listed: ListedIds::default(),
             draining,
             exhausted: Seldom::default(),
             bad_answers: Seldom::default(),
@@ -328,7 +333,7 @@ impl Http {
         let Some(id) = request.listed_by_id().filter(|_| self.cluster.is_shared()) else {
             return request;
         };
-        match self.cluster.hls(id).await {
+        match self.listed.stream(id, self.cluster.hls(id), Clock::now()).await {
             Some(stream) => {
                 Request { stream, kind: Kind::Media, whence: Whence::Routed, ..request }
             }

@@ -2,7 +2,7 @@
 //! proxy in the place of the other side; and later requests go to where the session is.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -19,7 +19,7 @@ use crate::proto::http::Headers;
 use crate::proto::location;
 use crate::proto::sdp;
 use crate::proto::signalling::Message;
-use crate::session::webrtc::{BadDescription, Draft, Invited};
+use crate::session::webrtc::{BadDescription, Draft, Elsewhere, Invited};
 use crate::session::{End, Session};
 use crate::stream::in_query;
 use crate::stream::{Ask, Kind, SessionClaim, StreamKey, Tokens};
@@ -206,7 +206,9 @@ impl Http {
                 None
             }
             // RFC 9725 4.3.3
-            "PATCH" if is_success => self.restarted(claim, request, &answered, session).await,
+            "PATCH" if is_success => {
+                self.restarted(claim, (&origin, address.ip()), request, &answered, session).await?
+            }
             _ => None,
         };
         match restarted {
@@ -220,17 +222,29 @@ impl Http {
     async fn restarted(
         &self,
         claim: &SessionClaim,
+        (origin, ip): (&Origin, IpAddr),
         request: &Request,
         answered: &Answered,
         session: &Session,
-    ) -> Option<String> {
+    ) -> Result<Option<String>, Refusal> {
         let SessionClaim { key, name, .. } = claim;
-        let (offer, answer) = (str::from_utf8(&request.body).ok()?, answered.text()?);
-        if let Some(answer) = self.webrtc.restart(name, offer, answer) {
-            return Some(answer);
+        let Some(both) = str::from_utf8(&request.body).ok().zip(answered.text()) else {
+            return Ok(None);
+        };
+        if let Some(answer) = self.webrtc.restart(name, both.0, both.1) {
+            return Ok(Some(answer));
         }
-        let reached = session.destination.ip();
-        self.webrtc.restart_elsewhere(key, name, (offer, answer), reached).await
+        let media = origin.targets(Listener::Rtc).next();
+        let elsewhere = Elsewhere {
+            stream: key,
+            name,
+            server: origin.server(),
+            media: media.map(|(_, port)| SocketAddr::new(ip, port)),
+            reached: session.destination.ip(),
+        };
+        let restarted = self.webrtc.restart_elsewhere(elsewhere, both).await;
+        // The client may begin anew once more.
+        restarted.map_err(|error| refusal(answer::NOT_SHARED, &error))
     }
 
     /// Asks the stream's origin about a session that the proxy does not know.

@@ -26,6 +26,7 @@ impl Webrtc {
         let adopted = adopt(memo, &self.sessions, Listener::Api, estate, buffer)?;
         let Adopted { live, span, lease, lane, exit } = adopted;
         let ending = Arc::new(Ending::default());
+        let own_name = name;
         let record = |name: &str, password: Option<&str>| WebrtcRecord {
             name: name.to_owned(),
             stream: lease.key().clone(),
@@ -34,6 +35,7 @@ impl Webrtc {
                 media: lane.origin(),
                 password: password.to_owned(),
                 role: memo.role,
+                former: (name != own_name).then(|| own_name.clone()),
             }),
         };
         // The other kind of proxy has told none.

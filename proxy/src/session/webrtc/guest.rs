@@ -61,6 +61,8 @@ pub(super) struct Guests {
     trials: Arc<Semaphore>,
     names: Mutex<Names>,
     under_way: Arc<Semaphore>,
+    /// Of two checks that were looked up at once one brings their session here.
+    arrival: Mutex<()>,
 }
 
 /// Where the clients of one name are, and whose guests they are.
@@ -85,6 +87,7 @@ impl Default for Guests {
             trials: Arc::new(Semaphore::new(TRIALS)),
             names: Mutex::default(),
             under_way: Arc::new(Semaphore::new(LOOK_UPS)),
+            arrival: Mutex::default(),
         }
     }
 }
@@ -185,13 +188,14 @@ impl Webrtc {
         let (webrtc, name, key) = (Arc::clone(self), name.to_owned(), *key);
         let (check, exit) = (check.to_vec(), exit());
         tokio::spawn(async move {
-            let is_found = webrtc.welcome(&name, &check, key, exit.clone()).await;
-            webrtc.guests.names.lock().done(&name, is_found, Instant::now());
+            let welcome = webrtc.welcome(&name, &check, key, exit.clone()).await;
+            // Who has overheard a name keeps its client from nothing by it.
+            let is_there = welcome != Err(Dropped::UnknownName);
+            webrtc.guests.names.lock().done(&name, client, is_there, Instant::now());
             drop(permit);
-            if is_found {
-                webrtc.take(&key, &Train::alone(key.client, &check), &|| exit.clone());
-            } else {
-                webrtc.drops.count(Dropped::UnknownName, 1);
+            match welcome {
+                Ok(()) => webrtc.take(&key, &Train::alone(key.client, &check), &|| exit.clone()),
+                Err(dropped) => webrtc.drops.count(dropped, 1),
             }
         });
         true
@@ -199,20 +203,25 @@ impl Webrtc {
 
     /// Takes in a client, if the store has its name, its check is signed by the password that may be
     /// there, and its origin can be found.
-    async fn welcome(self: &Arc<Self>, name: &str, check: &[u8], key: FlowKey, exit: Exit) -> bool {
-        let Some(record) = self.cluster.webrtc(name).await else { return false };
+    async fn welcome(
+        self: &Arc<Self>,
+        name: &str,
+        check: &[u8],
+        key: FlowKey,
+        exit: Exit,
+    ) -> Result<(), Dropped> {
+        let record = self.cluster.webrtc(name).await.ok_or(Dropped::UnknownName)?;
         let is_signed = |password: &str| {
             Message::parse(check).is_ok_and(|check| check.is_authentic(password.as_bytes()))
         };
         if record.place.as_ref().is_some_and(|place| !is_signed(&place.password)) {
-            self.drops.count(Dropped::Forged, 1);
-            return false;
+            return Err(Dropped::Forged);
         }
-        let Some((lease, media)) = self.whereabouts(&record).await else { return false };
+        let (lease, media) = self.whereabouts(&record).await.ok_or(Dropped::NotConnected)?;
         // That the stream is there is for the origin to say.
         let own = lease.share();
         drop(lease);
-        self.admit(record, own, media, key, exit).is_some()
+        self.admit(record, own, media, key, exit).ok_or(Dropped::NotConnected)
     }
 
     /// The origin of a session, and where it takes media.
@@ -235,7 +244,7 @@ impl Webrtc {
         Some((lease, SocketAddr::new(host.ip(), port)))
     }
 
-    /// A session of its own, within all limits.
+    /// A session of its own, within all limits, unless it is here already.
     fn admit(
         self: &Arc<Self>,
         record: WebrtcRecord,
@@ -244,6 +253,13 @@ impl Webrtc {
         key: FlowKey,
         exit: Exit,
     ) -> Option<()> {
+        let _arrival = self.guests.arrival.lock();
+        if let Some(place) = &record.place {
+            let here = self.named(&record.name, &key);
+            if here.iter().any(|(_, password)| **password == *place.password) {
+                return Some(());
+            }
+        }
         let trial = || Arc::clone(&self.guests.trials).try_acquire_owned().ok();
         let trial = if record.place.is_none() { Some(trial()?) } else { None };
         let socket = Socket::towards(media, self.settings.buffer).ok()?;
@@ -272,8 +288,10 @@ impl Webrtc {
             None => Ice::of_guest(now),
         };
         let is_guest = record.place.is_none();
+        let former = record.place.as_ref().and_then(|place| place.former.clone());
+        let url_name = former.unwrap_or_else(|| name.clone());
         let known = Known {
-            name: name.as_str().into(),
+            name: url_name.as_str().into(),
             ice,
             ending: Arc::clone(&ending),
             reached: session.destination.ip(),
@@ -285,11 +303,15 @@ impl Webrtc {
         let ends = FlowEnds { near: lane.near(), origin: media, client_socket_id: None };
         let mut table = self.table.lock();
         let id = table.insert(known, Arc::clone(&lane), ends, now);
+        let mut found = None;
         if !is_guest {
+            // By the one in its URL it is deleted.
+            table.name(id, Name::Ice(url_name.into()));
             table.name(id, Name::Ice(name.as_str().into()));
-            self.keep_found(&mut table, id, &name);
+            found = self.findable(&table, id, &name);
         }
         drop(table);
+        self.keep_found(id, found);
         let mut listed = Listed { webrtc: Arc::clone(self), id, ending, lease, place: None };
         listed.place = is_guest.then(|| self.guests.list(&name, key, id)).flatten();
         let span = info_span!(parent: None, "session", id = %session.id);

@@ -26,7 +26,7 @@ use tracing::{debug, trace};
 
 use self::guest::{Guest, Guests};
 use self::ice::{Check, Ice, UNCHECKED};
-pub use self::signalling::{BadDescription, Draft, Invited};
+pub use self::signalling::{BadDescription, Draft, Elsewhere, Invited, Placeless};
 use self::tcp::Strangers;
 use super::flow::{Dropped, Drops, FlowId, FlowTable, Media, Name};
 use super::memo::Matter;
@@ -317,8 +317,9 @@ impl Webrtc {
         // The oldest then, so that nobody is crowded out.
         let mut ids: Vec<_> = table.find_all(&name).collect();
         ids.reverse();
-        let ids = here.into_iter().chain(ids).take(MAX_NAMESAKES);
-        ids.filter_map(|id| Some((id, table.get(id)?.0.ice.password(username)?))).collect()
+        let ids = here.into_iter().chain(ids);
+        let signed = ids.filter_map(|id| Some((id, table.get(id)?.0.ice.password(username)?)));
+        signed.take(MAX_NAMESAKES).collect()
     }
 
     /// Takes what has come from a session's origin. True if it is the first consent.
@@ -359,11 +360,10 @@ impl Webrtc {
         let is_consent = asked_from.is_some() && message.class() == Class::Success;
         let now = Instant::now();
         let is_first = is_consent && known.ice.consent(now);
+        let mut found = None;
         if let Some((guest, key)) = known.guest.as_mut().zip(asked_from).filter(|_| is_consent) {
             known.ice.stay();
-            if is_first {
-                known.kept.push(self.cluster.keep_webrtc(guest.record.clone()));
-            }
+            found = is_first.then(|| guest.record.clone());
             if let Some(exit) = guest.prove() {
                 table.learn(id, key, exit, now);
                 select(&mut table, id, &key);
@@ -380,6 +380,7 @@ impl Webrtc {
         };
         let exit = exit.cloned();
         drop(table);
+        self.keep_found(id, found);
         match exit {
             Some(exit) => lane.to_client_by(&exit, train),
             None => self.drops.count(Dropped::NotConnected, 1),

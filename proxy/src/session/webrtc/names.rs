@@ -1,6 +1,6 @@
 //! Which names are looked up: few at a time, however many are made up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,9 @@ use crate::proto::sdp;
 /// than twice [`LONGEST`].
 #[derive(Debug, Default)]
 pub(super) struct Names {
-    asked: HashMap<Box<str>, Asked>,
+    /// Those that were not there.
+    unknown: HashMap<Box<str>, Unknown>,
+    under_way: HashSet<(Box<str>, IpAddr)>,
     begun: HashMap<IpAddr, usize>,
     turn: Option<Instant>,
 }
@@ -31,42 +33,44 @@ const SHORTEST: Duration = Duration::from_millis(40);
 const LONGEST: Duration = Duration::from_secs(4);
 
 #[derive(Debug)]
-struct Asked {
-    /// None while it is under way.
-    until: Option<Instant>,
+struct Unknown {
+    until: Instant,
     pause: Duration,
 }
 
 impl Names {
-    /// Whether this name may be looked up now, for this client.
+    /// Whether this name may be looked up now, for this client: once at a time, whoever else asks for
+    /// the same one.
     pub(super) fn begin(&mut self, name: &str, client: IpAddr, now: Instant) -> bool {
         if self.turn.is_none_or(|turn| now.saturating_duration_since(turn) >= TURN) {
             self.turn = Some(now);
             self.begun.clear();
-            self.asked.retain(|_, asked| asked.until.is_none_or(|until| until + LONGEST > now));
+            self.unknown.retain(|_, unknown| unknown.until + LONGEST > now);
         }
-        let is_unknown = |asked: &Asked| asked.until.is_none_or(|until| until > now);
+        let is_unknown = |unknown: &Unknown| unknown.until > now;
         let of_client = self.begun.get(&client).copied().unwrap_or_default();
-        if self.asked.get(name).is_some_and(is_unknown)
+        if self.unknown.get(name).is_some_and(is_unknown)
             || of_client >= OF_CLIENT
             || self.begun.values().sum::<usize>() >= LOOK_UPS
+            || !self.under_way.insert((name.into(), client))
         {
             return false;
         }
         self.begun.insert(client, of_client + 1);
-        let asked = self.asked.entry(name.into());
-        asked.or_insert(Asked { until: None, pause: SHORTEST }).until = None;
         true
     }
 
-    /// The answer to the look-up of this name.
-    pub(super) fn done(&mut self, name: &str, is_found: bool, now: Instant) {
-        if is_found {
-            self.asked.remove(name);
-        } else if let Some(asked) = self.asked.get_mut(name) {
-            asked.until = Some(now + asked.pause);
-            asked.pause = (asked.pause * 2).min(LONGEST);
+    /// The look-up of this name for this client is done: whether the name is there.
+    pub(super) fn done(&mut self, name: &str, client: IpAddr, is_there: bool, now: Instant) {
+        self.under_way.remove(&(name.into(), client));
+        if is_there {
+            self.unknown.remove(name);
+            return;
         }
+        let first = Unknown { until: now, pause: SHORTEST };
+        let unknown = self.unknown.entry(name.into()).or_insert(first);
+        unknown.until = now + unknown.pause;
+        unknown.pause = (unknown.pause * 2).min(LONGEST);
     }
 }
 
@@ -92,16 +96,32 @@ mod tests {
         for n in 0..1000 {
             let now = start + Duration::from_millis(20) * n;
             if names.begin("a:b", client(1), now) {
-                assert!(!names.begin("a:b", client(2), now), "under way");
-                names.done("a:b", false, now);
+                assert!(!names.begin("a:b", client(1), now), "under way");
+                names.done("a:b", client(1), false, now);
+                assert!(!names.begin("a:b", client(2), now), "for nobody");
                 asked += 1;
             }
         }
         assert_eq!(asked, 11, "in twenty seconds");
         let later = start + Duration::from_mins(1);
         assert!(names.begin("a:b", client(1), later));
-        names.done("a:b", true, later);
-        assert!(names.asked.is_empty());
+        names.done("a:b", client(1), true, later);
+        assert!(names.unknown.is_empty() && names.under_way.is_empty());
+    }
+
+    #[test]
+    fn a_name_that_is_there_is_asked_for_by_each_client_within_its_share() {
+        let now = Instant::now();
+        let mut names = Names::default();
+        for _ in 0..OF_CLIENT {
+            assert!(names.begin("a:b", client(1), now));
+            assert!(names.begin("a:b", client(2), now) || names.begun[&client(2)] > 0);
+            names.done("a:b", client(1), true, now);
+        }
+        assert!(!names.begin("a:b", client(1), now));
+        assert!(!names.begin("a:b", client(2), now), "under way");
+        names.done("a:b", client(2), true, now);
+        assert!(names.begin("a:b", client(2), now));
     }
 
     #[test]
@@ -113,11 +133,12 @@ mod tests {
             // Ten seconds.
             let now = start + Duration::from_micros(100) * n;
             let name = format!("a:{n}");
-            if names.begin(&name, client(u8::try_from(n % 200).unwrap()), now) {
-                names.done(&name, false, now);
+            let client = client(u8::try_from(n % 200).unwrap());
+            if names.begin(&name, client, now) {
+                names.done(&name, client, false, now);
                 asked += 1;
             }
-            most = most.max(names.asked.len());
+            most = most.max(names.unknown.len());
         }
         assert!(asked <= 51 * LOOK_UPS, "{asked}");
         assert!(most <= 64 * 22, "{most}");

@@ -10,9 +10,10 @@ use tracing::{Instrument, info, info_span};
 
 use super::guest::Place;
 use super::{Datagrams, Ice, Known, Webrtc, keep};
+use crate::cluster::KeptSession;
 use crate::cluster::store::{WebrtcPlace, WebrtcRecord};
 use crate::listen::is_served;
-use crate::origin::{Lease, Listener};
+use crate::origin::{Lease, Listener, ServerName};
 use crate::plane::datagram::{Course, FlowEnds, Gone, Lane, Planes, Socket};
 use crate::proto::proxy_protocol::Ends;
 use crate::proto::sdp::{self, BadSdp, Offered, Transport};
@@ -38,6 +39,26 @@ pub struct Invited {
     /// The offer, in which there are ICE names.
     pub offer: String,
 }
+
+/// A session that is not here, as far as its URL and its origin tell.
+#[derive(Debug)]
+pub struct Elsewhere<'a> {
+    /// The stream.
+    pub stream: &'a StreamKey,
+    /// The name in its URL.
+    pub name: &'a str,
+    /// The server that has it.
+    pub server: &'a ServerName,
+    /// Where that has registered to take media.
+    pub media: Option<SocketAddr>,
+    /// Where the client has asked.
+    pub reached: IpAddr,
+}
+
+/// A session that no proxy would find by its new name.
+#[derive(Clone, Copy, Debug, Error)]
+#[error("nothing tells where its media goes")]
+pub struct Placeless;
 
 /// A session between its offer and its answer. Its drop ends it.
 pub struct Draft {
@@ -99,47 +120,59 @@ impl Webrtc {
     pub fn restart(self: &Arc<Self>, name: &str, offer: &str, answer: &str) -> Option<String> {
         let (offer, ice) = (sdp::ice(offer).ok()?, sdp::ice(answer).ok()?);
         let mut table = self.table.lock();
-        let id = table.find(&Name::Ice(name.into()))?;
+        let id = *of_name(&table, name).first()?;
         let renamed = named(&ice.ufrag, &offer.ufrag);
         let known = table.session_mut(id)?;
         known.ice.restart(&renamed, &ice.password, FlowTable::<Datagrams, Planes>::MAX_NAMES);
         let reached = known.reached;
         // A name that counts no more is nobody's.
-        known.kept.retain(|kept| known.ice.password(kept.name()).is_some());
-        self.keep_found(&mut table, id, &renamed);
+        let (kept, past): (Vec<_>, Vec<_>) = std::mem::take(&mut known.kept)
+            .into_iter()
+            .partition(|kept| known.ice.password(kept.name()).is_some());
+        known.kept = kept;
+        let found = self.findable(&table, id, &renamed);
         table.name(id, Name::Ice(renamed.into()));
         keep(&table, id);
         drop(table);
+        drop(past);
+        self.keep_found(id, found);
         Some(sdp::with_candidates(answer, &self.offered(reached)))
     }
 
-    /// The same for a session of this stream that is not here: it is found by its new name where it
-    /// was by the one before. `reached` is where the client has asked.
+    /// The same for a session that is not here: every proxy finds it by its new name.
     pub async fn restart_elsewhere(
-        &self,
-        stream: &StreamKey,
-        name: &str,
+        self: &Arc<Self>,
+        session: Elsewhere<'_>,
         (offer, answer): (&str, &str),
-        reached: IpAddr,
-    ) -> Option<String> {
-        let (offer, ice) = (sdp::ice(offer).ok()?, sdp::ice(answer).ok()?);
+    ) -> Result<Option<String>, Placeless> {
+        let Some((offer, ice)) = sdp::ice(offer).ok().zip(sdp::ice(answer).ok()) else {
+            return Ok(None);
+        };
         if !self.cluster.is_shared() {
-            return None;
+            return Ok(None);
         }
-        let place = self.cluster.webrtc(name).await.and_then(|record| record.place);
-        let place =
-            place.map(|place| WebrtcPlace { password: ice.password.as_str().into(), ..place });
-        let name = named(&ice.ufrag, &offer.ufrag);
+        let Elsewhere { stream, name, server, media, reached } = session;
+        let renamed = named(&ice.ufrag, &offer.ufrag);
+        let kept = self.cluster.webrtc(name).await.and_then(|record| record.place);
+        let (server, media, role) = match (kept, media) {
+            (Some(WebrtcPlace { server, media, role, .. }), _) => (server, media, role),
+            // The URL does not tell what the client does.
+            (None, Some(media)) => (server.clone(), media, Role::Play),
+            (None, None) => return Err(Placeless),
+        };
+        let former = (renamed != name).then(|| name.to_owned());
+        let place = Some(WebrtcPlace { server, media, password: ice.password, role, former });
         // Whoever meets the client keeps it on.
-        drop(self.cluster.keep_webrtc(WebrtcRecord { name, stream: stream.clone(), place }));
-        Some(sdp::with_candidates(answer, &self.offered(reached)))
+        let record = WebrtcRecord { name: renamed, stream: stream.clone(), place };
+        drop(self.cluster.keep_webrtc(record));
+        Ok(Some(sdp::with_candidates(answer, &self.offered(reached))))
     }
 
     /// What a client has to say of this session's ICE later, for its origin: the proxy stays in the
     /// client's place.
     pub fn fragment(&self, name: &str, fragment: &str) -> String {
         let table = self.table.lock();
-        let id = table.find(&Name::Ice(name.into()));
+        let id = of_name(&table, name).first().copied();
         let lane = id.and_then(|id| table.get(id)).map(|(_, lane)| Arc::clone(lane));
         drop(table);
         let here = lane.map(|lane| Offered { address: lane.near(), transport: Transport::Udp });
@@ -154,35 +187,41 @@ impl Webrtc {
         }
     }
 
-    /// Ends the session of this name, and its guests.
+    /// Ends the session of this name, wherever its client was found, and its guests.
     pub(super) fn end_named(&self, name: &str) {
         let guests = self.guests.of(name);
         let table = self.table.lock();
-        for id in table.find(&Name::Ice(name.into())).into_iter().chain(guests) {
+        for id in of_name(&table, name).into_iter().chain(guests) {
             if let Some((known, _)) = table.get(id) {
                 known.ending.end(End::Deleted);
             }
         }
     }
 
-    /// Lets a session be found at every proxy by this name, if there are others.
-    pub(super) fn keep_found(
+    /// By what every proxy finds a session of this name, if there are others.
+    pub(super) fn findable(
         &self,
-        table: &mut FlowTable<Datagrams, Planes>,
+        table: &FlowTable<Datagrams, Planes>,
         id: FlowId,
         name: &str,
-    ) {
-        let Some((known, lane)) = table.get(id).filter(|_| self.cluster.is_shared()) else {
-            return;
-        };
+    ) -> Option<WebrtcRecord> {
+        let (known, lane) = table.get(id).filter(|_| self.cluster.is_shared())?;
         let progress = known.session.progress();
-        let Some((role, stream)) = progress.role.zip(progress.stream) else { return };
+        let (role, stream) = progress.role.zip(progress.stream)?;
         let (server, media) = (known.origin.server().clone(), lane.origin());
-        let Some(password) = known.ice.password(name) else { return };
-        let place = Some(WebrtcPlace { server, media, password: password.as_ref().into(), role });
-        let kept = self.cluster.keep_webrtc(WebrtcRecord { name: name.to_owned(), stream, place });
-        if let Some(known) = table.session_mut(id) {
-            known.kept.push(kept);
+        let password = known.ice.password(name)?.as_ref().into();
+        let former = (*name != *known.name).then(|| known.name.to_string());
+        let place = Some(WebrtcPlace { server, media, password, role, former });
+        Some(WebrtcRecord { name: name.to_owned(), stream, place })
+    }
+
+    /// Lets a session be found at every proxy while it is here. Not to be called with the table
+    /// locked: no datagram waits for what is told to the store.
+    pub(super) fn keep_found(&self, id: FlowId, record: Option<WebrtcRecord>) {
+        let Some(record) = record else { return };
+        let mut kept = Some(self.cluster.keep_webrtc(record));
+        if let Some(known) = self.table.lock().session_mut(id) {
+            known.kept.extend(kept.take());
         }
     }
 
@@ -191,13 +230,15 @@ impl Webrtc {
         let mut table = self.table.lock();
         let Some(known) = table.session_mut(id) else { return };
         let (kept, is_guest) = (std::mem::take(&mut known.kept), known.guest.is_some());
+        let url_name = known.name.clone();
         drop(table);
-        for kept in kept {
-            if !is_guest {
-                self.cluster.deleted(kept.name());
+        if !is_guest && self.cluster.is_shared() {
+            let renamed = kept.iter().map(KeptSession::name).filter(|name| **name != *url_name);
+            for name in renamed.chain([&*url_name]) {
+                self.cluster.deleted(name);
             }
-            kept.over();
         }
+        kept.into_iter().for_each(KeptSession::over);
     }
 
     /// One session, from its answer to its end.
@@ -283,8 +324,9 @@ impl Draft {
         let mut table = webrtc.table.lock();
         let id = table.insert(known, Arc::clone(&lane), ends, now);
         table.name(id, Name::Ice(name.as_str().into()));
-        webrtc.keep_found(&mut table, id, &name);
+        let found = webrtc.findable(&table, id, &name);
         drop(table);
+        webrtc.keep_found(id, found);
         if invited.role == Role::Publish {
             invited.lease.publishes();
         }
@@ -339,8 +381,21 @@ pub(super) struct Listed {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.webrtc.table.lock().remove(self.id);
+        let known = self.webrtc.table.lock().remove(self.id);
+        // The store is told without the lock.
+        drop(known);
     }
+}
+
+/// The session of this name, the newest part first: after a restart at another proxy it may be here
+/// once by each of its names. None if passwords tell several sessions apart: nobody knows which is
+/// meant.
+fn of_name(table: &FlowTable<Datagrams, Planes>, name: &str) -> Vec<FlowId> {
+    let all: Vec<_> = table.find_all(&Name::Ice(name.into())).collect();
+    let known = all.iter().filter_map(|id| table.get(*id));
+    let mut passwords = known.filter_map(|(known, _)| known.ice.password(name));
+    let first = passwords.next();
+    if passwords.all(|other| Some(&other) == first.as_ref()) { all } else { Vec::new() }
 }
 
 /// As in the USERNAME of the client's checks (RFC 8445 7.2.2).

@@ -10,7 +10,9 @@ use super::*;
 use crate::cluster::memory::{MemoryLimits, MemoryStore};
 use crate::cluster::store::{ProxyId, Store, WebrtcRecord};
 use crate::listen::{TrustedProxies, udp};
-use crate::origin::{Balancer, BalancerSettings, KeptOrigin, Listener, Origin, registration};
+use crate::origin::{
+    Balancer, BalancerSettings, KeptOrigin, Listener, Origin, ServerName, registration,
+};
 use crate::proto::proxy_protocol::Ends;
 use crate::session::memo::Memo;
 use crate::session::{End, Estate, NotAdopted, Role, SessionLimits};

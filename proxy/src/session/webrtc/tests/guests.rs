@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::session::webrtc::{Elsewhere, Placeless};
 
 /// Proxies of one store, which is theirs to look into.
 fn proxies<const N: usize>(consent_timeout: Duration) -> (MemoryStore, [Rig; N]) {
@@ -50,11 +51,43 @@ fn checked(client: &UdpSocket, at: &Rig, origin: &UdpSocket, name: &str, n: u8) 
     session
 }
 
-fn is_silent(socket: &UdpSocket) -> bool {
-    socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let heard = socket.recv_from(&mut [0; 2048]);
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    heard.is_err()
+/// The same by a client that sends its check again and again, as agents do.
+fn checked_at_last(client: &UdpSocket, at: &Rig, origin: &UdpSocket, name: &str, n: u8) {
+    let check = stun(REQUEST, n, name, true, PASSWORD);
+    origin.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut bytes = [0; 2048];
+    let heard = (0..250).find_map(|_| {
+        client.send_to(&check, at.proxy).unwrap();
+        tokio::task::block_in_place(|| origin.recv_from(&mut bytes)).ok()
+    });
+    origin.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let (read, session) = heard.expect("the client's check comes to the origin");
+    assert_eq!(bytes[..read], check, "nobody else's does");
+    let success = stun(SUCCESS, n, "", false, PASSWORD);
+    origin.send_to(&success, session).unwrap();
+    assert_eq!(receive(client), (success, at.proxy));
+}
+
+/// Whether nothing comes to any of these, nor has come.
+async fn are_silent<'a>(sockets: impl IntoIterator<Item = &'a UdpSocket>) -> bool {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    sockets.into_iter().all(|socket| {
+        socket.set_nonblocking(true).unwrap();
+        let heard = socket.recv_from(&mut [0; 2048]);
+        socket.set_nonblocking(false).unwrap();
+        heard.is_err()
+    })
+}
+
+/// Waits until it is so.
+async fn becomes(what: &str, is_so: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if is_so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{what}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,9 +170,48 @@ async fn a_check_that_is_not_signed_brings_no_session_here() {
     })
     .await;
     assert_eq!(b.sessions.count(), 0);
-    assert!(is_silent(&a.origin) && is_silent(&stranger));
+    assert!(are_silent([&a.origin, &stranger]).await);
     a.origin.send_to(MEDIA, session).unwrap();
     assert_eq!(receive(&client), (MEDIA.to_vec(), a.proxy));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_overheard_a_name_does_not_keep_its_client_out() {
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    // Another host than the client's.
+    let stranger = UdpSocket::bind("127.0.0.2:0").unwrap();
+    let forged = stun(REQUEST, 10, &name, true, "guessed");
+    let (stop, proxy) = (CancellationToken::new(), b.proxy);
+    let until = stop.clone();
+    let flood = tokio::spawn(async move {
+        while !until.is_cancelled() {
+            stranger.send_to(&forged, proxy).unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    becomes("the forger is heard", || b.dropped(Dropped::Forged) >= 16).await;
+    checked_at_last(&peer(), &b, &a.origin, &name, 1);
+    stop.cancel();
+    flood.await.unwrap();
+    assert_eq!(b.sessions.count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn checks_of_one_client_that_come_at_once_bring_one_session() {
+    let (store, [a, b]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    let check = stun(REQUEST, 1, &name, true, PASSWORD);
+    let hosts = [1, 2, 3, 4].map(|n| UdpSocket::bind((Ipv4Addr::new(127, 0, 0, n), 0)).unwrap());
+    for (n, host) in (1..).zip(&hosts) {
+        host.send_to(&stun(REQUEST, n, &name, true, PASSWORD), b.proxy).unwrap();
+    }
+    hosts[0].send_to(&check, b.proxy).unwrap();
+    let sessions: Vec<_> = (0..4).map(|_| receive(&a.origin).1).collect();
+    assert!(sessions.iter().all(|it| *it == sessions[0]), "{sessions:?}");
+    assert_eq!(b.sessions.count(), 1);
 }
 
 /// A session of the existing proxy, which writes no password.
@@ -151,9 +223,16 @@ async fn begun_elsewhere(store: &MemoryStore, rig: &Rig, name: &str) -> WebrtcRe
         "ip": "127.0.0.1", "server": "a", "service": "s", "pid": "2",
         "rtmp": ["1935"], "api": ["1985"], "rtc": [format!("udp://0.0.0.0:{port}")],
     });
-    rig.cluster.register(registration::parse(body.to_string().as_bytes()).unwrap()).unwrap();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    record
+    let origin: Origin = registration::parse(body.to_string().as_bytes()).unwrap();
+    let run = Arc::clone(origin.name());
+    rig.cluster.register(origin).unwrap();
+    for _ in 0..500 {
+        if store.origin(&run).await.unwrap().is_some() {
+            return record;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the store hears of the origin");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -164,24 +243,21 @@ async fn a_guest_that_the_origin_does_not_answer_ends_and_has_moved_nothing() {
     let client = peer();
     let session = checked(&client, &rig, &rig.origin, name, 1);
     let strangers: Vec<_> = (0..20).map(|_| peer()).collect();
-    for (n, stranger) in strangers.iter().enumerate() {
-        let n = u8::try_from(n + 10).unwrap();
-        stranger.send_to(&stun(REQUEST, n, name, true, "guessed"), rig.proxy).unwrap();
-        // One name is looked up once at a time.
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(rig.sessions.count(), 8, "of one name");
-    // Until the origin has said yes.
-    rig.drops(Dropped::UnknownFlow, || drop(strangers[0].send_to(MEDIA, rig.proxy))).await;
-    for _ in 0..1000 {
-        if rig.ended(End::NotConnected) == 7 {
-            break;
+    for _ in 0..100 {
+        for (n, stranger) in (10..).zip(&strangers) {
+            stranger.send_to(&stun(REQUEST, n, name, true, "guessed"), rig.proxy).unwrap();
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(rig.sessions.count() <= 8, "of one name");
+        if rig.sessions.count() == 8 {
+            break;
+        }
     }
-    assert_eq!((rig.ended(End::NotConnected), rig.sessions.count()), (7, 1));
-    assert!(strangers.iter().all(is_silent), "nobody is told anything");
-    while !is_silent(&rig.origin) {}
+    // Until the origin has said yes.
+    rig.drops(Dropped::UnknownFlow, || drop(strangers[0].send_to(MEDIA, rig.proxy))).await;
+    becomes("guests without an answer end", || rig.sessions.count() == 1).await;
+    assert!(rig.ended(End::NotConnected) >= 7);
+    assert!(are_silent(&strangers).await, "nobody is told anything");
     rig.origin.send_to(MEDIA, session).unwrap();
     assert_eq!(receive(&client), (MEDIA.to_vec(), rig.proxy));
 }
@@ -201,10 +277,48 @@ async fn names_that_nobody_has_are_dropped_and_keep_nobody_from_his_session() {
         }
     }
     // All are from one host here: its share comes again.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    checked(&client, &b, &a.origin, &name, 1);
-    assert_eq!(b.dropped(Dropped::UnknownName) - before, 2000);
+    checked_at_last(&client, &b, &a.origin, &name, 1);
+    assert!(b.dropped(Dropped::UnknownName) > before);
     assert_eq!(b.sessions.count(), 1);
+}
+
+fn fragment(ufrag: &str) -> String {
+    format!(
+        "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{PASSWORD}\r\n\
+         m=audio 9 X 111\r\na=candidate:1 1 udp 1 10.0.0.9 9 typ host\r\n"
+    )
+}
+
+/// The session of an URL, at a proxy that may not have it.
+fn elsewhere<'a>(name: &'a str, stream: &'a StreamKey, server: &'a ServerName) -> Elsewhere<'a> {
+    Elsewhere { stream, name, server, media: None, reached: Ipv4Addr::LOCALHOST.into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_which_the_store_has_no_place_is_found_by_the_origins_or_fails() {
+    let (store, [rig]) = proxies(Duration::from_secs(30));
+    let (show, server) = (show(), ServerName::from("a"));
+    let both = (&*fragment("off2"), &*fragment("ans2"));
+    let session = elsewhere("ans:off", &show, &server);
+    let placeless = rig.webrtc.restart_elsewhere(session, both).await;
+    assert!(matches!(placeless, Err(Placeless)), "{placeless:?}");
+    let media = Some(rig.origin.local_addr().unwrap());
+    let session = Elsewhere { media, ..elsewhere("ans:off", &show, &server) };
+    let no_restart = rig.webrtc.restart_elsewhere(session, ("a=candidate:1", "")).await;
+    assert!(matches!(no_restart, Ok(None)), "{no_restart:?}");
+    let session = Elsewhere { media, ..elsewhere("ans:off", &show, &server) };
+    assert!(rig.webrtc.restart_elsewhere(session, both).await.unwrap().is_some());
+    let place = kept(&store, "ans2:off2", true).await.unwrap().place.unwrap();
+    assert_eq!((&*place.password, place.former.as_deref()), (PASSWORD, Some("ans:off")));
+    rig.drops(Dropped::Forged, || {
+        let forged = stun(REQUEST, 1, "ans2:off2", true, "guessed");
+        peer().send_to(&forged, rig.proxy).unwrap();
+    })
+    .await;
+    checked(&peer(), &rig, &rig.origin, "ans2:off2", 2);
+    rig.webrtc.delete("ans:off");
+    rig.emptied().await;
+    kept(&store, "ans2:off2", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,15 +326,10 @@ async fn a_restart_at_a_third_proxy_is_found_by_its_new_name() {
     let (store, [a, b, c]) = proxies(Duration::from_secs(30));
     let (name, _) = a.signal("off", "ans");
     kept(&store, &name, true).await;
-    let fragment = |ufrag: &str| {
-        format!(
-            "a=ice-ufrag:{ufrag}\r\na=ice-pwd:{PASSWORD}\r\n\
-             m=audio 9 X 111\r\na=candidate:1 1 udp 1 10.0.0.9 9 typ host\r\n"
-        )
-    };
-    let reached = c.proxy.ip();
+    let (show, server) = (show(), ServerName::from("a"));
     let both = (&*fragment("off2"), &*fragment("ans2"));
-    let answer = c.webrtc.restart_elsewhere(&show(), &name, both, reached).await.unwrap();
+    let restarted = c.webrtc.restart_elsewhere(elsewhere(&name, &show, &server), both).await;
+    let answer = restarted.unwrap().unwrap();
     assert!(answer.contains(&format!(" {} ", c.proxy.port())), "the client meets it: {answer}");
     assert!(!answer.contains("10.0.0.9"), "{answer}");
     kept(&store, "ans2:off2", true).await;
@@ -233,15 +342,32 @@ async fn a_restart_at_a_third_proxy_is_found_by_its_new_name() {
     assert!(a.webrtc.restart(&name, &both[0], &both[1]).is_some());
     kept(&store, "ans3:off3", true).await;
     checked(&client, &b, &a.origin, "ans3:off3", 9);
-    // Guests of its names end with it.
-    c.webrtc.delete(&name);
-    for _ in 0..500 {
-        if a.ended(End::Deleted) == 1 && b.ended(End::Deleted) == 1 {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
+    // By whichever of its names it was found, it ends with its URL.
+    b.webrtc.delete(&name);
+    for rig in [&a, &b, &c] {
+        rig.emptied().await;
     }
-    panic!("the session and its guest end");
+    assert_eq!([&a, &b, &c].map(|rig| rig.ended(End::Deleted)), [2, 2, 1]);
+    for name in [&name, "ans2:off2", "ans3:off3"] {
+        kept(&store, name, false).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_ends_by_its_new_name_ends_by_the_one_before() {
+    let (store, [a, b, c]) = proxies(Duration::from_secs(30));
+    let (name, _) = a.signal("off", "ans");
+    kept(&store, &name, true).await;
+    let (show, server) = (show(), ServerName::from("a"));
+    let both = (&*fragment("off2"), &*fragment("ans2"));
+    let session = elsewhere(&name, &show, &server);
+    c.webrtc.restart_elsewhere(session, both).await.unwrap().unwrap();
+    kept(&store, "ans2:off2", true).await;
+    checked(&peer(), &b, &a.origin, "ans2:off2", 1);
+    b.webrtc.delete("ans2:off2");
+    a.emptied().await;
+    b.emptied().await;
+    assert_eq!((a.ended(End::Deleted), b.ended(End::Deleted)), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -252,7 +378,7 @@ async fn a_session_that_the_existing_proxy_has_begun_goes_to_its_streams_origin(
     store.keep_webrtc(&record).await.unwrap();
     let client = peer();
     // Its origin has no port for media, as far as is known.
-    rig.drops(Dropped::UnknownName, || {
+    rig.drops(Dropped::NotConnected, || {
         client.send_to(&stun(REQUEST, 1, name, true, PASSWORD), rig.proxy).unwrap();
     })
     .await;
