@@ -188,7 +188,7 @@ pub(crate) fn claim(stream: &StreamKey, server: &str) -> Claim {
 
 /// A claim in the place of the run `x` of another server.
 pub(crate) fn over(stream: &StreamKey, server: &str, other: &str, is_out: bool) -> Claim {
-    let over = Over { origin: id(other).to_string().into(), is_out };
+    let over = Over { origin: id(other).to_string().into(), is_out, has_company: true };
     Claim { over: Some(over), ..claim(stream, server) }
 }
 

@@ -24,6 +24,7 @@ const DRIVERS: &[&str] = &[
     "proxy/src/session/http/ask.rs",
     "proxy/src/session/http/attempt.rs",
     "proxy/src/session/http/client.rs",
+    "proxy/src/session/http/listed.rs",
     "proxy/src/session/http/mod.rs",
     "proxy/src/session/http/negotiate.rs",
     "proxy/src/session/http/origin.rs",
