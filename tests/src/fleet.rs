@@ -270,7 +270,7 @@ pub fn must_go_on(shows: &mut [Show], frames: u64) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "no pictures come to players of{late}");
-        thread::sleep(BEAT);
+        thread::sleep(PAUSE);
     }
 }
 
@@ -291,7 +291,9 @@ fn take(client: &Client) -> Result<u64> {
 
 /// Bytes of a frame of a [`Show`].
 const FRAME: usize = 600;
-/// Between two frames.
+/// Between two frames that are waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Between two frames of shows that go on meanwhile.
 pub const BEAT: Duration = Duration::from_millis(200);
 /// For what proxies should notice within a second or two.
 pub const SOON: Duration = Duration::from_secs(15);
