@@ -54,7 +54,15 @@ fn one(redis: &mut Connection, head: &str, key: &str, name: &str) -> Result<Opti
             server(name, &value)?;
         }
         "url" => {
-            ensure!(life == -1 || life > 3_600_000, "it ends in {life} ms");
+            // Until somebody has found the stream it may go soon: nobody else uses it.
+            let claim = format!("{head}srs-proxy-claim:{{{key}}}");
+            // A name with braces has its claim under another key.
+            let found = redis.hget::<_, _, Option<String>>(claim, "found").unwrap_or_default();
+            let is_found = found.as_deref() == Some("1");
+            ensure!(
+                life == -1 || life > if is_found { 3_600_000 } else { 0 },
+                "it ends in {life} ms"
+            );
             let server = value.strip_prefix(&format!("{head}srs-proxy-server:"));
             let server = server.with_context(|| format!("its owner is {value}"))?;
             ensure!(server.split('-').count() >= 3, "its owner is {value}");
