@@ -217,8 +217,10 @@ impl Store for MemoryStore {
 
     fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Owned> {
         self.answer(|shared, now| {
-            shared.make_room(self.limits.max_routes, now);
             let name: OriginName = claim.origin.to_string().into();
+            if shared.stream(&claim.stream, now).is_none() {
+                shared.make_room(self.limits.max_routes, now);
+            }
             let Some(stream) = shared.stream(&claim.stream, now) else {
                 return Ok(shared.give(self, &claim.stream, &name, now));
             };
@@ -244,10 +246,10 @@ impl Store for MemoryStore {
 
     fn hold<'a>(&'a self, hold: &'a Hold) -> Answer<'a, Owned> {
         self.answer(|shared, now| {
-            shared.make_room(self.limits.max_routes, now);
             let name: OriginName = hold.origin.to_string().into();
             let is_new = shared.stream(&hold.stream, now).is_none();
             if is_new {
+                shared.make_room(self.limits.max_routes, now);
                 shared.give(self, &hold.stream, &name, now);
             }
             shared.last_epoch += 1;
@@ -278,17 +280,17 @@ impl Store for MemoryStore {
         })
     }
 
-    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, bool> {
+    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, Option<u64>> {
         self.answer(|shared, now| {
-            let Some(stream) = shared.stream(&left.stream, now) else { return Ok(false) };
+            let Some(stream) = shared.stream(&left.stream, now) else { return Ok(None) };
             let is_its = |run: &str| left.origin.is_server_of(run);
             stream.uses.retain(|it| it.holder.proxy != self.me || !is_its(&it.holder.origin));
             let is_free = !stream.is_found && stream.uses.is_empty() && is_its(&stream.origin);
-            let is_gone = left.is_unfound && is_free;
-            if is_gone {
+            let ended = (left.is_unfound && is_free).then_some(stream.epoch);
+            if ended.is_some() {
                 shared.remove(&left.stream);
             }
-            Ok(is_gone)
+            Ok(ended)
         })
     }
 

@@ -14,7 +14,8 @@ pub mod store;
 mod sync;
 mod view;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ use self::store::{
 };
 pub use self::view::{ClusterView, ProxyView, StoreView};
 use crate::origin::{
-    Asked, Balancer, BalancerSettings, Lease, Listener, NoOrigin, NotRegistered, Origin,
+    Asked, Balancer, BalancerSettings, Lease, Listener, NoOrigin, NotRegistered, Origin, OriginId,
     Registered, ServerName, Standing, Unsettled,
 };
 use crate::stream::StreamKey;
@@ -66,6 +67,8 @@ struct Known {
     /// What it is looking at.
     probed: BTreeSet<Vote>,
     is_survey_due: bool,
+    /// Streams that are just claimed, and for how many clients.
+    claimed: HashMap<StreamKey, usize>,
     /// Sessions that others have seen deleted.
     deleted: Vec<String>,
 }
@@ -148,6 +151,7 @@ impl Cluster {
     ) -> Result<Lease, NoOrigin> {
         let start = now();
         let mut over = None;
+        let mut claimed = Claimed::begin(self, key);
         for _ in 0..MAX_TURNS {
             let now = now();
             if self.condition.is_given_up(now) {
@@ -161,13 +165,13 @@ impl Cluster {
             let known = wish.over.map(|origin| Over { origin, is_out: wish.is_out, has_company });
             let origin = wish.origin.id().clone();
             let claim = Claim { stream: key.clone(), origin, over: over.take().or(known) };
-            let claimed = Claimed { cluster: self, key, server: wish.origin.server().clone() };
+            claimed.servers.insert(wish.origin.server().clone());
             let Ok(owned) = self.asked(Ask::Claim, self.store.claim(&claim)).await else {
-                claimed.keep();
                 self.survey_soon();
                 return self.balancer.pick_alone(key, listener, tried, now);
             };
             let run = &owned.origin;
+            claimed.servers.extend(OriginId::server_of(run).map(ServerName::from));
             if self.is_shared() {
                 self.balancer.placed(key, run, owned.epoch);
             }
@@ -182,10 +186,7 @@ impl Cluster {
                 continue;
             }
             match self.balancer.settle(key, run, listener, tried, now) {
-                Ok(lease) => {
-                    claimed.keep();
-                    return Ok(lease);
-                }
+                Ok(lease) => return Ok(lease),
                 Err(Unsettled::Not(error)) => return Err(error),
                 Err(Unsettled::Tried) => {
                     if is_refused && now.saturating_duration_since(start) >= VERDICT {
@@ -383,24 +384,34 @@ impl Cluster {
     }
 }
 
-/// A stream that is claimed for a client who may leave before it has it. Its drop gives it up.
+/// A stream that is claimed for a client, who may leave before it has it. At its drop the stream is
+/// given up wherever it is not used here.
 struct Claimed<'a> {
     cluster: &'a Cluster,
     key: &'a StreamKey,
-    server: ServerName,
+    servers: BTreeSet<ServerName>,
 }
 
-impl Claimed<'_> {
-    /// It is used.
-    fn keep(self) {
-        self.cluster.wake.notify_one();
-        std::mem::forget(self);
+impl<'a> Claimed<'a> {
+    fn begin(cluster: &'a Cluster, key: &'a StreamKey) -> Self {
+        *cluster.known.lock().claimed.entry(key.clone()).or_default() += 1;
+        Self { cluster, key, servers: BTreeSet::new() }
     }
 }
 
 impl Drop for Claimed<'_> {
     fn drop(&mut self) {
-        self.cluster.balancer.given_up(self.key, &self.server);
+        let mut known = self.cluster.known.lock();
+        if let Entry::Occupied(mut claims) = known.claimed.entry(self.key.clone()) {
+            *claims.get_mut() -= 1;
+            if *claims.get() == 0 {
+                claims.remove();
+            }
+        }
+        drop(known);
+        for server in &self.servers {
+            self.cluster.balancer.given_up(self.key, server);
+        }
         self.cluster.wake.notify_one();
     }
 }

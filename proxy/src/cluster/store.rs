@@ -68,17 +68,18 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// none has found yet is forgotten [`UNFOUND_LIFE`] behind its last use.
     fn claim<'a>(&'a self, claim: &'a Claim) -> Answer<'a, Owned>;
 
-    /// Notes that this proxy uses a stream at an origin, for [`HOLD_LIFE`], and uses it elsewhere only
-    /// if it publishes there. Unless the hold says that its origin is out, a stream belongs to that
-    /// origin from now on if it belonged to nobody; if it is published there by this proxy and not
-    /// at its owner; or if nobody uses it at its owner, and none has found it there.
+    /// Notes that this proxy uses a stream at an origin, for [`HOLD_LIFE`]. Unless it publishes it
+    /// there, it uses it elsewhere only where it publishes it. The stream belongs to that origin from
+    /// now on if it belonged to nobody, or to another run of its server; and, unless the hold says
+    /// that the origin is out, if it is published there by this proxy and not at its owner, or if
+    /// nobody uses it at its owner and none has found it there.
     fn hold<'a>(&'a self, hold: &'a Hold) -> Answer<'a, Owned>;
 
     /// This proxy uses a stream no more at this origin. With `is_unfound` the stream belongs to
     /// nobody from now on if it still is this origin's, nobody else holds it, and none who held it
     /// has found it: nobody places a stream by asking for it too early.
-    /// True if it belongs to nobody by that.
-    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, bool>;
+    /// The answer is the epoch of the owner that ended by that.
+    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, Option<u64>>;
 
     /// At most this many streams and their owners.
     fn routes(&self, most: usize) -> Answer<'_, Vec<(StreamKey, OriginName)>>;
@@ -289,8 +290,8 @@ pub struct Over {
     pub origin: OriginName,
     /// Whether it is out for certain: replaced although the stream is held there.
     pub is_out: bool,
-    /// Whether what this proxy publishes there counts as held, as what others use there does: others
-    /// can look for themselves whether it is out.
+    /// Whether what this proxy publishes there counts as held, as whatever others use does: others can
+    /// look for themselves whether it is out.
     pub has_company: bool,
 }
 
@@ -338,8 +339,8 @@ pub struct Left {
 pub enum Change {
     /// A stream belongs to this origin, since this epoch.
     Route(StreamKey, OriginName, u64),
-    /// A stream belongs to nobody now.
-    Gone(StreamKey),
+    /// A stream belongs to nobody, since the owner of this epoch.
+    Gone(StreamKey, u64),
     /// A survey shows something new.
     Origins,
     /// A session of WebRTC of this name was deleted.

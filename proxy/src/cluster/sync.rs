@@ -111,7 +111,7 @@ impl Cluster {
             let _error = self.hold_all(now).await;
             let _error = self.announce_fixed(now).await;
             self.look_again(now);
-            let is_fresh = |at: Instant| now.saturating_duration_since(at) < LIST;
+            let is_fresh = |at: Instant| now.saturating_duration_since(at) + HOLD <= LIST;
             if (is_all_due || !listed.is_some_and(is_fresh)) && self.list().await.is_ok() {
                 listed = Some(now);
             }
@@ -341,15 +341,25 @@ impl Cluster {
         };
         let published: BTreeSet<_> = used.iter().filter_map(is_published).collect();
         self.known.lock().conflicts.retain(|stream, _| published.contains(stream));
-        self.hold(used).await
+        let mut trouble = Trouble::default();
+        for some in used.chunks(AT_ONCE) {
+            // What was left meanwhile is told as left by the other loop.
+            let still = self.balancer.used_still(some, super::now());
+            trouble.none_in(self.hold(still).await)?;
+        }
+        trouble.0.map_or(Ok(()), Err)
     }
 
     /// Tells how streams are used here, and learns to whom they belong.
     async fn hold(&self, used: Vec<UsedStream>) -> Result<(), StoreError> {
         let (mut holds, mut left) = (Vec::new(), Vec::new());
         for UsedStream { key, origin, usage, is_out } in used {
-            let (stream, origin) = (key, origin.id().clone());
+            let (stream, server, origin) = (key, origin.server().clone(), origin.id().clone());
             match usage {
+                // Its claim may be there already: whoever has it tells at its end.
+                Use::Left | Use::Unfound if self.known.lock().claimed.contains_key(&stream) => {
+                    self.balancer.given_up(&stream, &server);
+                }
                 Use::Held { is_found, is_published } => {
                     holds.push(Hold { stream, origin, is_found, is_published, is_out });
                 }
@@ -360,8 +370,9 @@ impl Cluster {
         }
         let gone = self.each(&left, |left| self.store.leave(left)).await?;
         let owned = self.each(&holds, |hold| self.store.hold(hold)).await?;
-        let gone = left.into_iter().zip(gone).filter(|(_, is_gone)| *is_gone == Some(true));
-        let mut changes: Vec<_> = gone.map(|(left, _)| Change::Gone(left.stream)).collect();
+        let gone = left.into_iter().zip(gone);
+        let gone = gone.filter_map(|(left, epoch)| Some(Change::Gone(left.stream, epoch??)));
+        let mut changes: Vec<_> = gone.collect();
         for (hold, owned) in holds.into_iter().zip(owned) {
             changes.extend(owned.and_then(|owned| self.held(hold, owned)));
         }
@@ -413,7 +424,7 @@ impl Cluster {
         for change in changes {
             match change {
                 Change::Route(stream, run, epoch) => self.balancer.placed(&stream, &run, epoch),
-                Change::Gone(stream) => self.balancer.unplaced(&stream),
+                Change::Gone(stream, epoch) => self.balancer.unplaced(&stream, epoch),
                 Change::Origins => self.survey_soon(),
                 Change::Deleted(name) => {
                     let mut known = self.known.lock();

@@ -90,7 +90,7 @@ impl Store for Cut {
         vote(vote: &'a Vote, is_down: bool) -> ();
         greet(me: &'a Presence) -> ();
         hold(hold: &'a Hold) -> Owned;
-        leave(left: &'a Left) -> bool;
+        leave(left: &'a Left) -> Option<u64>;
         tell(changes: &'a [Change]) -> ();
         changes(mark: Option<&'a Mark>) -> News;
         keep_webrtc(record: &'a WebrtcRecord) -> ();

@@ -494,10 +494,12 @@ impl Balancer {
         }
     }
 
-    /// A stream belongs to nobody any more, as far as others know.
-    pub fn unplaced(&self, key: &StreamKey) {
+    /// A stream belongs to nobody since the owner of this epoch. If a later one is known, that stays.
+    pub fn unplaced(&self, key: &StreamKey, epoch: u64) {
         let mut state = self.state.lock();
-        state.mirror.remove(key);
+        if !state.mirror.end(key, epoch) {
+            return;
+        }
         if state.routes.get(key).is_some_and(|(_, in_use)| !in_use) {
             state.routes.forget(key);
         }
@@ -523,6 +525,17 @@ impl Balancer {
     /// wait for this proxy, unless it has clients of it.
     pub fn given_up(&self, key: &StreamKey, server: &ServerName) {
         self.state.lock().routes.give_up(key, server);
+    }
+
+    /// Of these streams those that are used still, as they are now.
+    pub fn used_still(&self, used: &[UsedStream], now: Instant) -> Vec<UsedStream> {
+        let state = self.state.lock();
+        let again = |it: &UsedStream| {
+            let server = it.origin.server();
+            (it.key.clone(), server.clone(), state.routes.use_of(&it.key, server))
+        };
+        let held = used.iter().map(again).filter(|(_, _, it)| matches!(it, Use::Held { .. }));
+        state.registered(held.collect(), now)
     }
 
     /// Whether the use of a stream has changed since [`Self::take_untold`].

@@ -68,7 +68,16 @@ impl Mirror {
         }
     }
 
-    pub(super) fn remove(&mut self, key: &StreamKey) {
+    /// A stream belongs to nobody since the owner of this epoch. False if a later one is known.
+    pub(super) fn end(&mut self, key: &StreamKey, epoch: u64) -> bool {
+        let is_over = self.table.get(key).is_none_or(|told| told.epoch <= Some(epoch));
+        if is_over {
+            self.remove(key);
+        }
+        is_over
+    }
+
+    fn remove(&mut self, key: &StreamKey) {
         if let Some(told) = self.table.remove(key) {
             self.order.remove(&told.number);
         }
@@ -108,7 +117,7 @@ mod tests {
             mirror.insert(&key(n), "a-s-1".into(), 1);
             mirror.insert(&key(n), "b-s-1".into(), 2);
             if n % 3 == 0 {
-                mirror.remove(&key(n));
+                mirror.end(&key(n), 2);
             }
         }
         assert!(mirror.len() <= 10, "{}", mirror.len());
@@ -123,6 +132,7 @@ mod tests {
         assert!(mirror.insert(&key(1), "b-s-1".into(), 7));
         assert!(!mirror.insert(&key(1), "a-s-1".into(), 6));
         assert_eq!(owner(&mirror, 1).as_deref(), Some("b-s-1"));
+        assert!(!mirror.end(&key(1), 6));
         mirror.insert(&key(2), "a-s-1".into(), 1);
         mirror.begin_listing();
         mirror.insert(&key(1), "c-s-1".into(), 8);

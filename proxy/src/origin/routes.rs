@@ -151,7 +151,7 @@ impl Routes {
         !self.untold.is_empty()
     }
 
-    fn use_of(&self, key: &StreamKey, server: &ServerName) -> Use {
+    pub(super) fn use_of(&self, key: &StreamKey, server: &ServerName) -> Use {
         let is_published = self.publishers.contains_key(&(key.clone(), server.clone()));
         let route = self.table.get(key).filter(|route| route.server == *server);
         let is_used = route.is_some_and(Route::is_used);
@@ -293,7 +293,7 @@ impl Routes {
             self.note(key, &server);
         } else {
             self.remove(key);
-            self.tell(key, &server, Use::Unfound);
+            self.give_up(key, &server);
         }
     }
 

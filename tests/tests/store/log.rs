@@ -16,7 +16,7 @@ pub(crate) async fn told(fleet: Fleet) -> Result<()> {
     let key = stream("s")?;
     let said = [
         Change::Route(key.clone(), "vid-a-x-7".into(), 7),
-        Change::Gone(key),
+        Change::Gone(key, 8),
         Change::Origins,
         Change::Deleted("a:b".to_owned()),
     ];

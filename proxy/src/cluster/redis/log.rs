@@ -77,7 +77,9 @@ fn written(change: &Change) -> [Cow<'_, str>; 4] {
         Change::Route(stream, origin, epoch) => {
             ["route".into(), stream.as_str().into(), (&**origin).into(), epoch.to_string().into()]
         }
-        Change::Gone(stream) => ["gone".into(), stream.as_str().into(), none(), none()],
+        Change::Gone(stream, epoch) => {
+            ["gone".into(), stream.as_str().into(), none(), epoch.to_string().into()]
+        }
         Change::Origins => ["origins".into(), none(), none(), none()],
         Change::Deleted(name) => ["deleted".into(), name.into(), none(), none()],
     }
@@ -99,7 +101,7 @@ fn read(fields: &[Vec<u8>]) -> Option<Change> {
             let origin = text("origin").filter(|it| !it.is_empty())?;
             Change::Route(stream()?, origin.into(), text("epoch")?.parse().ok()?)
         }
-        "gone" => Change::Gone(stream()?),
+        "gone" => Change::Gone(stream()?, text("epoch")?.parse().ok()?),
         "origins" => Change::Origins,
         "deleted" => Change::Deleted(text("text")?.to_owned()),
         _ => return None,
@@ -118,7 +120,7 @@ mod tests {
         let stream = record::stream("__defaultVhost__/live/s").unwrap();
         for change in [
             Change::Route(stream.clone(), "vid-1-x-7".into(), 7),
-            Change::Gone(stream),
+            Change::Gone(stream, 8),
             Change::Origins,
             Change::Deleted("a:b".into()),
         ] {

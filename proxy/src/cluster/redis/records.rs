@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::future::{try_join, try_join3};
+use futures_util::future::try_join;
 use redis::cmd;
 
 use super::record;
@@ -10,32 +10,33 @@ use super::store::{RedisStore, millis};
 use crate::cluster::store::{HlsRecord, RECORD_LIFE, StoreError, WebrtcRecord};
 use crate::stream::StreamKey;
 
+/// Of what stands beside a record: longer than the record itself.
+const PLACE_LIFE: Duration = RECORD_LIFE.saturating_add(Duration::from_secs(10));
+
 impl RedisStore {
     pub(super) async fn write_webrtc(&self, record: &WebrtcRecord) -> Result<(), StoreError> {
         let WebrtcRecord { name, stream, place } = record;
         let value = record::write_webrtc(record);
         let (of_stream, of_name) = (self.keys.rtc(stream), self.keys.ufrag(name));
-        let place = async {
-            let Some(place) = place else { return Ok(()) };
-            self.set(&self.keys.place(name), &record::json(place), RECORD_LIFE).await
-        };
+        // Without its password anybody would be its client: the name comes last and goes first.
+        if let Some(place) = place {
+            self.set(&self.keys.place(name), &record::json(place), PLACE_LIFE).await?;
+        }
         let plain =
             (self.set(&of_stream, &value, RECORD_LIFE), self.set(&of_name, &value, RECORD_LIFE));
-        try_join3(plain.0, plain.1, place).await?;
+        try_join(plain.0, plain.1).await?;
         Ok(())
     }
 
     pub(super) async fn read_webrtc(&self, name: &str) -> Result<Option<WebrtcRecord>, StoreError> {
         let (key, beside) = (self.keys.ufrag(name), self.keys.place(name));
-        let place = self.read(&beside, record::MAX_BYTES);
-        let (plain, place) = try_join(self.record(&key), place).await?;
-        let Some(plain) = plain else { return Ok(None) };
+        let Some(plain) = self.record(&key).await? else { return Ok(None) };
+        let place = self.read(&beside, record::MAX_BYTES).await?;
         let Some((stream, _)) = record::read_webrtc(&plain.bytes).filter(|(_, it)| it == name)
         else {
             self.skip(&key, &"no session of WebRTC");
             return Ok(None);
         };
-        // Without its password anybody would be its client.
         let place = match place.map(|it| serde_json::from_slice(&it.bytes)).transpose() {
             Ok(place) => place,
             Err(error) => {
@@ -58,7 +59,8 @@ impl RedisStore {
             Ok(())
         };
         let (key, beside) = (self.keys.ufrag(name), self.keys.place(name));
-        try_join3(self.delete(&key), self.delete(&beside), last).await?;
+        self.delete(&key).await?;
+        try_join(self.delete(&beside), last).await?;
         Ok(())
     }
 

@@ -250,7 +250,7 @@ impl Store for RedisStore {
         self.note_use(hold).boxed()
     }
 
-    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, bool> {
+    fn leave<'a>(&'a self, left: &'a Left) -> Answer<'a, Option<u64>> {
         self.end_use(left).boxed()
     }
 

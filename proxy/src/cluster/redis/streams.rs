@@ -33,10 +33,10 @@ impl RedisStore {
         owned(stream, self.route(&self.scripts.hold, stream, origin, &flags).await?)
     }
 
-    pub(super) async fn end_use(&self, left: &Left) -> Result<bool, StoreError> {
+    pub(super) async fn end_use(&self, left: &Left) -> Result<Option<u64>, StoreError> {
         let Left { stream, origin, is_unfound } = left;
         let said = self.route(&self.scripts.leave, stream, origin, &[flag(*is_unfound)]).await?;
-        Ok(said.first().is_some_and(|it| it == "1"))
+        Ok(said.first().and_then(|epoch| epoch.parse().ok()))
     }
 
     /// Every use of this proxy ends.

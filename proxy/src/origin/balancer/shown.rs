@@ -177,7 +177,7 @@ mod tests {
         let (origin, reason) = expect(Listener::Rtmp);
         assert_eq!(origin, Some(a.to_string()));
         assert!(reason.contains("the store does not answer"), "{reason}");
-        balancer.unplaced(&key);
+        balancer.unplaced(&key, 1);
         let (origin, reason) = expect(Listener::Rtmp);
         let alone = balancer.pick_alone(&key, Listener::Rtmp, &[], now).unwrap();
         assert_eq!(origin, Some(alone.origin().name().to_string()), "{reason}");

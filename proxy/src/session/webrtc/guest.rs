@@ -218,10 +218,7 @@ impl Webrtc {
             return Err(Dropped::Forged);
         }
         let (lease, media) = self.whereabouts(&record).await.ok_or(Dropped::NotConnected)?;
-        // That the stream is there is for the origin to say.
-        let own = lease.share();
-        drop(lease);
-        self.admit(record, own, media, key, exit).ok_or(Dropped::NotConnected)
+        self.admit(record, lease, media, key, exit).ok_or(Dropped::NotConnected)
     }
 
     /// The origin of a session, and where it takes media.
@@ -237,10 +234,7 @@ impl Webrtc {
         let port = lease.origin().targets(Listener::Rtc).next().map(|(_, port)| port);
         let host = timeout(RESOLVED, lookup_host((lease.origin().host().as_str(), 0))).await;
         let host = host.ok().and_then(Result::ok).and_then(|mut found| found.next());
-        let Some((host, port)) = host.zip(port) else {
-            drop(lease);
-            return None;
-        };
+        let (host, port) = host.zip(port)?;
         Some((lease, SocketAddr::new(host.ip(), port)))
     }
 

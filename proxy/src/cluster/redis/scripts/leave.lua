@@ -1,4 +1,5 @@
--- ARGV: whether no client has found it there. The answer: whether it belongs to nobody by that.
+-- ARGV: whether no client has found it there. The answer: the epoch of the
+-- owner that ended by that, or nothing.
 local is_unfound = ARGV[8] == '1'
 
 local wrong = read()
@@ -20,4 +21,4 @@ if is_gone then
   -- The epoch stays for a while, so that the next one is greater within the same millisecond.
   redis.call('PEXPIRE', beside, hold_life)
 end
-return { is_gone and '1' or '0' }
+return { is_gone and string.format('%.0f', epoch) or '' }
