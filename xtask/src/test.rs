@@ -201,6 +201,11 @@ fn cargo_test(args: &[OsString], without_ebpf: bool) -> Result<Tally> {
     if without_ebpf {
         command.env("SRS_PROXY_SKIP_EBPF", "1");
     }
+    // Cargo has built it for the proxy's own tests: the rig need not build it with other features.
+    if args.is_empty() && env::var_os("SRS_PROXY_BIN").is_none() {
+        let name = format!("srs-proxy{}", env::consts::EXE_SUFFIX);
+        command.env("SRS_PROXY_BIN", target_dir()?.join("debug").join(name));
+    }
     // Most tests wait for what they have set going: on few cores more of them fit beside each other.
     if env::var_os("RUST_TEST_THREADS").is_none() {
         let threads = thread::available_parallelism()?.get().max(LEAST_THREADS);
