@@ -34,12 +34,16 @@ pub fn machine() -> Result<Duration> {
     Ok(all.saturating_sub(Duration::from_millis(ticks * 10)))
 }
 
-/// Memory that is the process's own or its share of what it shares, bytes.
+/// Memory that is the process's own, bytes. The program's file is none of it: its share of that grows
+/// when another process that runs it ends.
 pub fn memory(process: u32) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no Pss in smaps")?;
-    Ok(kib.trim().parse::<u64>()? * 1024)
+    let kib = |name: &str| -> Result<u64> {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kib.with_context(|| format!("no {name} in smaps"))?.trim().parse()?)
+    };
+    Ok((kib("Pss_Anon:")? + kib("Pss_Shmem:")?) * 1024)
 }
 
 /// Memory of the kernel's own objects that are in use, sockets among them, KiB. Needs root.
