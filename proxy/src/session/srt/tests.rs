@@ -94,7 +94,11 @@ impl Rig {
         ended.await.expect("every session ends");
         // A rejection is kept for two seconds.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while !self.srt.state.lock().calls.is_empty() && Instant::now() < deadline {
+        let is_left = || {
+            let state = self.srt.state.lock();
+            !state.calls.is_empty() || !state.pending.is_empty()
+        };
+        while is_left() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let state = self.srt.state.lock();
