@@ -151,7 +151,10 @@ fn as_nobody(held: &str, program: &Path, arguments: &[&str]) -> Result<Output> {
     let folder = TempDir::new()?;
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
     let copy = folder.path().join("program");
-    fs::copy(program, &copy)?;
+    // By a process of its own: what another thread starts meanwhile would hold a file open that this
+    // one writes, and no file is run that is open to be written.
+    let copied = Command::new("cp").arg(program).arg(&copy).status()?;
+    ensure!(copied.success(), "cp: {copied}");
     let held = held.split(',').map(|name| format!("+{name}")).collect::<Vec<_>>().join(",");
     let mut command = Command::new("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
