@@ -72,18 +72,21 @@ impl RedisStore {
         Ok(heard?.filter(|_| !is_out))
     }
 
+    /// The text of a key; none if there is none, or the key holds something else.
+    async fn usable(&self, key: &str) -> Result<Option<Text>, StoreError> {
+        match self.record(key).await {
+            Err(error) if !error.is_loss() => {
+                self.skip(key, &error);
+                Ok(None)
+            }
+            read => read,
+        }
+    }
+
     /// An origin by its key; none if that has no origin.
     async fn server(&self, name: &str) -> Result<Option<Heard>, StoreError> {
         let key = self.keys.server(name);
-        let value = match self.record(&key).await {
-            Ok(Some(value)) => value,
-            Ok(None) => return Ok(None),
-            Err(error) if error.is_loss() => return Err(error),
-            Err(error) => {
-                self.skip(&key, &error);
-                return Ok(None);
-            }
-        };
+        let Some(value) = self.usable(&key).await? else { return Ok(None) };
         match record::read_server(&value.bytes) {
             Ok(origin) if **origin.name() == *name => {
                 let life = value.life.unwrap_or(SERVER_LIFE);
@@ -292,15 +295,7 @@ impl RedisStore {
 
     async fn presence(&self, proxy: &ProxyId) -> Result<Option<Presence>, StoreError> {
         let key = self.keys.proxy(proxy.as_str());
-        let value = match self.record(&key).await {
-            Ok(Some(value)) => value,
-            Ok(None) => return Ok(None),
-            Err(error) if error.is_loss() => return Err(error),
-            Err(error) => {
-                self.skip(&key, &error);
-                return Ok(None);
-            }
-        };
+        let Some(value) = self.usable(&key).await? else { return Ok(None) };
         match serde_json::from_slice::<Presence>(&value.bytes) {
             Ok(mut presence) if presence.proxy == *proxy => {
                 presence.conflicts.truncate(Presence::MAX_CONFLICTS);
