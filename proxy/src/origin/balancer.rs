@@ -450,11 +450,6 @@ impl Balancer {
         state.registered(held.collect(), now)
     }
 
-    /// Whether the use of a stream has changed since [`Self::take_untold`].
-    pub fn has_untold(&self) -> bool {
-        self.state.lock().routes.has_untold()
-    }
-
     /// Every stream whose use has changed since this was asked last.
     pub fn take_untold(&self, now: Instant) -> Vec<UsedStream> {
         let mut state = self.state.lock();

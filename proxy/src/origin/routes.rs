@@ -146,11 +146,6 @@ impl Routes {
         untold.into_iter().map(|((key, server), it)| (key, server, it)).collect()
     }
 
-    /// Whether anybody is to be told.
-    pub(super) fn has_untold(&self) -> bool {
-        !self.untold.is_empty()
-    }
-
     pub(super) fn use_of(&self, key: &StreamKey, server: &ServerName) -> Use {
         let is_published = self.publishers.contains_key(&(key.clone(), server.clone()));
         let route = self.table.get(key).filter(|route| route.server == *server);
